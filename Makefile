@@ -1,0 +1,19 @@
+.PHONY: demo test lint
+BIN := .venv/bin
+
+$(BIN)/nas-kd: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(BIN)/nas-kd   ## search, front, export and a picture there and back, on what is built in
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh
+
+test: $(BIN)/nas-kd   ## the default suite
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not network"
+
+lint: $(BIN)/nas-kd   ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,41 @@
+"""What this machine has, and what follows for a search."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+import torch
+
+from nas_kd.energy import find_meter
+from nas_kd.reading import Reading
+from nas_kd.teacher import ALIASES, BUILT_IN, ZOO_NAMES
+
+
+def findings() -> list[tuple[str, str]]:
+    """Name and finding, line by line."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    meter = find_meter(device)
+    has_meter = not isinstance(meter, Reading)
+    weights = Path(torch.hub.get_dir()) / "checkpoints"
+    cached = [n for n in ZOO_NAMES if list(weights.glob(f"{n}-*.pth.tar"))]
+    objectives = "" if has_meter else " --objectives bd_rate,flops"
+    return [
+        ("device", _device(device)),
+        ("memory", f"{psutil.virtual_memory().available / 2**30:.1f} GiB free"),
+        ("disk", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free here"),
+        ("energy", f"no meter: {meter.reason}" if isinstance(meter, Reading) else meter.name),
+        ("torch", torch.__version__),
+        ("ray", importlib.metadata.version("ray")),
+        ("built-in teachers", ", ".join(sorted(p.name for p in BUILT_IN.iterdir())) or "none"),
+        ("zoo weights", ", ".join(cached) or f"none in {weights} (for {', '.join(ALIASES)})"),
+        ("so search with", f"nas-kd search --space demo --teacher mini{objectives}"),
+    ]
+
+
+def _device(device: str) -> str:
+    cores = f"{os.cpu_count()} cores"
+    return f"{torch.cuda.get_device_name()}, {cores}" if device == "cuda" else f"CPU, {cores}"

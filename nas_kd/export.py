@@ -1,0 +1,87 @@
+"""Export: front members as folders that encode and decode real files, verified before they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from nas_kd import __version__
+from nas_kd.data import open_images
+from nas_kd.errors import UsageError
+from nas_kd.evaluate import Measured, evaluate_real
+from nas_kd.space import Arch
+from nas_kd.study import Study
+from nas_kd.weights import load_student, save_student, write_text
+
+
+def export_front(study: Study, out: Path, progress: Any = None) -> list[Path]:
+    """Write every front member below ``out``; each folder appears whole or not at all."""
+    members = study.front()
+    if not members:
+        raise UsageError(
+            f"study '{study.settings.name}': its front is empty; run more trials with `nas-kd search`"
+        )
+    folders = []
+    for trial in members:
+        folders.append(export_trial(study, trial, out / f"trial-{trial.number:04d}"))
+        if progress is not None:
+            progress(trial, folders[-1])
+    return folders
+
+
+def export_trial(study: Study, trial: FrozenTrial, folder: Path) -> Path:
+    """One student: real bitstreams on the evaluation set first, then the files."""
+    student = load_student(study.student_folder(trial))
+    measured = evaluate_real(student, open_images(study.settings.eval_data, "eval"))
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    about = {"study": study.settings.name, "trial": trial.number, "nas_kd": __version__}
+    save_student(student, temporary, about)
+    write_text(temporary / "rd.json", json.dumps(_rd(study, trial, measured), indent=1) + "\n")
+    write_text(temporary / "card.md", _card(study, trial, measured))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    return folder
+
+
+def _rd(study: Study, trial: FrozenTrial, measured: Measured) -> dict[str, Any]:
+    """In the shape of CompressAI's result files, with what else is known beside it."""
+    figures = measured.to_json()
+    return {
+        "name": f"{study.settings.name}-{trial.number}",
+        "description": "real entropy-coded strings, header apart",
+        "results": {"bpp": figures["bpp"], "psnr-rgb": figures["psnr_db"]},
+        "estimated_in_search": trial.user_attrs["rd"],
+        "measured": figures,
+    }
+
+
+def _card(study: Study, trial: FrozenTrial, measured: Measured) -> str:
+    curve = measured.curve()
+    settings, cost = study.settings, trial.user_attrs["cost"]
+    pairs = zip(settings.objectives, trial.values, strict=True)
+    lines = [
+        f"# {settings.name}, trial {trial.number}",
+        "",
+        str(Arch.from_json(trial.user_attrs["arch"])),
+        "",
+        f"Distilled from `{settings.teacher}`, {settings.steps} steps of {settings.batch} crops of "
+        f"{settings.crop_size} px, data `{settings.data}`, seed {settings.seed}.",
+        "",
+        *[f"- {name}: {value:.6g}" for name, value in pairs],
+        f"- parameters: {cost['parameters']:,}",
+        f"- MACs: encoder {cost['encoder_macs']:,}, decoder {cost['decoder_macs']:,} "
+        f"at {cost['shape']}",
+        "",
+        f"Real bitstreams on `{settings.eval_data}` ({len(measured.images)} pictures):",
+        "",
+        "| level | bpp | PSNR dB |",
+        "|---|---|---|",
+    ]
+    points = enumerate(zip(curve.bpp, curve.psnr_db, strict=True), start=1)
+    lines += [f"| {level} | {rate:.4f} | {psnr:.2f} |" for level, (rate, psnr) in points]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,247 @@
+"""Trials on Ray Tune: one Searcher over our study, workers that keep torch and the targets between trials.
+
+Every launch is a new Tune run over the same study; the study's storage is the only state that counts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nas_kd.bd import RDCurve, quality_interval
+from nas_kd.data import open_images
+from nas_kd.distill import Weights
+from nas_kd.errors import NasKdError
+from nas_kd.evaluate import evaluate
+from nas_kd.space import Arch
+from nas_kd.study import FAILURES, Settings, Study
+from nas_kd.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teacher import Teacher, load_teacher
+from nas_kd.train import Recipe
+from nas_kd.trial import Anchor, Outcome, Task, run_trial
+
+TRIM = 0.05
+"""Share of the teacher's PSNR range left out at each end of the study's interval.
+
+A student need not hit the teacher's end points to the decibel to be comparable."""
+
+MAX_FAILURES = 3
+"""Trials in a row that may fail before the search gives up: the next one would fail as well."""
+
+Listen = Callable[[str, Any], None]
+
+
+def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Study:
+    """Run trials until the study has ``budget`` finished ones; resumes what was interrupted.
+
+    ``listen`` hears ("preparing" | "trial" | "reaped", details).
+    """
+    study = Study(settings)
+    with study.driving():
+        if reaped := study.reap():
+            listen("reaped", reaped)
+        if study.counted() < budget:
+            prepared = prepare(study, listen)
+            _tune(study, budget, workers, prepared, listen)
+    return study
+
+
+def prepare(study: Study, listen: Listen) -> dict[str, Any]:
+    """The teacher's targets and curve, computed once per study; returns what workers need."""
+    settings = study.settings
+    teacher = load_teacher(settings.teacher)
+    recipe = PoolRecipe(settings.data, settings.crops, settings.crop_size, settings.seed)
+
+    def progress(done: int, total: int) -> None:
+        listen("preparing", f"teacher's outputs: {done} of {total} crops")
+
+    pool = target_pool(study.folder / "targets", teacher, recipe, progress)
+    return {
+        "settings": asdict(settings),
+        "lmbdas": list(teacher.lmbdas),
+        "pool": str(pool.resolve()),
+        "anchor": teacher_curve(study, teacher, listen),
+        "students": str((study.folder / "students").resolve()),
+        "cwd": os.getcwd(),
+    }
+
+
+def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
+    """The teacher's estimated R-D curve and the study's interval, kept in the study."""
+    stored = study.optuna.user_attrs.get("anchor")
+    if stored is not None:
+        return stored
+    listen("preparing", "teacher's rate-distortion curve")
+    curve = evaluate(teacher, open_images(study.settings.eval_data, "eval")).curve()
+    low, high = quality_interval(curve)
+    margin = TRIM * (high - low)
+    anchor = {
+        "teacher": teacher.name,
+        "teacher_fingerprint": teacher.fingerprint,
+        "curve": curve.to_json(),
+        "interval_db": [low + margin, high - margin],
+    }
+    study.optuna.set_user_attr("anchor", anchor)
+    return anchor
+
+
+@cache
+def _task(pool: str, data: str, frozen: tuple[tuple[str, Any], ...], anchor: str) -> Task:
+    """What a worker keeps between trials; made once per process."""
+    s = dict(frozen)
+    parsed = json.loads(anchor)
+    curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(parsed["interval_db"]))
+    return Task(
+        lmbdas=s["lmbdas"],
+        recipe=Recipe(s["steps"], s["batch"], s["lr"], seed=s["seed"]),
+        weights=Weights(s["kd_x"], s["kd_y"], s["kd_z"], s["form"]),
+        objectives=s["objectives"],
+        pool=TargetPool(Path(pool)),
+        eval_images=open_images(data, "eval"),
+        anchor=curve,
+        max_gmac=s["max_gmac"],
+    )
+
+
+def task_of(prepared: dict[str, Any]) -> Task:
+    """The shared part of every trial, from what ``prepare`` returned."""
+    settings = prepared["settings"] | {"lmbdas": tuple(prepared["lmbdas"])}
+    settings["objectives"] = tuple(settings["objectives"])
+    frozen = tuple(sorted(settings.items()))
+    return _task(prepared["pool"], settings["eval_data"], frozen, json.dumps(prepared["anchor"]))
+
+
+def run_in_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """One trial in a Ray worker; whatever goes wrong comes back as its reason."""
+    import torch
+
+    prepared = config["prepared"]
+    os.chdir(prepared["cwd"])
+    torch.set_num_threads(1)
+    try:
+        arch = Arch.from_json(config["arch"])
+        # Named by the arch: a trial that is tried again goes on from its checkpoint.
+        outcome = run_trial(task_of(prepared), arch, Path(prepared["students"]) / arch.key)
+    except NasKdError as error:
+        outcome = Outcome(None, "crash", attrs={"message": str(error)})
+    except Exception as error:
+        attrs = {"message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        outcome = Outcome(None, "crash", attrs=attrs)
+    return asdict(outcome)
+
+
+def _tune(
+    study: Study, budget: int, workers: int, prepared: dict[str, Any], listen: Listen
+) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    with warnings.catch_warnings():
+        # Ray and pydantic deprecate their own internals.
+        warnings.simplefilter("ignore")
+        import ray
+        from ray import tune
+        from ray.tune.search import Searcher
+
+    class OverStudy(Searcher):
+        """Ask and tell of our study, in Tune's words."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="done_at", mode="max")
+            self.numbers: dict[str, int] = {}
+            self.failures_in_a_row = 0
+            self.last_message: Any = None
+
+        def suggest(self, trial_id: str) -> Any:
+            if self.failures_in_a_row >= MAX_FAILURES:
+                return Searcher.FINISHED
+            asked = study.ask(budget)
+            if asked is None:
+                # Trials under way may still fail and free their place in the budget.
+                return Searcher.FINISHED if study.counted() >= budget else None
+            number, arch = asked
+            self.numbers[trial_id] = number
+            return {"arch": arch.to_json(), "prepared": prepared}
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            number = self.numbers.pop(trial_id, None)
+            if number is None:
+                return
+            outcome = Outcome(None, "crash", attrs={"message": "its worker died"})
+            if result and "outcome" in result:
+                outcome = Outcome(**json.loads(result["outcome"]))
+            study.tell(number, outcome)
+            crashed = outcome.reason is not None and outcome.reason.startswith(FAILURES)
+            self.failures_in_a_row = self.failures_in_a_row + 1 if crashed else 0
+            self.last_message = outcome.attrs.get("message", outcome.reason)
+            listen("trial", number)
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: the study's storage is the state."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing: the study's storage is the state."""
+
+    class Worker(tune.Trainable):
+        """Runs one trial per step, and stays alive for the next one."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            self.trial_config = config
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.trial_config = new_config
+            return True
+
+        def step(self) -> dict[str, Any]:
+            # As text: Tune flattens nested results.
+            outcome = json.dumps(run_in_worker(self.trial_config))
+            return {"outcome": outcome, "done": True, "done_at": 1}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            """Nothing: a trial keeps its own checkpoint."""
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            """Nothing: a trial keeps its own checkpoint."""
+
+    searcher = OverStudy()
+    started_here = not ray.is_initialized()
+    if started_here:
+        _start_ray(ray, workers)
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            tune.Tuner(
+                tune.with_resources(Worker, {"cpu": 1}),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    reuse_actors=True,
+                    max_concurrent_trials=workers,
+                ),
+                run_config=tune.RunConfig(storage_path=scratch, name="run", verbose=0),
+            ).fit()
+        finally:
+            if started_here:
+                ray.shutdown()
+    if searcher.failures_in_a_row >= MAX_FAILURES:
+        raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
+
+
+def _start_ray(ray: Any, workers: int) -> None:
+    ray.init(
+        num_cpus=workers,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )

@@ -1,0 +1,199 @@
+"""The transforms of a student, named so that slices of a wide one are a narrow one.
+
+Stages are named by their resolution and blocks by their place, so that a parameter keeps its name when a depth
+or a stem changes, and a narrower network's tensors are leading slices of a wider one's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nas_kd.lic import GDN, AttentionBlock, CheckerboardMaskedConv2d, ResidualBlock, conv, deconv
+from nas_kd.space import STAGES, Arch, Transform
+
+
+class DepthwiseBlock(nn.Module):
+    """Residual block of a depthwise and two pointwise convolutions (inverted bottleneck of 2C)."""
+
+    def __init__(self, C: int, kernel: int):
+        super().__init__()
+        self.spatial = nn.Conv2d(C, C, kernel, padding=kernel // 2, groups=C)
+        self.expand = nn.Conv2d(C, 2 * C, 1)
+        self.project = nn.Conv2d(2 * C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        hidden = nn.functional.leaky_relu(self.expand(self.spatial(x)))
+        return x + self.project(hidden)
+
+
+def _activation(kind: str, C: int, inverse: bool) -> nn.Module:
+    return GDN(C, inverse=inverse) if kind == "gdn" else nn.LeakyReLU()
+
+
+class Stage(nn.Module):
+    """One change of resolution, then an activation, residual blocks and attention."""
+
+    def __init__(self, resample: nn.Module, side: Transform, i: int, inverse: bool):
+        super().__init__()
+        C = side.widths[i]
+        self.resample = resample
+        self.act = _activation(side.activation, C, inverse)
+        self.blocks = nn.ModuleList(_block(side, C) for _ in range(side.depths[i]))
+        self.attention = AttentionBlock(C) if side.attention[i] else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] to [B, C, H', W']."""
+        x = self.act(self.resample(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.attention(x)
+
+
+def _block(side: Transform, C: int) -> nn.Module:
+    return DepthwiseBlock(C, side.kernel) if side.block == "depthwise" else ResidualBlock(C, C)
+
+
+class Analysis(nn.Module):
+    """g_a: a picture [B, 3, H, W] to latents [B, M, H/16, W/16]."""
+
+    def __init__(self, side: Transform, M: int):
+        super().__init__()
+        self.unshuffle = {"conv": 1, "unshuffle2": 2, "unshuffle4": 4}[side.stem]
+        # Stems are named apart: the weights of one are no slices of another's.
+        self.stem = nn.ModuleDict()
+        self.stages = nn.ModuleDict()
+        C, first = 3 * self.unshuffle**2, side.first_stage
+        if self.unshuffle > 1:
+            self.stem[side.stem] = conv(C, side.widths[first], kernel_size=3, stride=1)
+        for i in range(first, STAGES):
+            down: nn.Module = nn.Identity()
+            if i > first or self.unshuffle == 1:
+                down = conv(C, side.widths[i], kernel_size=side.kernel, stride=2)
+            self.stages[str(i)] = Stage(down, side, i, inverse=False)
+            C = side.widths[i]
+        self.head = conv(C, M, kernel_size=side.kernel, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] to [B, M, H/16, W/16]."""
+        if self.unshuffle > 1:
+            x = nn.functional.pixel_unshuffle(x, self.unshuffle)
+        for stem in self.stem.values():
+            x = stem(x)
+        for stage in self.stages.values():
+            x = stage(x)
+        return self.head(x)
+
+
+class Synthesis(nn.Module):
+    """g_s: latents [B, M, H/16, W/16] to a picture [B, 3, H, W]."""
+
+    def __init__(self, side: Transform, M: int):
+        super().__init__()
+        self.shuffle = {"conv": 1, "unshuffle2": 2, "unshuffle4": 4}[side.stem]
+        self.stages = nn.ModuleDict()
+        C = M
+        for i in reversed(range(side.first_stage, STAGES)):
+            up = deconv(C, side.widths[i], kernel_size=side.kernel, stride=2)
+            self.stages[str(i)] = Stage(up, side, i, inverse=True)
+            C = side.widths[i]
+        self.stem = nn.ModuleDict()
+        if self.shuffle == 1:
+            self.stem[side.stem] = deconv(C, 3, kernel_size=side.kernel, stride=2)
+        else:
+            self.stem[side.stem] = conv(C, 3 * self.shuffle**2, kernel_size=3, stride=1)
+
+    def forward(self, y_hat: Tensor) -> Tensor:
+        """[B, M, H/16, W/16] to [B, 3, H, W], not clamped."""
+        x = y_hat
+        for stage in self.stages.values():
+            x = stage(x)
+        for head in self.stem.values():
+            x = head(x)
+        return nn.functional.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
+
+
+class HyperAnalysis(nn.Module):
+    """h_a: y [B, M, H/16, W/16] to z [B, hyper, H/64, W/64].
+
+    Of |y| with ReLU for the scale model (Balle et al., 2018), of y with LeakyReLU else (Minnen et al., 2018).
+    """
+
+    def __init__(self, arch: Arch):
+        super().__init__()
+        self.of_magnitudes = arch.entropy == "scale"
+        self.act = nn.ReLU() if self.of_magnitudes else nn.LeakyReLU()
+        self.conv0 = conv(arch.M, arch.hyper, kernel_size=3, stride=1)
+        self.conv1 = conv(arch.hyper, arch.hyper)
+        self.conv2 = conv(arch.hyper, arch.hyper)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """[B, M, h, w] to [B, hyper, h/4, w/4]."""
+        y = torch.abs(y) if self.of_magnitudes else y
+        return self.conv2(self.act(self.conv1(self.act(self.conv0(y)))))
+
+
+class HyperSynthesis(nn.Module):
+    """h_s: z_hat [B, hyper, H/64, W/64] to features [B, hyper, H/16, W/16]."""
+
+    def __init__(self, arch: Arch):
+        super().__init__()
+        self.act = nn.ReLU() if arch.entropy == "scale" else nn.LeakyReLU()
+        self.deconv0 = deconv(arch.hyper, arch.hyper)
+        self.deconv1 = deconv(arch.hyper, arch.hyper)
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        """[B, hyper, h, w] to [B, hyper, 4h, 4w]."""
+        return self.act(self.deconv1(self.act(self.deconv0(z_hat))))
+
+
+class EntropyParameters(nn.Module):
+    """Features [B, hyper, h, w] to the scales and means of y, each by a head of its own.
+
+    Two heads and no chunking: a prefix of 2M channels is not a prefix of M scales and M means. The scale
+    model ends in ReLU as CompressAI's ScaleHyperprior does; the others predict log scales.
+    """
+
+    def __init__(self, arch: Arch):
+        super().__init__()
+        self.kind = arch.entropy
+        kernel = 1 if arch.entropy == "checkerboard" else 3
+        C = arch.hyper
+        if self.kind == "checkerboard":
+            self.fuse = nn.Conv2d(C, 2 * C, 1)
+            C = 2 * C
+        self.scales = conv(C, arch.M, kernel_size=kernel, stride=1)
+        if self.kind != "scale":
+            self.means = conv(C, arch.M, kernel_size=kernel, stride=1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scales (> 0) and means [B, M, h, w]; means are None for the scale model."""
+        if self.kind == "scale":
+            return nn.functional.relu(self.scales(features)), None
+        if self.kind == "checkerboard":
+            features = nn.functional.leaky_relu(self.fuse(features))
+        return torch.exp(self.scales(features).clamp(-8, 8)), self.means(features)
+
+
+def context_prediction(arch: Arch) -> nn.Module:
+    """What the decoded half of y tells of the other half (He et al., CVPR 2021)."""
+    return CheckerboardMaskedConv2d(arch.M, arch.hyper, kernel_size=5, padding=2)
+
+
+class LinearAnalysis(nn.Conv2d):
+    """K: the leading principal components of 16x16 patches, each scaled to unit variance."""
+
+    bias: Tensor
+
+    def __init__(self, M: int):
+        super().__init__(3, M, 16, stride=16)
+
+
+class LinearSynthesis(nn.ConvTranspose2d):
+    """The transpose of K behind the latents, so that an untrained student is a KLT codec."""
+
+    bias: Tensor
+
+    def __init__(self, M: int):
+        super().__init__(M, 3, 16, stride=16)

@@ -1,0 +1,107 @@
+"""The front as a table, as JSON and as a plot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from nas_kd.space import Arch
+from nas_kd.study import Study
+
+UNITS = {"bd_rate": "BD-rate %", "flops": "GMAC (768x512)", "energy": "mJ per frame"}
+SCALE = {"bd_rate": 1.0, "flops": 1e-9, "energy": 1.0}
+
+
+def front_json(study: Study) -> dict[str, Any]:
+    """The front, the anchor and the counts of trials by state."""
+    states = [t.state.name for t in study.trials]
+    return {
+        "study": study.settings.name,
+        "objectives": list(study.settings.objectives),
+        "anchor": study.optuna.user_attrs.get("anchor"),
+        "trials": {name: states.count(name) for name in sorted(set(states))},
+        "front": [_member(study, t) for t in study.front()],
+    }
+
+
+def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "values": dict(zip(study.settings.objectives, trial.values, strict=True)),
+        "arch": trial.user_attrs["arch"],
+        "cost": trial.user_attrs["cost"],
+        "rd": trial.user_attrs["rd"],
+        "student": str(study.student_folder(trial)),
+    }
+
+
+def front_table(study: Study) -> Table:
+    """The front for a terminal, one row per member."""
+    table = Table(title=f"{study.settings.name}: front of {study.counted()} trials")
+    table.add_column("trial", justify="right")
+    for name in study.settings.objectives:
+        table.add_column(UNITS[name], justify="right")
+    for column in ("dec kMAC/px", "params M"):
+        table.add_column(column, justify="right")
+    table.add_column("arch", overflow="fold")
+    for trial in study.front():
+        cost = trial.user_attrs["cost"]
+        pixels = cost["shape"][2] * cost["shape"][3]
+        named = zip(study.settings.objectives, trial.values, strict=True)
+        values = [f"{value * SCALE[name]:.2f}" for name, value in named]
+        table.add_row(
+            str(trial.number),
+            *values,
+            f"{cost['decoder_macs'] / pixels / 1e3:.2f}",
+            f"{cost['parameters'] / 1e6:.3f}",
+            str(Arch.from_json(trial.user_attrs["arch"])),
+        )
+    return table
+
+
+def plot_front(study: Study, file: Path) -> None:
+    """Left, all trials with the front; right, the front's R-D curves beside the teacher's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    _plot_objectives(study, left)
+    _plot_curves(study, right)
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")
+    figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+    os.replace(temporary, file)
+
+
+def _plot_objectives(study: Study, axes: Any) -> None:
+    names = study.settings.objectives
+    x, y = (1, 0) if len(names) > 1 else (0, 0)
+
+    def draw(trials: list[FrozenTrial], **style: Any) -> None:
+        points = [(t.values[x] * SCALE[names[x]], t.values[y] * SCALE[names[y]]) for t in trials]
+        axes.plot([p[0] for p in points], [p[1] for p in points], **style)
+
+    done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    draw(done, linestyle="", marker="o", color="0.7", label="trials")
+    by_x = sorted(study.front(), key=lambda t: t.values[x])
+    draw(by_x, linestyle="-", marker="o", color="#0072b2", label="front")
+    axes.set(xlabel=UNITS[names[x]], ylabel=UNITS[names[y]])
+    axes.legend()
+
+
+def _plot_curves(study: Study, axes: Any) -> None:
+    anchor = study.optuna.user_attrs.get("anchor")
+    if anchor:
+        curve = anchor["curve"]
+        axes.plot(curve["bpp"], curve["psnr_db"], "k--", marker="s", label=anchor["teacher"])
+    for trial in study.front():
+        rd = trial.user_attrs["rd"]
+        axes.plot(rd["bpp_est"], rd["psnr_db"], marker=".", label=f"trial {trial.number}")
+    axes.set(xlabel="bpp (estimated)", ylabel="PSNR dB")
+    axes.legend(fontsize="small")

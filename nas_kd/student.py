@@ -1,0 +1,318 @@
+"""The student: one variable-rate codec with a hyperprior, real bitstreams and an optional linear shortcut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_kd.layers import (
+    Analysis,
+    EntropyParameters,
+    HyperAnalysis,
+    HyperSynthesis,
+    LinearAnalysis,
+    LinearSynthesis,
+    Synthesis,
+    context_prediction,
+)
+from nas_kd.lic import CompressionModel, EntropyBottleneck, GaussianConditional, quantize_ste
+from nas_kd.space import Arch
+
+LMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
+"""CompressAI's Lagrange multipliers of qualities 1 to 6 (for the mean squared error)."""
+
+MULTIPLE = 64
+"""Height and width of what the networks see are multiples of this."""
+
+Level = float | Tensor
+
+
+class Gain(nn.Module):
+    """Gain units: one positive factor per level and channel, and its learned inverse.
+
+    Between levels both are interpolated exponentially (Cui et al., CVPR 2021, Eq. 6). Kept as
+    logarithms, so that they are positive and the interpolation is linear.
+    """
+
+    def __init__(self, levels: int, C: int):
+        super().__init__()
+        self.log_gain = nn.Parameter(torch.zeros(levels, C))
+        self.log_inverse = nn.Parameter(torch.zeros(levels, C))
+
+    def forward(self, level: Level) -> tuple[Tensor, Tensor]:
+        """Gain and inverse, each [B, C, 1, 1] ([1, C, 1, 1] for one number), at levels 1 to L."""
+        place = torch.as_tensor(level, dtype=torch.float32, device=self.log_gain.device) - 1
+        place = place.reshape(-1).clamp(0, len(self.log_gain) - 1)
+        low = place.floor().long().clamp(max=max(len(self.log_gain) - 2, 0))
+        high = (low + 1).clamp(max=len(self.log_gain) - 1)
+        return self._at(self.log_gain, place, low, high), self._at(
+            self.log_inverse, place, low, high
+        )
+
+    @staticmethod
+    def _at(table: Tensor, place: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        part = (place - low)[:, None]
+        return torch.exp(torch.lerp(table[low], table[high], part))[:, :, None, None]
+
+
+class Student(CompressionModel):
+    """A codec for every level of ``lmbdas`` in one set of weights.
+
+    ::
+
+        x -> g_a (+ K) -> y -> * gain -> Q, code -> * inverse -> y_hat -> g_s (+ K^T) -> x_hat
+                          |               ^ scales, means (* gain)
+                          h_a -> z -> * gain -> Q, code -> * inverse -> h_s
+
+    Entropy parameters are predicted in the domain of y and multiplied by the gain, so that one hyperprior
+    serves all levels. With one level and no shortcut there are no gains, and the scale model is CompressAI's
+    ScaleHyperprior(N, M) exactly.
+
+    Args:
+        arch: what to build.
+        lmbdas: one Lagrange multiplier per level, ascending.
+    """
+
+    def __init__(self, arch: Arch, lmbdas: tuple[float, ...] = LMBDAS):
+        super().__init__()
+        self.arch = arch.canonical()
+        self.lmbdas = tuple(lmbdas)
+        self.g_a = Analysis(arch.encoder, arch.M)
+        self.g_s = Synthesis(arch.decoder, arch.M)
+        self.h_a = HyperAnalysis(arch)
+        self.h_s = HyperSynthesis(arch)
+        self.entropy_parameters = EntropyParameters(arch)
+        self.entropy_bottleneck = EntropyBottleneck(arch.hyper)
+        self.gaussian_conditional = GaussianConditional(None)
+        self.context = context_prediction(arch) if arch.entropy == "checkerboard" else None
+        gained = self.levels > 1 or arch.shortcut
+        self.gain_y = Gain(self.levels, arch.M) if gained else None
+        self.gain_z = Gain(self.levels, arch.hyper) if gained else None
+        self.linear_a = LinearAnalysis(arch.M) if arch.shortcut else None
+        self.linear_s = LinearSynthesis(arch.M) if arch.shortcut else None
+        self._initialise_gains()
+
+    @property
+    def levels(self) -> int:
+        """Number of rate points that were trained."""
+        return len(self.lmbdas)
+
+    # --- what the networks compute ------------------------------------------------------------
+
+    def analysis(self, x: Tensor) -> Tensor:
+        """Y [B, M, H/16, W/16] of a picture [B, 3, H, W]; H and W multiples of 64."""
+        y = self.g_a(x)
+        return y if self.linear_a is None else y + self.linear_a(x)
+
+    def synthesis(self, y_hat: Tensor) -> Tensor:
+        """x_hat [B, 3, H, W] of y_hat [B, M, H/16, W/16]; not clamped."""
+        x_hat = self.g_s(y_hat)
+        return x_hat if self.linear_s is None else x_hat + self.linear_s(y_hat)
+
+    def forward(self, x: Tensor, level: Level = 1.0) -> dict[str, Any]:
+        """Reconstruction, likelihoods, and y and z before quantisation.
+
+        Rates see uniform noise in training; the decoder sees rounded latents with straight-through
+        gradients (Minnen and Singh, 2020).
+
+        Args:
+            x: [B, 3, H, W] in [0, 1]; H and W multiples of 64.
+            level: 1 to L, fractions interpolate; one number, or one per picture [B].
+        """
+        gain_y, inverse_y, gain_z, inverse_z = self._gains(level)
+        y = self.analysis(x)
+        z = self.h_a(y)
+        z_noisy, z_likelihoods = self.entropy_bottleneck(z * gain_z)
+        z_hat = self._round_z(z * gain_z) if self.training else z_noisy
+        features = self.h_s(z_hat * inverse_z)
+        scales, means = self._entropy_parameters(features, y, gain_y, inverse_y)
+        gained_means = None if means is None else means * gain_y
+        _, y_likelihoods = self.gaussian_conditional(y * gain_y, scales * gain_y, gained_means)
+        x_hat = self.synthesis(self._round_y(y, means, gain_y, inverse_y))
+        likelihoods = {"y": y_likelihoods, "z": z_likelihoods}
+        return {"x_hat": x_hat, "likelihoods": likelihoods, "y": y, "z": z}
+
+    def _gains(self, level: Level) -> tuple[Any, Any, Any, Any]:
+        if self.gain_y is None or self.gain_z is None:
+            return 1.0, 1.0, 1.0, 1.0
+        return *self.gain_y(level), *self.gain_z(level)
+
+    def _round_z(self, z: Tensor) -> Tensor:
+        medians = self.entropy_bottleneck.quantiles[:, 0, 1].detach()[None, :, None, None]
+        return quantize_ste(z - medians) + medians
+
+    @staticmethod
+    def _round_y(y: Tensor, means: Tensor | None, gain: Any, inverse: Any) -> Tensor:
+        if means is None:
+            return quantize_ste(y * gain) * inverse
+        return (quantize_ste((y - means) * gain) + means * gain) * inverse
+
+    def _entropy_parameters(
+        self, features: Tensor, y: Tensor, gain: Any, inverse: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Scales and means of y, in the domain of y; the checkerboard's second half sees the first."""
+        scales, means = self.entropy_parameters(features)
+        if self.context is None:
+            return scales, means
+        anchor = anchors(y)
+        y_hat = self._round_y(y, means, gain, inverse) * anchor
+        scales_2, means_2 = self.entropy_parameters(features + self.context(y_hat))
+        return torch.where(anchor, scales, scales_2), torch.where(anchor, means, means_2)
+
+    # --- real bitstreams ----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def compress(self, x: Tensor, level: float = 1.0) -> dict[str, Any]:
+        """Entropy-code pictures [B, 3, H, W]; ``update()`` must have been called.
+
+        Returns:
+            strings: lists of B byte strings: the parts of y, then z. shape: height and width of z.
+            y_hat: what the decoder will see.
+        """
+        gain_y, inverse_y, gain_z, inverse_z = self._gains(level)
+        y = self.analysis(x)
+        z = self.h_a(y) * gain_z
+        z_strings = self.entropy_bottleneck.compress(z)
+        z_hat = self.entropy_bottleneck.decompress(z_strings, z.shape[-2:])
+        strings: list[list[bytes]] = []
+
+        def code(part: Tensor, indexes: Tensor, means: Tensor | None) -> Tensor:
+            values = (y * gain_y)[..., part]
+            strings.append(self.gaussian_conditional.compress(values, indexes, means))
+            symbols = self.gaussian_conditional.quantize(values, "symbols", means)
+            return self.gaussian_conditional.dequantize(symbols, means)
+
+        y_hat = self._code_y(self.h_s(z_hat * inverse_z), gain_y, inverse_y, code)
+        return {"strings": [*strings, z_strings], "shape": tuple(z.shape[-2:]), "y_hat": y_hat}
+
+    @torch.no_grad()
+    def decompress(
+        self, strings: list[list[bytes]], shape: tuple[int, int], level: float = 1.0
+    ) -> dict[str, Any]:
+        """Pictures ``x_hat`` [B, 3, H, W] in [0, 1], and ``y_hat``, from what ``compress`` returned."""
+        gain_y, inverse_y, _, inverse_z = self._gains(level)
+        *y_strings, z_strings = strings
+        z_hat = self.entropy_bottleneck.decompress(z_strings, shape)
+        parts = iter(y_strings)
+
+        def code(part: Tensor, indexes: Tensor, means: Tensor | None) -> Tensor:
+            return self.gaussian_conditional.decompress(next(parts), indexes, means=means)
+
+        y_hat = self._code_y(self.h_s(z_hat * inverse_z), gain_y, inverse_y, code)
+        return {"x_hat": self.synthesis(y_hat).clamp(0, 1), "y_hat": y_hat}
+
+    def _code_y(
+        self,
+        features: Tensor,
+        gain: Any,
+        inverse: Any,
+        code: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    ) -> Tensor:
+        """y_hat, part by part: ``code(part, indexes, means)`` writes or reads one part's values."""
+        scales, means = self.entropy_parameters(features)
+        gained = torch.zeros_like(scales)
+        anchor = anchors(scales)
+        for part in (torch.ones_like(anchor),) if self.context is None else (anchor, ~anchor):
+            if self.context is not None and part is not anchor:
+                scales, means = self.entropy_parameters(features + self.context(gained * inverse))
+            indexes = self.gaussian_conditional.build_indexes((scales * gain)[..., part])
+            means_part = None if means is None else (means * gain)[..., part]
+            gained[..., part] = code(part, indexes, means_part)
+        return gained * inverse
+
+    @property
+    def y_parts(self) -> int:
+        """How many strings y is coded in."""
+        return 1 if self.context is None else 2
+
+    # --- initial weights ----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _initialise_gains(self) -> None:
+        """Steps for which an orthonormal transform is optimal: gain = 1 / step, step^2 ~ 1 / lambda."""
+        if self.gain_y is None:
+            return
+        lmbdas = torch.tensor(self.lmbdas)
+        self.gain_y.log_gain.add_(0.5 * torch.log(lmbdas / lmbdas[-1])[:, None])
+        self.gain_y.log_inverse.copy_(-self.gain_y.log_gain)
+
+    @torch.no_grad()
+    def initialise_linear(self, crops: Tensor) -> None:
+        """Make the untrained student a KLT codec of the pictures it will be trained on.
+
+        K holds the leading principal components of 16x16 patches, each divided by its standard deviation; with
+        D = step^2 / 12 per coefficient and R = -log2 step, the best step for lambda is
+        step^2 = 18 / (lambda 255^2 ln 2). The nonlinear branches start at zero.
+
+        Args:
+            crops: [n, 3, H, W] in [0, 1], a few hundred at least.
+        """
+        if self.linear_a is None or self.linear_s is None or self.gain_y is None:
+            return
+        kernels, std, mean = principal_components(crops, self.arch.M)
+        self.linear_a.weight.copy_(kernels / std[:, None, None, None])
+        self.linear_a.bias.copy_(-(self.linear_a.weight.sum((2, 3)) * mean).sum(1))
+        self.linear_s.weight.copy_(kernels * std[:, None, None, None])
+        self.linear_s.bias.copy_(mean)
+        for p in (*self.g_a.head.parameters(), *self.g_s.stem.parameters()):
+            nn.init.zeros_(p)
+        if self.arch.entropy == "scale":
+            # y has unit variance; the other models start there by themselves, at exp(0).
+            nn.init.ones_(self.entropy_parameters.scales.bias)
+        step = torch.sqrt(18 / (torch.tensor(self.lmbdas) * 255**2 * torch.log(torch.tensor(2.0))))
+        self.gain_y.log_gain.copy_(torch.log(std[None] / step[:, None]))
+        self.gain_y.log_inverse.copy_(-self.gain_y.log_gain)
+
+
+def anchors(y: Tensor) -> Tensor:
+    """The checkerboard's first half, boolean [h, w], for latents [..., h, w]."""
+    h, w = y.shape[-2:]
+    rows = torch.arange(h, device=y.device)[:, None]
+    return (rows + torch.arange(w, device=y.device)[None]) % 2 == 0
+
+
+def principal_components(crops: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Leading components of 16x16 patches.
+
+    Args:
+        crops: [n, 3, H, W] in [0, 1].
+        M: how many, at most 768.
+
+    Returns:
+        kernels [M, 3, 16, 16] of unit norm, standard deviations [M], mean colour [3].
+    """
+    mean = crops.mean((0, 2, 3))
+    patches = nn.functional.unfold(crops - mean[None, :, None, None], 16, stride=16)
+    flat = patches.transpose(1, 2).reshape(-1, 768).double()
+    values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+    order = torch.argsort(values, descending=True)[:M]
+    std = values[order].clamp(min=1e-8).sqrt()
+    vectors = vectors[:, order] * torch.sign(vectors[:, order].sum(0) + 1e-12)
+    return vectors.T.reshape(M, 3, 16, 16).float(), std.float(), mean
+
+
+def slice_params(wide: dict[str, Tensor], narrow: nn.Module) -> dict[str, Tensor]:
+    """The leading slices of a wide student's parameters that are a narrow one's.
+
+    Kernels that differ in size share their centre. Buffers (quantised CDFs) are not among them: call ``update()``
+    on the narrow student. Raises KeyError where the wide student lacks a part (another stem,
+    entropy model or block kind).
+
+    Args:
+        wide: ``dict(student.named_parameters())`` of the wide student.
+        narrow: the narrow student, whose names and shapes are wanted.
+    """
+    return {name: _slice(wide[name], p.shape) for name, p in narrow.named_parameters()}
+
+
+def _slice(tensor: Tensor, shape: torch.Size) -> Tensor:
+    for axis, size in enumerate(shape):
+        if size > tensor.shape[axis]:
+            raise KeyError(f"the wide student has {tuple(tensor.shape)}, wanted are {tuple(shape)}")
+        spatial = tensor.dim() == 4 and axis >= 2
+        start = (tensor.shape[axis] - size) // 2 if spatial else 0
+        tensor = tensor.narrow(axis, start, size)
+    return tensor

@@ -1,0 +1,241 @@
+"""A study: what is searched, and its Optuna storage, which is the truth about its trials."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tomllib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_kd.data import BUILTIN, derived_seed
+from nas_kd.errors import StudyError
+from nas_kd.front import pareto_front
+from nas_kd.space import Arch, SearchSpace, load_space
+from nas_kd.trial import OBJECTIVES, Outcome
+
+STUDIES = Path("studies")
+FAILURES = ("crash", "energy")
+"""Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One question: space, teacher, objectives, and what each trial may spend."""
+
+    name: str
+    space: str
+    teacher: str = "mini"
+    objectives: tuple[str, ...] = OBJECTIVES
+    steps: int = 2000
+    batch: int = 8
+    lr: float = 1e-3
+    kd_x: float = 0.5
+    kd_y: float = 0.05
+    kd_z: float = 0.0
+    form: str = "kd"
+    crops: int = 256
+    crop_size: int = 128
+    data: str = BUILTIN
+    eval_data: str = BUILTIN
+    max_gmac: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [o for o in self.objectives if o not in OBJECTIVES]
+        if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise StudyError(
+                f"objectives {list(self.objectives)}: must be one or more of {list(OBJECTIVES)}, each once"
+            )
+        if self.crop_size % 64 or self.crop_size < 64:
+            raise StudyError(f"crop_size = {self.crop_size}: must be a multiple of 64")
+        if self.crops < 16:
+            raise StudyError(f"crops = {self.crops}: must be at least 16")
+
+    @property
+    def folder(self) -> Path:
+        """Where the study lives."""
+        return STUDIES / self.name
+
+
+def load_settings(path: Path, name: str | None = None) -> Settings:
+    """A study file (TOML); the study is named after the file unless ``name`` is given."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read as TOML ({error})") from error
+    allowed = {f.name: f.type for f in fields(Settings) if f.name != "name"}
+    for key in data:
+        if key not in allowed:
+            raise StudyError(f"{path}: {key}: no such key; the keys are {', '.join(allowed)}")
+    if "space" not in data:
+        raise StudyError(f"{path}: space is missing; it names a search space")
+    data["objectives"] = tuple(data.get("objectives", OBJECTIVES))
+    return Settings(name=name or path.stem, **data)
+
+
+class Study:
+    """An Optuna study with its settings; every change of state goes through here.
+
+    Args:
+        settings: what is searched; must equal what the storage holds, where it holds any.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.space: SearchSpace = load_space(settings.space)
+        self.folder = settings.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.optuna = optuna.create_study(
+            study_name=settings.name,
+            storage=storage_url(self.folder),
+            directions=["minimize"] * len(settings.objectives),
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.optuna.set_metric_names(list(settings.objectives))
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        given = json.loads(json.dumps(asdict(self.settings))) | {
+            "space_fingerprint": self.space.fingerprint
+        }
+        stored = self.optuna.user_attrs.get("settings")
+        if stored is None:
+            self.optuna.set_user_attr("settings", given)
+            return
+        for key in given:
+            if given[key] != stored.get(key):
+                raise StudyError(
+                    f"study {self.settings.name}: {key} = {given[key]!r}, but it was begun with "
+                    f"{stored.get(key)!r}; use that value, or another --name for a new study"
+                )
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, as the storage holds them now."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    def counted(self) -> int:
+        """Trials that the budget counts: finished, with values or without."""
+        return sum(t.state in COUNTED for t in self.trials)
+
+    def reap(self) -> int:
+        """End the RUNNING trials of a driver that died, and line their archs up again."""
+        stale = [t for t in self.trials if t.state == TrialState.RUNNING]
+        for trial in stale:
+            self.optuna.tell(trial.number, state=TrialState.FAIL)
+            self.optuna.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+        return len(stale)
+
+    def ask(self, budget: int) -> tuple[int, Arch] | None:
+        """The next trial to run, or None where the budget is spent or under way.
+
+        An arch that was tried before is not trained again: its trial gets the known outcome.
+        """
+        while True:
+            trials = self.trials
+            open_trials = sum(t.state == TrialState.RUNNING for t in trials)
+            if self.counted() + open_trials >= budget:
+                return None
+            self.optuna.sampler = self._sampler(len(trials))
+            trial = self.optuna.ask()
+            arch = self.space.suggest(trial)
+            known = self._known(arch)
+            trial.set_user_attr("arch", arch.to_json())
+            trial.set_user_attr("arch_key", arch.key)
+            if known is None:
+                return trial.number, arch
+            self._tell_known(trial, known)
+
+    def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
+        # A fixed seed would repeat its draws after a resume.
+        seed = derived_seed(self.settings.seed, "sampler", trials)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+
+    def _known(self, arch: Arch) -> FrozenTrial | None:
+        same = (t for t in self.trials if t.user_attrs.get("arch_key") == arch.key)
+        return next((t for t in same if t.state in COUNTED), None)
+
+    def _tell_known(self, trial: optuna.Trial, known: FrozenTrial) -> None:
+        for key, value in known.user_attrs.items():
+            if key not in ("arch", "arch_key"):
+                trial.set_user_attr(key, value)
+        trial.set_user_attr("same_as", known.number)
+        values = known.values if known.state == TrialState.COMPLETE else None
+        self.optuna.tell(trial.number, values, state=known.state)
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Store what came of a trial: COMPLETE with values, PRUNED where there is no BD-rate, else FAIL."""
+        trial = optuna.Trial(self.optuna, self._trial_id(number))
+        for key, value in outcome.attrs.items():
+            trial.set_user_attr(key, value)
+        trial.set_user_attr("constraints", [outcome.uncovered_db])
+        if outcome.values is not None:
+            self.optuna.tell(number, outcome.values)
+            return
+        trial.set_user_attr("reason", outcome.reason)
+        failed = outcome.reason is None or outcome.reason.startswith(FAILURES)
+        self.optuna.tell(number, state=TrialState.FAIL if failed else TrialState.PRUNED)
+
+    def _trial_id(self, number: int) -> int:
+        return next(t._trial_id for t in self.trials if t.number == number)
+
+    def front(self) -> list[FrozenTrial]:
+        """The Pareto front's trials, one per arch, by the first objective."""
+        done = [
+            t
+            for t in self.trials
+            if t.state == TrialState.COMPLETE and "same_as" not in t.user_attrs
+        ]
+        members = [done[i] for i in pareto_front([t.values for t in done])] if done else []
+        return sorted(members, key=lambda t: t.values)
+
+    def student_folder(self, trial: FrozenTrial) -> Path:
+        """Where a trial keeps its checkpoint and its trained student, named by its arch."""
+        return self.folder / "students" / trial.user_attrs["arch_key"]
+
+    @contextmanager
+    def driving(self) -> Iterator[None]:
+        """Hold the study's lock: one driver at a time; the kernel frees it when a process dies."""
+        with open(self.folder / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StudyError(
+                    f"study {self.settings.name}: another process is searching it; wait for it or stop it"
+                ) from error
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+def storage_url(folder: Path) -> str:
+    """The SQLite storage in a study's folder."""
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+def open_study(name: str) -> Study:
+    """A study that is there, by name or folder, with the settings it was begun with."""
+    folder = STUDIES / name
+    if not (folder / "study.db").is_file():
+        known = ", ".join(sorted(p.parent.name for p in STUDIES.glob("*/study.db"))) or "none"
+        raise StudyError(f"study '{name}': there is none in {STUDIES}/ (there: {known})")
+    stored = optuna.load_study(study_name=name, storage=storage_url(folder))
+    data = dict(stored.user_attrs.get("settings") or {})
+    if not data:
+        raise StudyError(f"study '{name}': holds no settings; it was not made by nas-kd")
+    data.pop("space_fingerprint", None)
+    return Study(Settings(**data | {"objectives": tuple(data["objectives"])}))

@@ -1,0 +1,220 @@
+"""One training run: steps, checkpoints, resume.
+
+Every step draws its pictures, levels and noise from (seed, step), so that a run that was killed and
+resumed takes the very steps it would have taken.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nas_kd.data import derived_seed
+from nas_kd.distill import CONTROL, Adapters, Batch, Weights, distillation_loss
+from nas_kd.errors import TrialFailed, UsageError
+from nas_kd.student import Student
+
+CHECK_EVERY = 20
+"""Steps between looks at the loss: a look waits for the device."""
+CHECKPOINT_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train.
+
+    The learning rate warms up over ``warmup`` of the steps, stays, and falls to zero over the last
+    ``decay`` of them. The linear shortcut's kernels, good from the start, move ``linear_lr`` times slower.
+    """
+
+    steps: int
+    batch: int = 8
+    lr: float = 1e-3
+    aux_lr: float = 1e-3
+    linear_lr: float = 0.1
+    warmup: float = 0.03
+    decay: float = 0.5
+    clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 0), ("batch", 1)):
+            if getattr(self, name) < low:
+                raise UsageError(f"{name} = {getattr(self, name)}: must be at least {low}")
+        if not self.lr > 0:
+            raise UsageError(f"lr = {self.lr}: must be positive")
+
+    def lr_factor(self, step: int) -> float:
+        """Share of the learning rate at a step, 0 to 1."""
+        progress = (step + 1) / max(self.steps, 1)
+        falling = 0.5 * (1 - math.cos(math.pi * min(1.0, (1 - progress) / max(self.decay, 1e-9))))
+        rising = min(1.0, progress / max(self.warmup, 1e-9))
+        return min(rising, falling) if self.decay > 0 else rising
+
+
+class Pictures(Protocol):
+    """Where batches come from: a pool of crops, with or without the teacher's outputs."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
+        """The pictures at ``index`` [B] with what ``weights`` asks for, on the training device."""
+
+
+class CropPool:
+    """Crops without a teacher: uint8 [n, 3, S, S], moved to the device once."""
+
+    def __init__(self, crops: Tensor, device: str = "cpu"):
+        self.crops = crops.to(device)
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
+        """Pictures in [0, 1]; there is no teacher here."""
+        device = self.crops.device
+        x = self.crops[index.to(device)].float() / 255
+        return Batch(x, level.to(device), lmbda.to(device))
+
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+class Run:
+    """A training run that can be saved at any step and taken up again.
+
+    Args:
+        student: trained in place, on the device where it is.
+        pictures: the pool that batches are drawn from.
+        recipe: steps and rates.
+        weights: the loss.
+        latent_widths: channels of the teacher's y and z, where the loss matches latents.
+        checkpoint: file to save to and to resume from, if any.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        pictures: Pictures,
+        recipe: Recipe,
+        weights: Weights = CONTROL,
+        latent_widths: tuple[int, int] | None = None,
+        checkpoint: Path | None = None,
+    ):
+        self.student, self.pictures, self.recipe = student, pictures, recipe
+        self.weights, self.checkpoint = weights, checkpoint
+        self.device = next(student.parameters()).device
+        self.adapters = self._make_adapters(latent_widths)
+        self.optimiser, self.aux_optimiser = self._optimisers()
+        self.lmbdas = torch.tensor(student.lmbdas)
+        self.step = 0
+        if checkpoint is not None and checkpoint.exists():
+            self._restore(checkpoint)
+
+    def _make_adapters(self, widths: tuple[int, int] | None) -> Adapters | None:
+        if widths is None or not (self.weights.kd_y > 0 or self.weights.kd_z > 0):
+            return None
+        arch = self.student.arch
+        adapters = Adapters(self.student.levels, (arch.M, arch.hyper), widths)
+        return adapters.to(self.device)
+
+    def _optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """Adam for the networks, Adam for the quantiles alone, as CompressAI splits them."""
+        main: list[Tensor] = []
+        linear: list[Tensor] = []
+        quantiles: list[Tensor] = []
+        for name, p in self.student.named_parameters():
+            is_linear = name.startswith("linear_")
+            group = quantiles if name.endswith(".quantiles") else linear if is_linear else main
+            group.append(p)
+        if self.adapters is not None:
+            main += list(self.adapters.parameters())
+        groups = [{"params": main, "scale": 1.0}]
+        if linear:
+            groups.append({"params": linear, "scale": self.recipe.linear_lr})
+        return (
+            torch.optim.Adam(groups, lr=self.recipe.lr),
+            torch.optim.Adam(quantiles, lr=self.recipe.aux_lr),
+        )
+
+    def run(self, report: Report | None = None) -> dict[str, float]:
+        """Take the remaining steps; returns the last reported terms.
+
+        Raises TrialFailed with reason ``nan`` when the loss is no longer finite.
+        """
+        self.student.train()
+        saved_at, metrics = time.monotonic(), dict[str, float]()
+        while self.step < self.recipe.steps:
+            terms = self._step()
+            self.step += 1
+            if self.step % CHECK_EVERY == 0 or self.step == self.recipe.steps:
+                metrics = self._look(terms)
+                if report is not None:
+                    report(self.step, metrics)
+            if time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+                self._look(terms)  # what is not finite is not saved
+                self.save()
+                saved_at = time.monotonic()
+        self.save()
+        self.student.eval()
+        return metrics
+
+    def _step(self) -> dict[str, Tensor]:
+        torch.manual_seed(derived_seed(self.recipe.seed, "step", self.step))
+        index = torch.randint(len(self.pictures), (self.recipe.batch,))
+        level = torch.randint(1, self.student.levels + 1, (self.recipe.batch,))
+        batch = self.pictures.batch(index, level, self.lmbdas[level - 1], self.weights)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.lr * group["scale"] * self.recipe.lr_factor(self.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.aux_optimiser.zero_grad(set_to_none=True)
+        out = self.student(batch.x, batch.level.float())
+        terms = distillation_loss(out, batch, self.weights, self.adapters)
+        terms["loss"].backward()
+        nn.utils.clip_grad_norm_(self._trained(), self.recipe.clip)
+        self.optimiser.step()
+        self.student.aux_loss().backward()
+        self.aux_optimiser.step()
+        return terms
+
+    def _trained(self) -> list[Tensor]:
+        return [p for group in self.optimiser.param_groups for p in group["params"]]
+
+    def _look(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        metrics = {name: float(term.detach()) for name, term in terms.items()}
+        if not math.isfinite(metrics["loss"]):
+            raise TrialFailed("nan", f"loss is {metrics['loss']} at step {self.step}")
+        return metrics
+
+    def save(self) -> None:
+        """Write the checkpoint under a temporary name, then rename it."""
+        if self.checkpoint is None:
+            return
+        state = {
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "aux_optimiser": self.aux_optimiser.state_dict(),
+            "adapters": None if self.adapters is None else self.adapters.state_dict(),
+        }
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.checkpoint.with_suffix(f".tmp{os.getpid()}")
+        torch.save(state, temporary)
+        os.replace(temporary, self.checkpoint)
+
+    def _restore(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.student.load_state_dict(state["student"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.aux_optimiser.load_state_dict(state["aux_optimiser"])
+        if self.adapters is not None and state["adapters"] is not None:
+            self.adapters.load_state_dict(state["adapters"])
+        self.step = state["step"]

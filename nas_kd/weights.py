@@ -1,0 +1,107 @@
+"""A codec on disk: ``student.safetensors`` and ``arch.json`` in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from nas_kd.errors import UsageError
+from nas_kd.space import Arch
+from nas_kd.student import Student
+
+FORMAT = 1
+WEIGHTS, ARCH = "student.safetensors", "arch.json"
+TABLES = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
+"""Buffers that ``update()`` derives from the weights; they are not stored."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def stored_tensors(student: Student) -> dict[str, torch.Tensor]:
+    """The tensors that make this codec, on the CPU, without what ``update()`` derives."""
+    state = student.state_dict().items()
+    return {k: v.detach().cpu().contiguous() for k, v in state if not k.endswith(TABLES)}
+
+
+def weights_digest(student: Student) -> str:
+    """sha256 over arch, lambdas and every stored tensor."""
+    digest = hashlib.sha256(json.dumps([student.arch.key, student.lmbdas]).encode())
+    for name, tensor in sorted(stored_tensors(student).items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_student(student: Student, folder: Path, about: dict[str, Any] | None = None) -> None:
+    """Write the codec into a folder; ``about`` is kept in ``arch.json`` beside the arch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
+    save_file(stored_tensors(student), temporary)
+    os.replace(temporary, folder / WEIGHTS)
+    data = {
+        "format": FORMAT,
+        "arch": student.arch.to_json(),
+        "lmbdas": list(student.lmbdas),
+        "sha256": weights_digest(student),
+        "about": about or {},
+    }
+    write_text(folder / ARCH, json.dumps(data, indent=1) + "\n")
+
+
+def load_student(folder: str | Path) -> Student:
+    """A trained codec from its folder, ready to compress (tables are made).
+
+    Raises UsageError naming the file and the rule.
+    """
+    folder = Path(folder)
+    data = read_arch_file(folder)
+    student = Student(Arch.from_json(data["arch"], f"{folder / ARCH}: arch"), tuple(data["lmbdas"]))
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        missing, unexpected = torch.nn.Module.load_state_dict(student, tensors, strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        line = str(error).splitlines()[0]
+        raise UsageError(
+            f"{folder / WEIGHTS}: cannot be loaded ({line}); export it again"
+        ) from error
+    wanted = [name for name in missing if not name.endswith(TABLES)]
+    if wanted or unexpected:
+        raise UsageError(
+            f"{folder / WEIGHTS}: does not fit arch.json ({[*wanted, *unexpected][0]}); export it again"
+        )
+    if weights_digest(student) != data["sha256"]:
+        raise UsageError(f"{folder / WEIGHTS}: checksum differs from arch.json; export it again")
+    return ready(student)
+
+
+def read_arch_file(folder: Path) -> dict[str, Any]:
+    """``arch.json`` of a codec's folder, checked for its keys."""
+    try:
+        data = json.loads((folder / ARCH).read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{folder}: no codec there ({type(error).__name__} at {ARCH}); "
+            "give a folder that `nas-kd export` or `nas-kd distill` wrote"
+        ) from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UsageError(f"{folder / ARCH}: format must be {FORMAT}; export the student again")
+    return data
+
+
+def ready(student: Student) -> Student:
+    """Evaluation mode, with the entropy coder's tables made from the weights."""
+    student.eval()
+    with torch.no_grad():
+        student.update(force=True, update_quantiles=True)
+    return student
