@@ -45,20 +45,20 @@ def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Stu
 
     ``listen`` hears ("preparing" | "trial" | "reaped", details).
     """
+    teacher = load_teacher(settings.teacher)  # first: without one, no study is begun
     study = Study(settings)
     with study.driving():
         if reaped := study.reap():
             listen("reaped", reaped)
         if study.counted() < budget:
-            prepared = prepare(study, listen)
+            prepared = prepare(study, teacher, listen)
             _tune(study, budget, workers, prepared, listen)
     return study
 
 
-def prepare(study: Study, listen: Listen) -> dict[str, Any]:
+def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
     """The teacher's targets and curve, computed once per study; returns what workers need."""
     settings = study.settings
-    teacher = load_teacher(settings.teacher)
     recipe = PoolRecipe(settings.data, settings.crops, settings.crop_size, settings.seed)
 
     def progress(done: int, total: int) -> None:

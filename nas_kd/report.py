@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
+from rich.markup import escape
 from rich.table import Table
 
 from nas_kd.space import Arch
@@ -58,7 +59,7 @@ def front_table(study: Study) -> Table:
             *values,
             f"{cost['decoder_macs'] / pixels / 1e3:.2f}",
             f"{cost['parameters'] / 1e6:.3f}",
-            str(Arch.from_json(trial.user_attrs["arch"])),
+            escape(str(Arch.from_json(trial.user_attrs["arch"]))),
         )
     return table
 

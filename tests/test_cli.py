@@ -1,0 +1,43 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from nas_kd.cli import app
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    code = "from nas_kd.cli import main; main()"
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def names() -> list[str]:
+    commands = get_command(app).commands
+    return [n for n in commands if n != "teacher"] + ["teacher train"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_command_is_in_the_readme(name: str):
+    assert f"nas-kd {name}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["search", "--space", "nowhere", "--objectives", "flops"], "search space 'nowhere'"),
+        (["search", "--budget", "0"], "budget = 0"),
+        (["front", "absent"], "study 'absent'"),
+        (["eval", "absent"], "absent: no codec there"),
+        (["search", "--teacher", "cheng2020", "--objectives", "bd_rate,flops"], "--teacher mini"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path):
+    done = run(*words, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert says in done.stderr
+    assert not list(tmp_path.iterdir())
