@@ -22,6 +22,10 @@ ORDER = (
         "report",
         "doctor",
         "alone",
+        "cli_study",
+        "cli_codec",
+        "cli_train",
+        "cli_machine",
         "cli",
     ),
 )

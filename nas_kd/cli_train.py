@@ -1,0 +1,72 @@
+"""Commands that train without a study: distill, teacher train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+teacher_app = typer.Typer(no_args_is_help=True, help="Make a teacher of your own.")
+app.add_typer(teacher_app, name="teacher")
+
+
+@app.command()
+def distill(
+    arch: Annotated[Path, typer.Option(help="arch file (.toml, .json)")],
+    out: Annotated[Path, typer.Option(help="folder to write the student to")],
+    teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
+    steps: Annotated[int, typer.Option(help="training steps")] = 2000,
+    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
+    data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
+    eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
+    seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+) -> None:
+    """One trial alone, without a search; the same function that a search runs.
+
+    Example: nas-kd distill --arch my-arch.toml --teacher mini --steps 2000 --out my-student
+    """
+    from nas_kd.alone import distill_alone
+    from nas_kd.space import load_arch
+    from nas_kd.study import Settings
+
+    settings = Settings(
+        name="alone",
+        space="demo",
+        teacher=teacher,
+        objectives=("bd_rate", "flops"),
+        steps=steps,
+        crops=crops,
+        data=data,
+        eval_data=eval_data,
+        seed=seed,
+    )
+    print(json.dumps(distill_alone(settings, load_arch(arch), out)))
+
+
+@teacher_app.command(name="train")
+def teacher_train(
+    arch: Annotated[Path, typer.Option(help="arch file (.toml, .json)")],
+    out: Annotated[Path, typer.Option(help="folder to write the teacher to")],
+    steps: Annotated[int, typer.Option(help="training steps")] = 20000,
+    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 6000,
+    crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 128,
+    batch: Annotated[int, typer.Option(help="crops per step")] = 8,
+    data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
+    eval_data: Annotated[str, typer.Option(help="pictures for the card's curve")] = "builtin",
+    seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+) -> None:
+    """Train a variable-rate codec to distil from; run again to resume.
+
+    Example: nas-kd teacher train --arch mini.toml --data photographs --out my-teacher
+    """
+    from nas_kd.alone import train_teacher
+    from nas_kd.space import load_arch
+    from nas_kd.targets import PoolRecipe
+    from nas_kd.train import Recipe
+
+    pool = PoolRecipe(data, crops, crop_size, seed)
+    train_teacher(load_arch(arch), pool, Recipe(steps, batch, seed=seed), eval_data, out)
