@@ -15,9 +15,9 @@ from nas_kd import __version__
 from nas_kd.baselines import jpeg_curve, webp_curve
 from nas_kd.bd import bd_rate, quality_interval
 from nas_kd.data import crop_pool, derived_seed, open_images
-from nas_kd.distill import Weights
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluate import StudentCodec, evaluate, evaluate_real
+from nas_kd.prepare import interval_db
 from nas_kd.space import Arch
 from nas_kd.student import Student
 from nas_kd.study import Settings
@@ -35,15 +35,14 @@ def distill_alone(settings: Settings, arch: Arch, out: Path) -> dict[str, Any]:
     images = open_images(settings.eval_data, "eval")
     curve = evaluate(teacher, images).curve()
     with tempfile.TemporaryDirectory() as scratch:
-        pool = TargetPool(target_pool(Path(scratch), teacher, recipe))
         task = Task(
             teacher.lmbdas,
-            Recipe(settings.steps, settings.batch, settings.lr, seed=settings.seed),
-            Weights(settings.kd_x, settings.kd_y, settings.kd_z),
+            settings.recipe(settings.steps),
+            settings.weights,
             settings.objectives,
-            pool,
+            TargetPool(target_pool(Path(scratch), teacher, recipe)),
             images,
-            Anchor(curve, quality_interval(curve)),
+            Anchor(curve, interval_db(curve)),
         )
         outcome = run_trial(task, arch, out)
     if outcome.reason == "nan":

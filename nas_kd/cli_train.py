@@ -1,4 +1,4 @@
-"""Commands that train without a study: distill, teacher train."""
+"""Commands that train without a study: warmup, distill, teacher train."""
 
 from __future__ import annotations
 
@@ -12,6 +12,35 @@ app = typer.Typer()
 
 teacher_app = typer.Typer(no_args_is_help=True, help="Make a teacher of your own.")
 app.add_typer(teacher_app, name="teacher")
+
+
+@app.command()
+def warmup(
+    space: Annotated[str, typer.Option(help="search space: a name or a .toml file")] = "demo",
+    teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
+    steps: Annotated[int, typer.Option(help="training steps, as --warmup of search")] = 1000,
+    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
+    data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
+    seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+) -> None:
+    """Train the weights that a space's students share; a search with the same settings finds them.
+
+    Example: nas-kd warmup --space demo --teacher mini --steps 1000
+    """
+    from nas_kd.prepare import targets, warm
+    from nas_kd.space import load_space
+    from nas_kd.study import Settings
+    from nas_kd.teacher import load_teacher
+
+    settings = Settings(
+        name="warmup", space=space, teacher=teacher, warmup=steps, crops=crops, data=data, seed=seed
+    )
+    loaded_space, loaded = load_space(space), load_teacher(teacher)
+
+    def listen(kind: str, detail: object) -> None:
+        print(f"{kind}: {detail}", flush=True)
+
+    print(warm(settings, loaded_space, loaded, targets(settings, loaded, listen), listen))
 
 
 @app.command()

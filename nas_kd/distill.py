@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from nas_kd.errors import UsageError
 
+Form = Literal["kd", "paper"]
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -32,7 +34,7 @@ class Weights:
     kd_x: float = 0.5
     kd_y: float = 0.05
     kd_z: float = 0.0
-    form: Literal["kd", "paper"] = "kd"
+    form: Form = "kd"
 
     def __post_init__(self) -> None:
         if not 0 <= self.kd_x <= 1:
@@ -67,8 +69,12 @@ class Adapters(nn.Module):
 
     @staticmethod
     def apply_at(maps: Tensor, level: Tensor, latents: Tensor) -> Tensor:
-        """[B, C_student, h, w] to [B, C_teacher, h, w] with the maps of whole levels [B]."""
-        return torch.einsum("bts,bshw->bthw", maps[level.long() - 1], latents)
+        """[B, C_student, h, w] to [B, C_teacher, h, w] with the maps of whole levels [B].
+
+        A narrower student's latents are mapped by the leading columns.
+        """
+        used = maps[level.long() - 1, :, : latents.shape[1]]
+        return torch.einsum("bts,bshw->bthw", used, latents)
 
 
 def _leading_identity(levels: int, rows: int, columns: int) -> Tensor:

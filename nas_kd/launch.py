@@ -11,33 +11,19 @@ import os
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nas_kd.bd import RDCurve, quality_interval
-from nas_kd.data import open_images
-from nas_kd.distill import Weights
 from nas_kd.errors import NasKdError
-from nas_kd.evaluate import evaluate
+from nas_kd.prepare import Listen, prepare, task_of
 from nas_kd.space import Arch
 from nas_kd.study import FAILURES, Settings, Study
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import Teacher, load_teacher
-from nas_kd.train import Recipe
-from nas_kd.trial import Anchor, Outcome, Task, run_trial
-
-TRIM = 0.15
-"""Share of the teacher's PSNR range left out at each end of the study's interval.
-
-A student trained briefly falls short of the teacher's end points; over the middle 70 % both can be compared."""
+from nas_kd.teacher import load_teacher
+from nas_kd.trial import Outcome, run_trial
 
 MAX_FAILURES = 3
 """Trials in a row that may fail before the search gives up: the next one would fail as well."""
-
-Listen = Callable[[str, Any], None]
 
 
 def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Study:
@@ -54,70 +40,6 @@ def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Stu
             prepared = prepare(study, teacher, listen)
             _tune(study, budget, workers, prepared, listen)
     return study
-
-
-def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
-    """The teacher's targets and curve, computed once per study; returns what workers need."""
-    settings = study.settings
-    recipe = PoolRecipe(settings.data, settings.crops, settings.crop_size, settings.seed)
-
-    def progress(done: int, total: int) -> None:
-        listen("preparing", f"teacher's outputs: {done} of {total} crops")
-
-    pool = target_pool(study.folder / "targets", teacher, recipe, progress)
-    return {
-        "settings": asdict(settings),
-        "lmbdas": list(teacher.lmbdas),
-        "pool": str(pool.resolve()),
-        "anchor": teacher_curve(study, teacher, listen),
-        "students": str((study.folder / "students").resolve()),
-        "cwd": os.getcwd(),
-    }
-
-
-def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
-    """The teacher's estimated R-D curve and the study's interval, kept in the study."""
-    stored = study.optuna.user_attrs.get("anchor")
-    if stored is not None:
-        return stored
-    listen("preparing", "teacher's rate-distortion curve")
-    curve = evaluate(teacher, open_images(study.settings.eval_data, "eval")).curve()
-    low, high = quality_interval(curve)
-    margin = TRIM * (high - low)
-    anchor = {
-        "teacher": teacher.name,
-        "teacher_fingerprint": teacher.fingerprint,
-        "curve": curve.to_json(),
-        "interval_db": [low + margin, high - margin],
-    }
-    study.optuna.set_user_attr("anchor", anchor)
-    return anchor
-
-
-@cache
-def _task(pool: str, data: str, frozen: tuple[tuple[str, Any], ...], anchor: str) -> Task:
-    """What a worker keeps between trials; made once per process."""
-    s = dict(frozen)
-    parsed = json.loads(anchor)
-    curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(parsed["interval_db"]))
-    return Task(
-        lmbdas=s["lmbdas"],
-        recipe=Recipe(s["steps"], s["batch"], s["lr"], seed=s["seed"]),
-        weights=Weights(s["kd_x"], s["kd_y"], s["kd_z"], s["form"]),
-        objectives=s["objectives"],
-        pool=TargetPool(Path(pool)),
-        eval_images=open_images(data, "eval"),
-        anchor=curve,
-        max_gmac=s["max_gmac"],
-    )
-
-
-def task_of(prepared: dict[str, Any]) -> Task:
-    """The shared part of every trial, from what ``prepare`` returned."""
-    settings = prepared["settings"] | {"lmbdas": tuple(prepared["lmbdas"])}
-    settings["objectives"] = tuple(settings["objectives"])
-    frozen = tuple(sorted(settings.items()))
-    return _task(prepared["pool"], settings["eval_data"], frozen, json.dumps(prepared["anchor"]))
 
 
 def run_in_worker(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -279,6 +280,21 @@ class SearchSpace:
         return self.arch(
             {name: choices[-1 if largest else 0] for name, choices in self.vary.items()}
         )
+
+    def corners(self, largest: bool) -> list[Arch]:
+        """The extremes in size: one arch per combination of kinds (words, and the shortcut)."""
+        side, shortcut = -1 if largest else 0, self.template["shortcut"]
+        choices = [
+            c if isinstance(c[0], str) or f"${name}" == shortcut else (c[side],)
+            for name, c in self.vary.items()
+        ]
+        archs = [self.arch(dict(zip(self.vary, v, strict=True))) for v in product(*choices)]
+        return list(dict.fromkeys(archs))
+
+    def draw(self, seed: int) -> Arch:
+        """A random arch: each choice as likely as the others of its name."""
+        generator = random.Random(seed)
+        return self.arch({name: generator.choice(c) for name, c in self.vary.items()})
 
     @property
     def fingerprint(self) -> str:

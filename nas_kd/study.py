@@ -16,12 +16,17 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.data import BUILTIN, derived_seed
+from nas_kd.distill import Form, Weights
 from nas_kd.errors import StudyError
 from nas_kd.front import pareto_front
 from nas_kd.space import Arch, SearchSpace, load_space
+from nas_kd.train import Recipe
 from nas_kd.trial import OBJECTIVES, Outcome
 
 STUDIES = Path("studies")
+CACHE = STUDIES / ".cache"
+"""What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""
+INITS = ("shared", "scratch")
 FAILURES = ("crash", "energy")
 """Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -41,7 +46,9 @@ class Settings:
     kd_x: float = 0.5
     kd_y: float = 0.05
     kd_z: float = 0.0
-    form: str = "kd"
+    form: Form = "kd"
+    init: str = "shared"
+    warmup: int = 1000
     crops: int = 256
     crop_size: int = 128
     data: str = BUILTIN
@@ -55,10 +62,21 @@ class Settings:
             raise StudyError(
                 f"objectives {list(self.objectives)}: must be one or more of {list(OBJECTIVES)}, each once"
             )
+        if self.init not in INITS:
+            raise StudyError(f"init = {self.init!r}: must be one of {', '.join(INITS)}")
         if self.crop_size % 64 or self.crop_size < 64:
             raise StudyError(f"crop_size = {self.crop_size}: must be a multiple of 64")
         if self.crops < 16:
             raise StudyError(f"crops = {self.crops}: must be at least 16")
+
+    def recipe(self, steps: int) -> Recipe:
+        """How a run of so many steps trains."""
+        return Recipe(steps, self.batch, self.lr, seed=self.seed)
+
+    @property
+    def weights(self) -> Weights:
+        """The loss."""
+        return Weights(self.kd_x, self.kd_y, self.kd_z, self.form)
 
     @property
     def folder(self) -> Path:

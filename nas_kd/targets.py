@@ -39,6 +39,7 @@ class TargetPool:
         names = ("x", "x_hat", "y", "z")
         self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
         self.device = device
+        self.key = folder.name
 
     def __len__(self) -> int:
         return len(self.arrays["x"])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nas_kd.data import derived_seed
 from nas_kd.distill import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.errors import TrialFailed, UsageError
+from nas_kd.shared import Shared
 from nas_kd.student import Student
 
 CHECK_EVERY = 20
@@ -88,28 +89,35 @@ class CropPool:
 Report = Callable[[int, dict[str, float]], None]
 
 
+Forward = Callable[[Tensor, Tensor], dict[str, Any]]
+"""Pictures [B, 3, H, W] and levels [B] to what ``Student.forward`` returns."""
+
+
 class Run:
     """A training run that can be saved at any step and taken up again.
 
     Args:
-        student: trained in place, on the device where it is.
+        student: trained in place, on the device where it is; or the weights that many students share.
         pictures: the pool that batches are drawn from.
         recipe: steps and rates.
         weights: the loss.
         latent_widths: channels of the teacher's y and z, where the loss matches latents.
         checkpoint: file to save to and to resume from, if any.
+        forwards: what a step, given its number, trains through; the student itself where None.
     """
 
     def __init__(
         self,
-        student: Student,
+        student: Student | Shared,
         pictures: Pictures,
         recipe: Recipe,
         weights: Weights = CONTROL,
         latent_widths: tuple[int, int] | None = None,
         checkpoint: Path | None = None,
+        forwards: Callable[[int], list[Forward]] | None = None,
     ):
         self.student, self.pictures, self.recipe = student, pictures, recipe
+        self.forwards = forwards or (lambda step: [self.student])
         self.weights, self.checkpoint = weights, checkpoint
         self.device = next(student.parameters()).device
         self.adapters = self._make_adapters(latent_widths)
@@ -128,34 +136,32 @@ class Run:
 
     def _optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         """Adam for the networks, Adam for the quantiles alone, as CompressAI splits them."""
-        main: list[Tensor] = []
-        linear: list[Tensor] = []
+        groups: dict[bool, list[Tensor]] = {False: [], True: []}
         quantiles: list[Tensor] = []
         for name, p in self.student.named_parameters():
-            is_linear = name.startswith("linear_")
-            group = quantiles if name.endswith(".quantiles") else linear if is_linear else main
-            group.append(p)
+            group = groups[name.startswith("linear_")]
+            (quantiles if name.endswith(".quantiles") else group).append(p)
         if self.adapters is not None:
-            main += list(self.adapters.parameters())
-        groups = [{"params": main, "scale": 1.0}]
-        if linear:
-            groups.append({"params": linear, "scale": self.recipe.linear_lr})
+            groups[False] += list(self.adapters.parameters())
+        scales = {False: 1.0, True: self.recipe.linear_lr}
+        main = [{"params": groups[x], "scale": scales[x]} for x in groups if groups[x]]
         return (
-            torch.optim.Adam(groups, lr=self.recipe.lr),
+            torch.optim.Adam(main, lr=self.recipe.lr),
             torch.optim.Adam(quantiles, lr=self.recipe.aux_lr),
         )
 
-    def run(self, report: Report | None = None) -> dict[str, float]:
-        """Take the remaining steps; returns the last reported terms.
+    def run(self, report: Report | None = None, until: int | None = None) -> dict[str, float]:
+        """Take the remaining steps, or those up to step ``until``; returns the last reported terms.
 
         Raises TrialFailed with reason ``nan`` when the loss is no longer finite.
         """
         self.student.train()
         saved_at, metrics = time.monotonic(), dict[str, float]()
-        while self.step < self.recipe.steps:
+        last = self.recipe.steps if until is None else min(until, self.recipe.steps)
+        while self.step < last:
             terms = self._step()
             self.step += 1
-            if self.step % CHECK_EVERY == 0 or self.step == self.recipe.steps:
+            if self.step % CHECK_EVERY == 0 or self.step == last:
                 metrics = self._look(terms)
                 if report is not None:
                     report(self.step, metrics)
@@ -176,14 +182,22 @@ class Run:
             group["lr"] = self.recipe.lr * group["scale"] * self.recipe.lr_factor(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         self.aux_optimiser.zero_grad(set_to_none=True)
-        out = self.student(batch.x, batch.level.float())
-        terms = distillation_loss(out, batch, self.weights, self.adapters)
-        terms["loss"].backward()
+        terms = self._gradients(batch)
         nn.utils.clip_grad_norm_(self._trained(), self.recipe.clip)
         self.optimiser.step()
         self.student.aux_loss().backward()
         self.aux_optimiser.step()
         return terms
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Sum the gradients of the step's forwards; the terms returned are the first one's."""
+        first: dict[str, Tensor] = {}
+        for forward in self.forwards(self.step):
+            out = forward(batch.x, batch.level.float())
+            terms = distillation_loss(out, batch, self.weights, self.adapters)
+            terms["loss"].backward()
+            first = first or {name: term.detach() for name, term in terms.items()}
+        return first
 
     def _trained(self) -> list[Tensor]:
         return [p for group in self.optimiser.param_groups for p in group["params"]]

@@ -18,6 +18,7 @@ from nas_kd.energy import find_meter, measure_energy
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
 from nas_kd.reading import Reading
+from nas_kd.shared import Shared
 from nas_kd.space import Arch
 from nas_kd.student import Student
 from nas_kd.targets import TargetPool
@@ -48,6 +49,7 @@ class Task:
     anchor: Anchor
     max_gmac: float | None = None
     device: str = "cpu"
+    shared: Shared | None = None
 
 
 @dataclass
@@ -62,14 +64,21 @@ class Outcome:
 
 def distil(task: Task, arch: Arch, folder: Path, report: Any = None) -> Student:
     """Train the student of an arch; its checkpoint lies in ``folder`` until it is saved there."""
-    torch.manual_seed(derived_seed(task.recipe.seed, "init", arch.key))
-    student = Student(arch, task.lmbdas)
-    student.initialise_linear(task.pool.pictures())
-    student.to(task.device)
+    student = initial(task, arch).to(task.device)
     checkpoint = folder / "checkpoint.pt"
     run = Run(student, task.pool, task.recipe, task.weights, task.pool.latent_widths, checkpoint)
     run.run(report)
     return ready(student)
+
+
+def initial(task: Task, arch: Arch) -> Student:
+    """The student before its own training: slices of the shared weights, or a KLT codec, or noise."""
+    if task.shared is not None:
+        return task.shared.student(arch)
+    torch.manual_seed(derived_seed(task.recipe.seed, "init", arch.key))
+    student = Student(arch, task.lmbdas)
+    student.initialise_linear(task.pool.pictures())
+    return student
 
 
 def run_trial(

@@ -10,13 +10,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init__.py")
 ORDER = (
-    *("errors", "reading", "space", "front", "bd", "lic", "layers", "student", "weights"),
+    *("errors", "reading", "space", "front", "bd", "lic", "layers", "student", "shared", "weights"),
     *("distill", "cost", "energy", "scenes", "data", "train", "evaluate", "baselines", "bitstream"),
     *(
         "teacher",
         "targets",
+        "warmup",
         "trial",
         "study",
+        "prepare",
         "launch",
         "export",
         "report",

@@ -23,6 +23,7 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(pic
         space="demo",
         objectives=("bd_rate", "flops"),
         steps=2,
+        warmup=2,
         crops=16,
         crop_size=64,
         data=pictures,

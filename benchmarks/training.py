@@ -1,0 +1,171 @@
+"""What trains a student best: optimisers, kernels of the linear shortcut, at equal steps and processor time.
+
+Every arm trains the same arch from the same start on the same batches; its curve on the built-in evaluation
+photographs is compared with that of the untrained start, a KLT codec (BD-rate, lower is better).
+
+    python benchmarks/training.py --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import replace
+
+import pytorch_optimizer
+import torch
+
+from nas_kd.bd import bd_rate, quality_interval
+from nas_kd.data import crop_pool, open_images
+from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.space import load_space
+from nas_kd.student import Student
+from nas_kd.train import CropPool, Recipe, Run
+
+ARMS = {
+    "adam": dict(),
+    "adam linear 0": dict(linear_lr=0.0),
+    "adam linear 1": dict(linear_lr=1.0),
+    "adam lr 2e-3": dict(lr=2e-3),
+    "soap": dict(optimiser="soap", lr=3e-3),
+    "soap lr 1e-3": dict(optimiser="soap", lr=1e-3),
+    "muon": dict(optimiser="muon", lr=1e-2),
+}
+
+
+def make_run(student, pool, recipe, optimiser="adam"):
+    run = Run(student, pool, recipe)
+    groups = run.optimiser.param_groups
+    bare = [{"params": g["params"], "scale": g["scale"]} for g in groups]
+    if optimiser == "soap":
+        run.optimiser = _Split(bare, _soap, lambda p: p.dim() == 4, recipe.lr)
+    elif optimiser == "muon":
+        run.optimiser = _Muon(bare, recipe.lr)
+    return run
+
+
+def _soap(groups, lr):
+    return pytorch_optimizer.SOAP(groups, lr=lr, weight_decay=0.0)
+
+
+class _Split:
+    """One optimiser for the tensors it is made for, Adam for the rest."""
+
+    def __init__(self, groups, make, belongs, lr):
+        mine, rest = [], []
+        for g in groups:
+            chosen = [p for p in g["params"] if belongs(p)]
+            others = [p for p in g["params"] if not belongs(p)]
+            mine += [{**g, "params": chosen}] if chosen else []
+            rest += [{**g, "params": others}] if others else []
+        self.parts = (make(mine, lr), torch.optim.Adam(rest, lr=lr))
+
+    @property
+    def param_groups(self):
+        return [g for part in self.parts for g in part.param_groups]
+
+    def zero_grad(self, set_to_none=True):
+        for part in self.parts:
+            part.zero_grad(set_to_none=set_to_none)
+
+    def step(self):
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self):
+        return {}
+
+
+class _Muon:
+    """Muon on matrices of the main group, Adam on everything else, at a tenth of its rate."""
+
+    def __init__(self, groups, lr):
+        main = [p for p in groups[0]["params"] if p.dim() >= 2 and p.shape[0] > 6]
+        kept = {id(p) for p in main}
+        rest = [{**g, "params": [p for p in g["params"] if id(p) not in kept]} for g in groups]
+        for g in rest:
+            g["scale"] = g["scale"] * 0.1
+        self.views = [torch.nn.Parameter(p.detach().flatten(1)) for p in main]
+        self.main = main
+        self.muon = torch.optim.Muon(
+            [{"params": self.views, "scale": 1.0}], lr=lr, weight_decay=0.0
+        )
+        self.adam = torch.optim.Adam(rest, lr=lr * 0.1)
+
+    @property
+    def param_groups(self):
+        return self.muon.param_groups + self.adam.param_groups
+
+    def zero_grad(self, set_to_none=True):
+        for p in self.main:
+            p.grad = None
+        self.adam.zero_grad(set_to_none=set_to_none)
+
+    def step(self):
+        for view, p in zip(self.views, self.main, strict=True):
+            view.data = p.data.flatten(1)
+            view.grad = p.grad.flatten(1)
+        self.muon.step()
+        self.adam.step()
+
+
+def train(arch, crops, recipe, optimiser):
+    torch.manual_seed(recipe.seed)
+    student = Student(arch)
+    student.initialise_linear(crops.float() / 255)
+    run = make_run(student, CropPool(crops), recipe, optimiser)
+    started = time.process_time()
+    run.run()
+    return student.eval(), time.process_time() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--crops", type=int, default=512)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--data", default="builtin")
+    args = parser.parse_args()
+    if args.quick:
+        args.steps, args.crops, args.arms = 60, 64, "adam,adam linear 0,soap"
+    torch.set_num_threads(1)
+    arch = load_space("demo").extreme(largest=True)
+    crops = torch.from_numpy(crop_pool(open_images(args.data, "train", 0), args.crops, 128, 0))
+    images = open_images("builtin", "eval")
+    start = Student(arch)
+    start.initialise_linear(crops.float() / 255)
+    anchor = evaluate(StudentCodec(start), images).curve()
+    results = []
+    for seed in range(args.seeds):
+        for name in args.arms.split(","):
+            arm = dict(ARMS[name])
+            optimiser = arm.pop("optimiser", "adam")
+            recipe = replace(Recipe(args.steps, seed=seed), **arm)
+            student, seconds = train(arch, crops, recipe, optimiser)
+            curve = evaluate(StudentCodec(student), images).curve()
+            rate = bd_rate(anchor, curve, quality_interval(anchor))
+            row = {"arm": name, "seed": seed, "steps": args.steps, "cpu_s": round(seconds, 1)}
+            row |= {"bd_rate_percent": rate.value, "reason": rate.reason}
+            row |= {"bpp_est": [round(b, 4) for b in curve.bpp]}
+            row |= {"psnr_db": [round(q, 3) for q in curve.psnr_db]}
+            print(json.dumps(row), flush=True)
+            results.append(row)
+    print(
+        json.dumps(
+            {
+                "arch": str(arch),
+                "start": {"bpp_est": anchor.bpp, "psnr_db": anchor.psnr_db},
+                "torch": torch.__version__,
+                "machine": platform.processor() or platform.machine(),
+                "arms": results,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

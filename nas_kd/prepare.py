@@ -1,0 +1,126 @@
+"""What a study computes once, before its trials: the teacher's outputs and curve, and the shared weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nas_kd.bd import RDCurve, quality_interval
+from nas_kd.data import open_images
+from nas_kd.evaluate import evaluate
+from nas_kd.space import SearchSpace, load_space
+from nas_kd.study import CACHE, Settings, Study
+from nas_kd.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teacher import Teacher
+from nas_kd.trial import Anchor, Task
+from nas_kd.warmup import load_shared, warm_up
+
+TRIM = 0.15
+"""Share of the teacher's PSNR range left out at each end of the study's interval.
+
+A student trained briefly falls short of the teacher's end points; over the middle 70 % both can be compared."""
+
+Listen = Callable[[str, Any], None]
+"""Hears (kind, details): "preparing", "trial", "reaped"."""
+
+
+def interval_db(curve: RDCurve) -> tuple[float, float]:
+    """The middle of the teacher's PSNR range, over which students are compared."""
+    low, high = quality_interval(curve)
+    margin = TRIM * (high - low)
+    return low + margin, high - margin
+
+
+def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
+    """The teacher's targets and curve, computed once per study; returns what workers need."""
+    settings = study.settings
+    pool = targets(settings, teacher, listen)
+    shared = warm(settings, study.space, teacher, pool, listen)
+    return {
+        "settings": asdict(settings),
+        "lmbdas": list(teacher.lmbdas),
+        "pool": str(pool.resolve()),
+        "shared": None if shared is None else str(shared.resolve()),
+        "anchor": teacher_curve(study, teacher, listen),
+        "students": str((study.folder / "students").resolve()),
+        "cwd": os.getcwd(),
+    }
+
+
+def targets(settings: Settings, teacher: Teacher, listen: Listen) -> Path:
+    """The teacher's outputs on the pool of crops, computed once for all studies that ask the same."""
+    recipe = PoolRecipe(settings.data, settings.crops, settings.crop_size, settings.seed)
+
+    def progress(done: int, total: int) -> None:
+        listen("preparing", f"teacher's outputs: {done} of {total} crops")
+
+    return target_pool(CACHE / "targets", teacher, recipe, progress)
+
+
+def warm(
+    settings: Settings, space: SearchSpace, teacher: Teacher, pool: Path, listen: Listen
+) -> Path | None:
+    """The shared weights that trials start from, trained once for all studies that ask the same."""
+    if settings.init != "shared":
+        return None
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        if step % 100 == 0 or step == settings.warmup:
+            loss = f"loss {metrics['loss']:.3f}"
+            listen(
+                "preparing", f"warm-up of shared weights: step {step} of {settings.warmup}, {loss}"
+            )
+
+    recipe = settings.recipe(settings.warmup)
+    cache, opened = CACHE / "shared", TargetPool(pool)
+    return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.weights, report)
+
+
+def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
+    """The teacher's estimated R-D curve and the study's interval, kept in the study."""
+    stored = study.optuna.user_attrs.get("anchor")
+    if stored is not None:
+        return stored
+    listen("preparing", "teacher's rate-distortion curve")
+    curve = evaluate(teacher, open_images(study.settings.eval_data, "eval")).curve()
+    anchor = {
+        "teacher": teacher.name,
+        "teacher_fingerprint": teacher.fingerprint,
+        "curve": curve.to_json(),
+        "interval_db": interval_db(curve),
+    }
+    study.optuna.set_user_attr("anchor", anchor)
+    return anchor
+
+
+@cache
+def _task(
+    settings: Settings, lmbdas: tuple[float, ...], pool: str, shared: str | None, anchor: str
+) -> Task:
+    """What a worker keeps between trials; made once per process."""
+    parsed = json.loads(anchor)
+    curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(parsed["interval_db"]))
+    return Task(
+        lmbdas=lmbdas,
+        recipe=settings.recipe(settings.steps),
+        weights=settings.weights,
+        objectives=settings.objectives,
+        pool=TargetPool(Path(pool)),
+        eval_images=open_images(settings.eval_data, "eval"),
+        anchor=curve,
+        max_gmac=settings.max_gmac,
+        shared=load_shared(Path(shared), load_space(settings.space), lmbdas) if shared else None,
+    )
+
+
+def task_of(prepared: dict[str, Any]) -> Task:
+    """The shared part of every trial, from what ``prepare`` returned."""
+    stored = prepared["settings"]
+    settings = Settings(**stored | {"objectives": tuple(stored["objectives"])})
+    anchor = json.dumps(prepared["anchor"], sort_keys=True)
+    return _task(settings, tuple(prepared["lmbdas"]), prepared["pool"], prepared["shared"], anchor)

@@ -1,0 +1,102 @@
+"""The warm-up: one set of shared weights, distilled before the trials, that every trial starts from.
+
+Each step follows the sandwich rule: the same pictures and levels pass through the largest arch, the
+smallest and a few random ones, and the shared weights receive the sum of their gradients (Yu and Huang, 2019).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from nas_kd import __version__
+from nas_kd.data import derived_seed
+from nas_kd.distill import Weights
+from nas_kd.shared import Shared
+from nas_kd.space import SearchSpace
+from nas_kd.targets import TargetPool
+from nas_kd.train import Forward, Recipe, Report, Run
+from nas_kd.weights import write_text
+
+BETWEEN = 2
+"""Random archs per step, beside the largest and the smallest."""
+
+
+def sandwich(shared: Shared, seed: int) -> Callable[[int], list[Forward]]:
+    """The forwards of each step; which archs they are follows from (seed, step)."""
+
+    def forwards(step: int) -> list[Forward]:
+        generator = random.Random(derived_seed(seed, "sandwich", step))
+        archs = [generator.choice(shared.largest), generator.choice(shared.smallest)]
+        archs += [shared.space.draw(generator.randrange(2**32)) for _ in range(BETWEEN)]
+        return [shared.through(arch) for arch in archs]
+
+    return forwards
+
+
+def warm_up(
+    cache: Path,
+    space: SearchSpace,
+    lmbdas: tuple[float, ...],
+    pool: TargetPool,
+    recipe: Recipe,
+    weights: Weights,
+    report: Report | None = None,
+) -> Path:
+    """The folder of the shared weights below ``cache``: trained now, resumed, or there already."""
+    key = _key(space, lmbdas, pool, recipe, weights)
+    folder = cache / key
+    if folder.is_dir():
+        return folder
+    unfinished = cache / f".{key}"
+    unfinished.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
+    shared = Shared(space, lmbdas, pool.pictures())
+    checkpoint = unfinished / "checkpoint.pt"
+    forwards = sandwich(shared, recipe.seed)
+    Run(shared, pool, recipe, weights, pool.latent_widths, checkpoint, forwards).run(report)
+    card = {
+        "nas_kd": __version__,
+        "torch": torch.__version__,
+        "space": {"name": space.name, "fingerprint": space.fingerprint},
+        "lmbdas": lmbdas,
+        "recipe": asdict(recipe),
+        "weights": asdict(weights),
+        "targets": pool.key,
+    }
+    save_file(
+        {n: p.detach().cpu() for n, p in shared.named_parameters()},
+        unfinished / "shared.safetensors",
+    )
+    write_text(unfinished / "card.json", json.dumps(card, indent=1) + "\n")
+    checkpoint.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(unfinished, folder)
+    return folder
+
+
+def load_shared(folder: Path, space: SearchSpace, lmbdas: tuple[float, ...]) -> Shared:
+    """The shared weights that ``warm_up`` wrote."""
+    shared = Shared(space, lmbdas)
+    shared.load_state_dict(load_file(folder / "shared.safetensors"))
+    return shared.eval()
+
+
+def _key(
+    space: SearchSpace,
+    lmbdas: tuple[float, ...],
+    pool: TargetPool,
+    recipe: Recipe,
+    weights: Weights,
+) -> str:
+    parts = [space.fingerprint, lmbdas, pool.key, asdict(recipe), asdict(weights), BETWEEN]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_kd.data import crop_pool, open_images
+from nas_kd.distill import Weights
+from nas_kd.shared import Shared
+from nas_kd.space import Arch, load_space
+from nas_kd.student import Student
+from nas_kd.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teacher import VariableRateTeacher
+from nas_kd.train import Recipe
+from nas_kd.warmup import load_shared, sandwich, warm_up
+
+torch.set_num_threads(1)
+LMBDAS = (0.0067, 0.025)
+SPACE = load_space("demo")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory) -> TargetPool:
+    torch.manual_seed(0)
+    student, recipe = Student(SPACE.corners(False)[0], LMBDAS), PoolRecipe("builtin", 32, 64)
+    crops = crop_pool(open_images("builtin", "train", 0), 64, 64, 0)
+    student.initialise_linear(torch.from_numpy(crops).float() / 255)
+    teacher = VariableRateTeacher("t", student)
+    return TargetPool(target_pool(tmp_path_factory.mktemp("targets"), teacher, recipe))
+
+
+def warm(cache: Path, pool: TargetPool, recipe: Recipe, report=None) -> Path:
+    return warm_up(cache, SPACE, LMBDAS, pool, recipe, Weights(), report)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def report(now: int, metrics: dict[str, float]) -> None:
+        if now == step:
+            raise Stopped
+
+    return report
+
+
+def rate_bpp(shared: Shared, arch: Arch, x: torch.Tensor) -> float:
+    level = torch.tensor([1.0, 2] * (len(x) // 2))
+    with torch.no_grad():
+        likelihoods = shared.through(arch)(x, level)["likelihoods"].values()
+    return float(-sum(torch.log2(p).sum() for p in likelihoods) / x[:, 0].numel())
+
+
+def test_the_warm_up_saves_rate_for_the_largest_and_for_the_smallest(tmp_path, pool):
+    trained = load_shared(warm(tmp_path, pool, Recipe(80, batch=4, lr=5e-4)), SPACE, LMBDAS)
+    untrained = load_shared(warm(tmp_path, pool, Recipe(0, batch=4)), SPACE, LMBDAS)
+    x = pool.pictures()[:8]
+    for arch in (SPACE.corners(True)[0], SPACE.corners(False)[0]):
+        assert rate_bpp(trained, arch, x) < 0.99 * rate_bpp(untrained, arch, x)
+
+
+def test_a_warm_up_is_done_once(tmp_path, pool):
+    folder = warm(tmp_path, pool, Recipe(2, batch=2))
+    assert warm(tmp_path, pool, Recipe(2, batch=2), stop_at(1)) == folder
+    assert warm(tmp_path, pool, Recipe(3, batch=2)) != folder
+
+
+def test_a_warm_up_that_was_stopped_ends_where_an_uninterrupted_one_does(tmp_path, pool):
+    recipe = Recipe(24, batch=2)
+    # Stopped after step 20: the checkpoint is older, and the steps since are taken again.
+    with pytest.raises(Stopped):
+        warm(tmp_path / "a", pool, recipe, stop_at(20))
+    whole, resumed = warm(tmp_path / "b", pool, recipe), warm(tmp_path / "a", pool, recipe)
+    first, second = (load_shared(f, SPACE, LMBDAS).state_dict() for f in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_a_sandwich_is_the_largest_the_smallest_and_the_same_two_others_each_time(tmp_path, pool):
+    shared = load_shared(warm(tmp_path, pool, Recipe(0, batch=2)), SPACE, LMBDAS)
+    seen: list[str] = []
+    shared.through = lambda arch: seen.append(arch.key)  # type: ignore[method-assign,assignment]
+    for _ in range(2):
+        sandwich(shared, 3)(7)
+    assert seen[:4] == seen[4:]
+    assert seen[0] in {a.key for a in shared.largest}
+    assert seen[1] in {a.key for a in shared.smallest}
