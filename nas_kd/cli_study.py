@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +38,8 @@ def search(
     max_gmac: Annotated[float | None, typer.Option(help="never train an arch above this")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
     workers: Annotated[int | None, typer.Option(help="trials at once [default: cores]")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per event")] = False,
 ) -> None:
     """Search; the same command again resumes.
 
@@ -67,30 +68,26 @@ def search(
             max_gmac=max_gmac,
             seed=seed,
         )
-    _search(settings, budget, workers or os.cpu_count() or 1)
+    _search(settings, budget, workers or os.cpu_count() or 1, quiet, as_json)
 
 
-def _search(settings: Any, budget: int, workers: int) -> None:
+def _search(settings: Any, budget: int, workers: int, quiet: bool, as_json: bool) -> None:
     _require_meter(settings.objectives)
+    from nas_kd.dashboard import publish
+    from nas_kd.errors import Stopped
     from nas_kd.launch import search as launch
-    from nas_kd.report import front_table
-    from nas_kd.study import open_study
+    from nas_kd.live import mode_of, say_end, watching
 
-    started, seen = time.monotonic(), [0]
-
-    def listen(kind: str, detail: Any) -> None:
-        if kind == "trial":
-            seen[0] += 1
-            study = open_study(settings.name)
-            left = (budget - study.counted()) * (time.monotonic() - started) / seen[0]
-            print(_trial_line(study, detail, budget, max(0.0, left)), flush=True)
-        elif kind == "reaped":
-            print(f"resuming: {detail} interrupted trials are lined up again", flush=True)
-        else:
-            print(f"{kind}: {detail}", flush=True)
-
-    study = launch(settings, budget, workers, listen)
-    _say(front_table(study))
+    mode = mode_of(quiet, as_json)
+    try:
+        with watching(settings.name, budget, mode) as listen:
+            study = launch(settings, budget, workers, listen)
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"stopped; study '{settings.name}' keeps what is finished, the same command again goes on"
+        ) from None
+    publish(study)
+    say_end(study, mode)
 
 
 def _require_meter(objectives: tuple[str, ...]) -> None:
@@ -108,20 +105,6 @@ def _require_meter(objectives: tuple[str, ...]) -> None:
             f"energy cannot be measured here ({meter.reason}); run on a machine with a meter, or take it "
             "out: --objectives bd_rate,flops"
         )
-
-
-def _trial_line(study: Any, number: int, budget: int, left_s: float) -> str:
-    trial = study.trials[number]
-    if trial.values:
-        named = zip(study.settings.objectives, trial.values, strict=True)
-        what = ", ".join(
-            f"{n} {v / 1e9:.3f} GMAC" if n == "flops" else f"{n} {v:+.1f}" for n, v in named
-        )
-    else:
-        what = f"{trial.state.name.lower()}: {trial.user_attrs.get('reason')}"
-    front = len(study.front())
-    done = f"[{study.counted()}/{budget}] trial {number}: {what}"
-    return f"{done} | front {front} | about {left_s / 60:.1f} min left"
 
 
 @app.command()
@@ -164,16 +147,35 @@ def export(
 
 
 @app.command()
-def dashboard(study: StudyName, port: Annotated[int, typer.Option(help="port")] = 8080) -> None:
-    """Browse a study in the Optuna dashboard, on 127.0.0.1.
+def report(
+    study: StudyName,
+    out: Annotated[Path, typer.Option(help="the file to write")] = Path("report.html"),
+) -> None:
+    """Write the report of a study: one HTML file that needs no network.
+
+    Example: nas-kd report demo-mini --out report.html
+    """
+    from nas_kd.page import write_report
+    from nas_kd.study import open_study
+
+    if out.suffix != ".html":
+        raise UsageError(f"--out {out}: must end in .html")
+    write_report(open_study(study), out)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def dashboard(
+    study: StudyName, port: Annotated[int, typer.Option(help="port; 0: a free one")] = 8080
+) -> None:
+    """Browse a study in the Optuna dashboard, on 127.0.0.1; also while a search runs.
 
     Example: nas-kd dashboard demo-mini
     """
-    from optuna_dashboard import run_server
+    from nas_kd.dashboard import serve
+    from nas_kd.study import open_study
 
-    from nas_kd.study import open_study, storage_url
-
-    run_server(storage_url(open_study(study).folder), host="127.0.0.1", port=port)
+    serve(open_study(study), port)
 
 
 def _say(text: Any) -> None:

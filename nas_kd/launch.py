@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nas_kd.artifacts import illustrate
 from nas_kd.errors import NasKdError
 from nas_kd.prepare import Listen, prepare, task_of
 from nas_kd.space import Arch
@@ -29,7 +30,7 @@ MAX_FAILURES = 3
 def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Study:
     """Run trials until the study has ``budget`` finished ones; resumes what was interrupted.
 
-    ``listen`` hears ("preparing" | "trial" | "reaped", details).
+    ``listen`` hears ("preparing" | "reaped" | "started" | "trial", detail).
     """
     teacher = load_teacher(settings.teacher)  # first: without one, no study is begun
     study = Study(settings)
@@ -52,7 +53,9 @@ def run_in_worker(config: dict[str, Any]) -> dict[str, Any]:
     try:
         arch = Arch.from_json(config["arch"])
         # Named by the arch: a trial that is tried again goes on from its checkpoint.
-        outcome = run_trial(task_of(prepared), arch, Path(prepared["students"]) / arch.key)
+        task, folder = task_of(prepared), Path(prepared["students"]) / arch.key
+        outcome = run_trial(task, arch, folder)
+        illustrate(task.anchor, task.eval_images, folder, outcome)
     except NasKdError as error:
         outcome = Outcome(None, "crash", attrs={"message": str(error)})
     except Exception as error:
@@ -66,6 +69,10 @@ def _tune(
 ) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # Tune's newer output prints a banner at every verbosity.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Tune's own handler swallows Ctrl-C and advises its own way to resume.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     with warnings.catch_warnings():
         # Ray and pydantic deprecate their own internals.
         warnings.simplefilter("ignore")
@@ -91,6 +98,7 @@ def _tune(
                 return Searcher.FINISHED if study.counted() >= budget else None
             number, arch = asked
             self.numbers[trial_id] = number
+            listen("started", number)
             return {"arch": arch.to_json(), "prepared": prepared}
 
         def on_trial_complete(

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from nas_kd.artifacts import made_with
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.data import open_images
 from nas_kd.evaluate import evaluate
@@ -26,7 +27,7 @@ TRIM = 0.15
 A student trained briefly falls short of the teacher's end points; over the middle 70 % both can be compared."""
 
 Listen = Callable[[str, Any], None]
-"""Hears (kind, details): "preparing", "trial", "reaped"."""
+"""Hears (kind, details): "preparing", "reaped", "started", "trial"."""
 
 
 def interval_db(curve: RDCurve) -> tuple[float, float]:
@@ -39,6 +40,7 @@ def interval_db(curve: RDCurve) -> tuple[float, float]:
 def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
     """The teacher's targets and curve, computed once per study; returns what workers need."""
     settings = study.settings
+    study.optuna.set_user_attr("made_with", made_with("cpu"))
     pool = targets(settings, teacher, listen)
     shared = warm(settings, study.space, teacher, pool, listen)
     return {

@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_kd.artifacts import METRIC_NAMES, attach, attach_same
 from nas_kd.data import BUILTIN, derived_seed
 from nas_kd.distill import Form, Weights
 from nas_kd.errors import StudyError
@@ -121,7 +122,7 @@ class Study:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.optuna.set_metric_names(list(settings.objectives))
+            self.optuna.set_metric_names([METRIC_NAMES[name] for name in settings.objectives])
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -192,6 +193,7 @@ class Study:
             if key not in ("arch", "arch_key"):
                 trial.set_user_attr(key, value)
         trial.set_user_attr("same_as", known.number)
+        attach_same(trial, known.number)
         values = known.values if known.state == TrialState.COMPLETE else None
         self.optuna.tell(trial.number, values, state=known.state)
 
@@ -201,6 +203,7 @@ class Study:
         for key, value in outcome.attrs.items():
             trial.set_user_attr(key, value)
         trial.set_user_attr("constraints", [outcome.uncovered_db])
+        attach(trial, self.folder, outcome, self.settings.objectives)
         if outcome.values is not None:
             self.optuna.tell(number, outcome.values)
             return

@@ -1,0 +1,173 @@
+"""What the dashboard shows of a trial: a note, its R-D plot, crops, the student to download.
+
+A finished trial is immutable in Optuna: the worker draws (``illustrate``), and the study attaches before it tells.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+
+from nas_kd import __version__
+from nas_kd.data import ImageSet
+from nas_kd.energy import find_meter
+from nas_kd.errors import NasKdError
+from nas_kd.evaluate import StudentCodec
+from nas_kd.pictures import crops, sheet, shots, spread
+from nas_kd.reading import Reading
+from nas_kd.space import Arch
+from nas_kd.trial import Anchor, Outcome
+from nas_kd.weights import ARCH, WEIGHTS, load_student
+
+METRIC_NAMES = {
+    "bd_rate": "BD-rate (%)",
+    "flops": "MACs per 768x512 frame",
+    "energy": "energy per 768x512 frame (mJ)",
+}
+PLOT, CROPS = "rd.png", "crops.png"
+PACKAGES = ("torch", "compressai", "optuna", "ray", "fvcore")
+
+
+def store(folder: Path) -> FileSystemArtifactStore:
+    """The artifacts of the study in a folder."""
+    base = folder / "artifacts"
+    base.mkdir(parents=True, exist_ok=True)
+    return FileSystemArtifactStore(str(base))
+
+
+def made_with(device: str) -> dict[str, str]:
+    """Versions and machine of a search, and what became of its energy meter."""
+    meter = find_meter(device)
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "nas_kd": __version__,
+        "python": platform.python_version(),
+        **versions,
+        "device": f"{device}, {platform.machine()}",
+        "energy_meter": f"no meter: {meter.reason}" if isinstance(meter, Reading) else meter.name,
+    }
+
+
+def illustrate(anchor: Anchor, images: ImageSet, folder: Path, outcome: Outcome) -> None:
+    """Draw a trial's R-D plot and crops into its student's folder, where there is a student.
+
+    Drawings that fail are noted in the outcome: they must not cost the trial.
+    """
+    if "rd" not in outcome.attrs:
+        return
+    try:
+        _plot(anchor, outcome.attrs["rd"], folder / PLOT)
+        _crops(images, folder)
+    except (OSError, NasKdError) as error:
+        outcome.attrs["drawings"] = f"failed: {error}"
+
+
+def _crops(images: ImageSet, folder: Path) -> None:
+    originals = crops(images, 2)
+    if originals:
+        codec = StudentCodec(load_student(folder))
+        drawn = sheet(originals, shots(codec, originals, spread(codec.levels, 3)))
+        temporary = folder / f".{os.getpid()}.{CROPS}"
+        drawn.save(temporary)
+        os.replace(temporary, folder / CROPS)
+
+
+def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label="teacher")
+    axes.plot(rd["bpp_est"], rd["psnr_db"], color="#0072B2", marker="o", label="student")
+    axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")
+    axes.set(xlabel="bits per pixel (estimated)", ylabel="PSNR dB")
+    axes.legend()
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")
+    figure.savefig(temporary, dpi=100)
+    os.replace(temporary, file)
+
+
+def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str, ...]) -> None:
+    """Note, constraint and artifacts of a trial that is about to be told."""
+    from optuna_dashboard import save_note
+
+    # The dashboard reads this attribute; without it an infeasible trial looks feasible there.
+    short_db = 0.0 if outcome.values is not None else float(outcome.uncovered_db)
+    trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [short_db])
+    save_note(trial, note(outcome, names, trial.user_attrs.get("arch")))
+    if "arch_key" not in outcome.attrs:
+        return
+    student = folder / "students" / outcome.attrs["arch_key"]
+    found = [student / name for name in (PLOT, CROPS) if (student / name).is_file()]
+    if (student / WEIGHTS).is_file():
+        found.append(_archive(student, student / f"trial-{trial.number:04d}.zip"))
+    for file in found:
+        upload_artifact(artifact_store=store(folder), file_path=str(file), study_or_trial=trial)
+        if file.suffix == ".zip":
+            file.unlink()
+
+
+def attach_same(trial: optuna.Trial, known: int) -> None:
+    """The note of a trial whose arch was tried before."""
+    from optuna_dashboard import save_note
+
+    save_note(trial, f"The same arch as trial {known}, whose outcome this is; nothing was trained.")
+
+
+def _archive(student: Path, file: Path) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in (WEIGHTS, ARCH):
+            archive.write(student / name, f"{file.stem}/{name}")
+    return file
+
+
+def note(outcome: Outcome, names: tuple[str, ...], arch: dict[str, Any] | None = None) -> str:
+    """A trial in Markdown: result or reason, arch in words, R-D table, costs by part."""
+    lines = [_result(outcome, names), ""]
+    if arch:
+        lines += [f"`{Arch.from_json(arch)}`", ""]
+    attrs = outcome.attrs
+    if "rd" in attrs:
+        lines += ["| level | bpp (estimated) | PSNR dB |", "|--:|--:|--:|"]
+        points = zip(attrs["rd"]["bpp_est"], attrs["rd"]["psnr_db"], strict=True)
+        lines += [f"| {i} | {rate:.4f} | {db:.2f} |" for i, (rate, db) in enumerate(points, 1)]
+        lines.append("")
+    if "cost" in attrs:
+        lines += _costs(attrs["cost"])
+    if "energy" in attrs:
+        lines += [f"Energy: {_energy(attrs['energy'])}", ""]
+    if "seconds" in attrs:
+        spent = ", ".join(f"{name} {s:.1f} s" for name, s in attrs["seconds"].items())
+        lines += [f"Time: {spent}", ""]
+    if "traceback" in attrs:
+        lines += ["```", attrs["traceback"].rstrip(), "```"]
+    return "\n".join(lines)
+
+
+def _result(outcome: Outcome, names: tuple[str, ...]) -> str:
+    if outcome.values is None:
+        said = f": {outcome.attrs['message']}" if "message" in outcome.attrs else ""
+        lacks = f" ({outcome.uncovered_db:.2f} dB short)" if outcome.uncovered_db else ""
+        return f"**no values: {outcome.reason}**{lacks}{said}"
+    pairs = zip(names, outcome.values, strict=True)
+    return "**" + ", ".join(f"{METRIC_NAMES[n]} {value:,.6g}" for n, value in pairs) + "**"
+
+
+def _costs(cost: dict[str, Any]) -> list[str]:
+    parts = sorted(cost["parts"].items(), key=lambda part: -part[1])
+    rows = [f"| {name} | {n / 1e6:.1f} | {n / cost['macs']:.0%} |" for name, n in parts if n]
+    about = f"{cost['parameters']:,} parameters, {cost['gmac']:.3f} GMAC at {cost['shape']} ({cost['tool']})"
+    return [about, "", "| part | MMAC | share |", "|---|--:|--:|", *rows, ""]
+
+
+def _energy(reading: dict[str, Any]) -> str:
+    if reading.get("state") != "measured":
+        return f"{reading.get('state', 'absent')}, {reading.get('reason')}"
+    return f"{reading['value']:.3f} +- {reading['uncertainty']:.3f} {reading['unit']} ({reading['source']})"

@@ -1,0 +1,258 @@
+"""Figures of a study as Plotly's JSON (data and layout): for the report's page and the dashboard."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_kd.bd import RDCurve
+from nas_kd.front import Point, hypervolume, pareto_front, reference_point
+from nas_kd.report import SCALE, UNITS
+from nas_kd.study import Study
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008)."""
+
+MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+GREY = "#888888"
+SHOWN_CURVES = 6
+"""R-D curves of the front that are drawn at once; the others wait in the legend."""
+
+PANES = (("flops", "bd_rate"), ("energy", "bd_rate"), ("flops", "energy"))
+MIN_FOR_IMPORTANCE = 8
+"""Complete trials below which importances would be noise."""
+
+Figure = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pane:
+    """A figure under its title, or the reason why there is none."""
+
+    key: str
+    title: str
+    figure: Figure | None
+    reason: str | None = None
+
+
+def complete(study: Study) -> list[FrozenTrial]:
+    """Complete trials, each arch once, in the order of their numbers."""
+    trials = (t for t in study.trials if t.state == TrialState.COMPLETE)
+    return [t for t in trials if "same_as" not in t.user_attrs]
+
+
+def value_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
+    """A trial's figure in the unit that is printed; MACs are known whether or not they were searched."""
+    if trial.values and name in study.settings.objectives:
+        return trial.values[study.settings.objectives.index(name)] * SCALE[name]
+    if name == "flops" and "cost" in trial.user_attrs:
+        return trial.user_attrs["cost"]["macs"] * SCALE[name]
+    return None
+
+
+def uncertainty_of(trial: FrozenTrial, name: str) -> float | None:
+    """The standard uncertainty of a measured objective, where one was stored."""
+    reading = trial.user_attrs.get(name)
+    found = reading.get("uncertainty") if isinstance(reading, dict) else None
+    return None if found is None else found * SCALE[name]
+
+
+def panes(study: Study) -> list[Pane]:
+    """The front, two objectives at a time."""
+    return [_pane(study, x, y) for x, y in PANES]
+
+
+def _pane(study: Study, x: str, y: str) -> Pane:
+    title = f"{UNITS[y]} against {UNITS[x]}"
+    missing = [n for n in (x, y) if n != "flops" and n not in study.settings.objectives]
+    if missing:
+        return Pane(f"{x}-{y}", title, None, absent(study, missing[0]))
+    if not complete(study):
+        return Pane(f"{x}-{y}", title, None, "no trial is complete yet")
+    members = {t.number for t in study.front()}
+    rest = [t for t in complete(study) if t.number not in members]
+    front = sorted(study.front(), key=lambda t: value_of(study, t, x) or 0.0)
+    dominated = _points(study, rest, x, y, "dominated", GREY, "circle-open")
+    optimal = _points(study, front, x, y, "front", COLOURS[0], "diamond")
+    optimal["mode"] = "lines+markers" if len(study.settings.objectives) == 2 else "markers"
+    optimal["line"] = {"width": 1.5, "shape": "hv", "dash": "dot"}
+    optimal["marker"]["size"] = 12
+    return Pane(f"{x}-{y}", title, {"data": [dominated, optimal], "layout": _axes(x, y)})
+
+
+def absent(study: Study, name: str) -> str:
+    """Why a study has no figure of an objective."""
+    begun = study.optuna.user_attrs.get("made_with", {}).get(f"{name}_meter")
+    there = f"; where it ran: {begun}" if begun else ""
+    asked = ",".join(study.settings.objectives)
+    return f"{name} was not an objective of this study (objectives: {asked}){there}"
+
+
+def _points(
+    study: Study, trials: Sequence[FrozenTrial], x: str, y: str, name: str, colour: str, symbol: str
+) -> Figure:
+    trace: Figure = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [value_of(study, t, x) for t in trials],
+        "y": [value_of(study, t, y) for t in trials],
+        "customdata": [t.number for t in trials],
+        "marker": {"color": colour, "symbol": symbol, "size": 9},
+        "hovertemplate": f"trial %{{customdata}}<br>{UNITS[x]} %{{x:.3f}}<br>{UNITS[y]} %{{y:.2f}}<extra></extra>",
+    }
+    for axis, objective in (("x", x), ("y", y)):
+        bars = [uncertainty_of(t, objective) for t in trials]
+        if any(bar is not None for bar in bars):
+            trace[f"error_{axis}"] = {"type": "data", "array": bars, "thickness": 1}
+    return trace
+
+
+def _axes(x: str, y: str) -> Figure:
+    return {"xaxis": {"title": {"text": UNITS[x]}}, "yaxis": {"title": {"text": UNITS[y]}}}
+
+
+def curves(study: Study, baselines: dict[str, RDCurve]) -> Figure:
+    """R-D curves of the front by estimated rate, with the teacher and the baselines."""
+    anchor = study.optuna.user_attrs.get("anchor")
+    data = []
+    if anchor:
+        teacher = anchor["curve"]
+        data.append(_curve(f"teacher {anchor['teacher']}", teacher["bpp"], teacher["psnr_db"]))
+        data[0]["line"] = {"dash": "dash", "width": 3}
+        data[0]["meta"] = "ink"
+    dashes = ("dot", "dashdot")
+    for (name, curve), dash in zip(baselines.items(), dashes, strict=False):
+        data.append(_curve(name, curve.bpp, curve.psnr_db))
+        data[-1] |= {"line": {"dash": dash, "color": GREY}, "mode": "lines"}
+    for place, trial in enumerate(study.front()):
+        rd = trial.user_attrs["rd"]
+        trace = _curve(f"trial {trial.number}", rd["bpp_est"], rd["psnr_db"])
+        trace["marker"] = {"symbol": MARKERS[place % len(MARKERS)], "size": 8}
+        trace["line"] = {"color": COLOURS[place % len(COLOURS)]}
+        trace["customdata"] = [trial.number] * len(rd["bpp_est"])
+        trace["visible"] = True if place < SHOWN_CURVES else "legendonly"
+        data.append(trace)
+    layout = {
+        "xaxis": {"title": {"text": "bits per pixel"}},
+        "yaxis": {"title": {"text": "PSNR dB"}},
+    }
+    return {"data": data, "layout": layout | _range(data)}
+
+
+def _range(data: list[Figure]) -> Figure:
+    """The learned codecs fill the picture; the baselines go on beyond it."""
+    learned = [trace for trace in data if trace["mode"] == "lines+markers"]
+    if not learned:
+        return {}
+    highest = max(max(trace["x"]) for trace in learned)
+    low = min(min(trace["y"]) for trace in learned)
+    high = max(max(trace["y"]) for trace in learned)
+    axis = {"title": {"text": "bits per pixel"}, "range": [0, 1.05 * highest]}
+    margin = 0.1 * (high - low)
+    upright = {"title": {"text": "PSNR dB"}, "range": [low - margin, high + margin]}
+    return {"xaxis": axis, "yaxis": upright}
+
+
+def _curve(name: str, rate: Sequence[float], psnr_db: Sequence[float]) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": list(rate),
+        "y": list(psnr_db),
+        "hovertemplate": f"{name}<br>%{{x:.3f}} bpp<br>%{{y:.2f}} dB<extra></extra>",
+    }
+
+
+def volumes(points: Sequence[Point]) -> list[float]:
+    """After each point, the share of the box that the front so far dominates, 0 to 1.
+
+    The box lies between the best value and the reference point of all points, so that every
+    objective counts alike.
+    """
+    if not points:
+        return []
+    corner = np.asarray(reference_point(points))
+    best = np.min(np.asarray(points, dtype=float), axis=0)
+    scaled = [tuple((np.asarray(p) - best) / (corner - best)) for p in points]
+    front: list[tuple[float, ...]] = []
+    history: list[float] = []
+    for point in scaled:
+        grown = [*front, point]
+        kept = pareto_front(grown)
+        if len(grown) - 1 in kept or not history:
+            history.append(hypervolume([grown[i] for i in kept], [1.0] * len(corner)))
+            front = [grown[i] for i in kept]
+        else:
+            history.append(history[-1])
+    return history
+
+
+def history(study: Study) -> Pane:
+    """The hypervolume against the number of the trial that ended."""
+    trials = complete(study)
+    if not trials:
+        return Pane("history", "Hypervolume", None, "no trial is complete yet")
+    trace = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "hypervolume",
+        "x": [t.number for t in trials],
+        "y": volumes([t.values for t in trials]),
+        "customdata": [t.number for t in trials],
+        "line": {"shape": "hv", "color": COLOURS[0]},
+        "marker": {"size": 5},
+        "hovertemplate": "after trial %{x}<br>%{y:.3f}<extra></extra>",
+    }
+    upright = {"title": {"text": "share of the box dominated"}, "rangemode": "tozero"}
+    layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": upright, "showlegend": False}
+    return Pane("history", "Hypervolume", {"data": [trace], "layout": layout})
+
+
+def importances(study: Study) -> Pane:
+    """Which dimensions of the space move which objective (PED-ANOVA, as Optuna does it)."""
+    title = "Importance of the space's dimensions"
+    done = len(complete(study))
+    if done < MIN_FOR_IMPORTANCE:
+        reason = f"{done} complete trials: fewer than {MIN_FOR_IMPORTANCE} say nothing about it"
+        return Pane("importances", title, None, reason)
+    found = {name: _importance(study, i) for i, name in enumerate(study.settings.objectives)}
+    found = {name: shares for name, shares in found.items() if shares}
+    if not found:
+        reason = "too little differs between the trials to tell the dimensions apart"
+        return Pane("importances", title, None, reason)
+    total = {d: sum(shares.get(d, 0.0) for shares in found.values()) for d in study.space.vary}
+    dimensions = sorted(total, key=lambda d: total[d])
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "y": dimensions,
+            "x": [shares.get(d, 0.0) for d in dimensions],
+            "marker": {"color": COLOURS[i]},
+            "hovertemplate": f"{name}<br>%{{y}}: %{{x:.2f}}<extra></extra>",
+        }
+        for i, (name, shares) in enumerate(found.items())
+    ]
+    layout = {"xaxis": {"title": {"text": "share"}}, "yaxis": {"automargin": True}}
+    return Pane("importances", title, {"data": data, "layout": layout})
+
+
+def _importance(study: Study, index: int) -> dict[str, float]:
+    with warnings.catch_warnings():
+        # It says that low values are what it explains, which is what is wanted.
+        warnings.simplefilter("ignore")
+        try:
+            return optuna.importance.get_param_importances(
+                study.optuna, target=lambda trial: trial.values[index]
+            )
+        except (ValueError, RuntimeError):
+            return {}  # all values alike, or a dimension that was never varied

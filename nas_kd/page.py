@@ -1,0 +1,317 @@
+"""The report: one HTML file that needs nothing else, to send to a colleague."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_kd import __version__
+from nas_kd.baselines import jpeg_curve, webp_curve
+from nas_kd.bd import RDCurve
+from nas_kd.data import ImageSet, open_images
+from nas_kd.errors import UsageError
+from nas_kd.evaluate import StudentCodec
+from nas_kd.figures import (
+    Figure,
+    Pane,
+    absent,
+    curves,
+    history,
+    importances,
+    panes,
+    uncertainty_of,
+    value_of,
+)
+from nas_kd.pictures import crops, data_uri, shots, spread
+from nas_kd.report import UNITS
+from nas_kd.space import Arch
+from nas_kd.study import Study
+from nas_kd.trial import OBJECTIVES
+from nas_kd.weights import load_student, write_text
+
+ASSETS = Path(__file__).parent / "assets"
+PICTURES, MEMBERS, LEVELS = 3, 5, 2
+"""Crops in the page: 30 at most, some 2 MB."""
+
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "infeasible",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+HOW = {
+    "bd_rate": "BD-rate against the teacher: Akima interpolation of log rate over PSNR, on the mean curves over the "
+    "pictures, integrated over one PSNR interval for the whole study; rates are estimated from "
+    "likelihoods. No uncertainty is stored for it; on few pictures small differences mean little.",
+    "flops": "Multiply-accumulates of one forward pass, encoder and decoder, on one 768x512 picture, counted by "
+    "fvcore (one multiply-add is one); exact, no uncertainty.",
+    "energy": "Energy of one forward pass, encoder and decoder without entropy coding, on one 768x512 picture, by a "
+    "hardware counter; the bars are standard uncertainties.",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the pictures of the evaluation set add: baselines' curves and coded crops."""
+
+    baselines: dict[str, RDCurve]
+    originals: dict[str, str]
+    shots: list[dict[str, Any]]
+    missing: str | None = None
+
+
+def write_report(study: Study, out: Path) -> None:
+    """Write the report; raises UsageError where the study has no trials or the file cannot be written."""
+    if not study.trials:
+        raise UsageError(
+            f"study '{study.settings.name}': has no trials yet; run `nas-kd search` first"
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, build(study, look(study)))
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror}); give another") from error
+
+
+def look(study: Study) -> Seen:
+    """Baselines and reconstructions on the study's evaluation pictures, where they can still be read."""
+    try:
+        images = open_images(study.settings.eval_data, "eval")
+    except UsageError as error:
+        return Seen({}, {}, [], f"The evaluation pictures cannot be read: {error}")
+    if (differs := _other_pictures(study, images)) is not None:
+        return Seen({}, {}, [], differs)
+    baselines = {"JPEG": jpeg_curve(images), "WebP": webp_curve(images)}
+    originals = crops(images, PICTURES)
+    front = study.front()
+    chosen = [front[i - 1] for i in spread(len(front), MEMBERS)] if front else []
+    taken: list[dict[str, Any]] = []
+    for trial in chosen:
+        if (study.student_folder(trial) / "student.safetensors").is_file():
+            codec = StudentCodec(load_student(study.student_folder(trial)))
+            wanted = [1, *spread(codec.levels, 3)[1:-1]][:LEVELS]
+            taken += [_shot(trial, s) for s in shots(codec, originals, wanted)]
+    missing = (
+        None
+        if taken
+        else "No student of the front is stored any more, or no picture is large enough."
+    )
+    return Seen(baselines, {n: data_uri(image) for n, image in originals.items()}, taken, missing)
+
+
+def _other_pictures(study: Study, images: ImageSet) -> str | None:
+    judged = {t.user_attrs["rd"]["data_fingerprint"] for t in study.trials if "rd" in t.user_attrs}
+    if judged - {images.fingerprint}:
+        return (
+            f"The pictures in {study.settings.eval_data} are not those that the study was judged by; "
+            "baselines and reconstructions are left out."
+        )
+    return None
+
+
+def _shot(trial: FrozenTrial, shot: Any) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "picture": shot.picture,
+        "level": shot.level,
+        "bpp_est": shot.bpp_est,
+        "psnr_db": shot.psnr_db,
+        "uri": data_uri(shot.image),
+    }
+
+
+def build(study: Study, seen: Seen) -> str:
+    """The page as one text."""
+    from plotly.offline import get_plotlyjs
+
+    front, search = panes(study), [history(study), importances(study)]
+    figures = {pane.key: pane.figure for pane in [*front, *search] if pane.figure is not None}
+    figures["curves"] = curves(study, seen.baselines)
+    return Template((ASSETS / "report.html").read_text()).substitute(
+        title=html.escape(f"{study.settings.name}: front of a codec search"),
+        lead=_lead(study),
+        css=(ASSETS / "report.css").read_text(),
+        panes=_panes(front),
+        curves_note=_curves_note(seen),
+        pictures=_pictures(seen),
+        search=_panes(search),
+        search_note="Hypervolume: the share that the front dominates of the box between the best value of each "
+        "objective and 10 % of the range beyond its worst. Importances: PED-ANOVA, per objective.",
+        method=_method(study),
+        data=_embedded(study, figures, seen),
+        plotly=get_plotlyjs(),
+        js=(ASSETS / "report.js").read_text(),
+    )
+
+
+def _embedded(study: Study, figures: dict[str, Figure], seen: Seen) -> str:
+    columns = [{"name": "trial", "digits": 0}, {"name": "state", "digits": None}]
+    columns += [{"name": UNITS[name], "digits": 2} for name in _columns(study)]
+    columns += [{"name": name, "digits": 2} for name in ("encoder kMAC/px", "decoder kMAC/px")]
+    columns += [{"name": "parameters M", "digits": 3}, {"name": "seconds", "digits": 0}]
+    columns += [{"name": "reason", "digits": None}, {"name": "arch", "digits": None}]
+    members = {t.number for t in study.front()}
+    data = {
+        "study": study.settings.name,
+        "columns": columns,
+        "trials": [_trial(study, t, t.number in members) for t in study.trials],
+        "figures": figures,
+        "originals": seen.originals,
+        "shots": seen.shots,
+    }
+    # Inside a script element only this sequence could end it.
+    return json.dumps(data, allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\!--")
+
+
+def _columns(study: Study) -> list[str]:
+    searched = study.settings.objectives
+    return [name for name in OBJECTIVES if name in searched or name == "flops"]
+
+
+def _trial(study: Study, trial: FrozenTrial, member: bool) -> dict[str, Any]:
+    attrs = trial.user_attrs
+    cost, rd = attrs.get("cost"), attrs.get("rd")
+    arch = str(Arch.from_json(attrs["arch"])) if "arch" in attrs else ""
+    values = [value_of(study, trial, name) for name in _columns(study)]
+    pixels = cost["shape"][2] * cost["shape"][3] if cost else 1
+    costs = [
+        cost[f"{side}_macs"] / pixels / 1e3 if cost else None for side in ("encoder", "decoder")
+    ]
+    size = cost["parameters"] / 1e6 if cost else None
+    spent = sum(attrs["seconds"].values()) if attrs.get("seconds") else None
+    state, reason = STATES[trial.state], _reason(attrs)
+    return {
+        "number": trial.number,
+        "front": member,
+        "row": [trial.number, state, *values, *costs, size, spent, reason, arch],
+        "facts": _facts(study, trial, member, arch),
+        "rd": list(zip(rd["bpp_est"], rd["psnr_db"], strict=True)) if rd else None,
+        "parts": _parts(cost) if cost else None,
+    }
+
+
+def _reason(attrs: dict[str, Any]) -> str:
+    if "same_as" in attrs:
+        return f"same arch as trial {attrs['same_as']}"
+    return attrs.get("reason") or ""
+
+
+def _facts(study: Study, trial: FrozenTrial, member: bool, arch: str) -> list[tuple[str, str]]:
+    attrs = trial.user_attrs
+    found = [("state", STATES[trial.state] + (", on the front" if member else ""))]
+    if reason := _reason(attrs):
+        found.append(("reason", f"{reason}: {attrs['message']}" if "message" in attrs else reason))
+    for name in _columns(study):
+        value, bar = value_of(study, trial, name), uncertainty_of(trial, name)
+        if value is not None:
+            found.append(
+                (UNITS[name], f"{value:.3f}" + (f" ± {bar:.3f}" if bar is not None else ""))
+            )
+    if "cost" in attrs:
+        found.append(("parameters", f"{attrs['cost']['parameters']:,}"))
+    found += [
+        ("dimensions", ", ".join(f"{k} {v}" for k, v in trial.params.items())),
+        ("arch", arch),
+    ]
+    if attrs.get("seconds"):
+        spent = ", ".join(f"{name} {s:.1f} s" for name, s in attrs["seconds"].items())
+        found.append(("time", spent))
+    return found
+
+
+def _parts(cost: dict[str, Any]) -> list[tuple[str, int, float]]:
+    parts = sorted(cost["parts"].items(), key=lambda part: -part[1])
+    return [(name, macs, macs / cost["macs"]) for name, macs in parts if macs]
+
+
+def _lead(study: Study) -> str:
+    s = study.settings
+    states = [STATES[t.state] for t in study.trials]
+    counts = ", ".join(f"{states.count(n)} {n}" for n in STATES.values() if n in states)
+    what = f"{len(states)} trials ({counts}); {len(study.front())} on the front. "
+    return html.escape(f"{what}Space {s.space}, teacher {s.teacher}, {s.steps} steps per trial.")
+
+
+def _panes(shown: list[Pane]) -> str:
+    """What there is side by side, then what is absent and why."""
+    drawn = [
+        f'<div class="pane"><h3>{html.escape(p.title)}</h3><div class="plot" data-figure="{p.key}"></div></div>'
+        for p in shown
+        if p.figure is not None
+    ]
+    missing = [
+        f'<p class="absent">{html.escape(p.title)}: absent, {html.escape(p.reason or "")}.</p>'
+        for p in shown
+        if p.figure is None
+    ]
+    return f'<div class="panes">{"".join(drawn)}</div>{"".join(missing)}'
+
+
+def _curves_note(seen: Seen) -> str:
+    note = "Mean over the evaluation pictures. The rates of students and teacher are estimated from likelihoods"
+    if seen.baselines:
+        return (
+            f"{note}; those of JPEG (4:2:0) and WebP, both Pillow's, are whole files. Click the legend to hide or "
+            "show."
+        )
+    return f"{note}. JPEG and WebP are absent: {html.escape(seen.missing or '')}"
+
+
+def _pictures(seen: Seen) -> str:
+    if not seen.shots:
+        return f'<p class="absent">Absent: {html.escape(seen.missing or "")}</p>'
+    controls = "".join(
+        f'<select id="shot-{name}" aria-label="{name}"></select>'
+        for name in ("trial", "picture", "level")
+    )
+    return (
+        f'<div class="controls">{controls}</div><div class="compare" id="compare">'
+        '<img id="original" alt="the original"><img id="coded" alt="the reconstruction"></div>'
+        '<input class="slide" id="slide" type="range" min="0" max="100" value="50" '
+        'aria-label="how much of the reconstruction is shown"><p class="small" id="said"></p>'
+    )
+
+
+def _method(study: Study) -> str:
+    s = study.settings
+    facts = [(name, HOW[name]) for name in OBJECTIVES if name in s.objectives]
+    facts += [(f"{n}: absent", absent(study, n)) for n in OBJECTIVES if n not in s.objectives]
+    if anchor := study.optuna.user_attrs.get("anchor"):
+        low, high = anchor["interval_db"]
+        facts.append(
+            ("compared over", f"{low:.2f} to {high:.2f} dB of PSNR, within the teacher's range")
+        )
+    facts.append(("judged by", _judged(study)))
+    facts.append(
+        (
+            "trained on",
+            f"{s.data}: {s.crops} crops of {s.crop_size} px, {s.steps} steps of {s.batch}",
+        )
+    )
+    facts.append(
+        ("distilled with", f"weights {s.kd_x} (output), {s.kd_y} (y), {s.kd_z} (z); form {s.form}")
+    )
+    facts.append(("seed", str(s.seed)))
+    made = study.optuna.user_attrs.get("made_with")
+    said = ", ".join(f"{k} {v}" for k, v in made.items()) if made else "versions were not recorded"
+    facts += [("searched with", said), ("this page", f"nas-kd {__version__}, plotly.js embedded")]
+    rows = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts)
+    return f'<dl class="facts">{rows}</dl>'
+
+
+def _judged(study: Study) -> str:
+    rd = next((t.user_attrs["rd"] for t in study.trials if "rd" in t.user_attrs), None)
+    if rd is None:
+        return f"{study.settings.eval_data}; no trial was evaluated"
+    names = ", ".join(rd["images"][:6]) + (", ..." if len(rd["images"]) > 6 else "")
+    return (
+        f"{study.settings.eval_data}: {len(rd['images'])} pictures ({names}), "
+        f"fingerprint {rd['data_fingerprint'][:12]}"
+    )

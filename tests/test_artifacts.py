@@ -1,0 +1,66 @@
+import io
+import zipfile
+
+import torch
+from optuna.artifacts import get_all_artifact_meta
+from PIL import Image
+
+from nas_kd.artifacts import illustrate, made_with, note, store
+from nas_kd.bd import RDCurve
+from nas_kd.data import open_images
+from nas_kd.trial import Anchor, Outcome
+from nas_kd.weights import load_student
+
+
+def artifacts(study, number):
+    metas = get_all_artifact_meta(study.trials[number], storage=study.optuna._storage)
+    found = {}
+    for meta in metas:
+        with store(study.folder).open_reader(meta.artifact_id) as reader:
+            found[meta.filename] = io.BytesIO(reader.read())
+    return found
+
+
+def test_a_trial_with_a_student_has_plot_crops_and_checkpoint(small, tmp_path):
+    found = artifacts(small, 0)
+    assert set(found) == {"rd.png", "crops.png", "trial-0000.zip"}
+    picture = Image.open(found["crops.png"])
+    assert picture.size == (4 * 192, 128 + 16)
+    zipfile.ZipFile(found["trial-0000.zip"]).extractall(tmp_path)
+    assert load_student(tmp_path / "trial-0000").arch.key == small.trials[0].user_attrs["arch_key"]
+
+
+def test_a_crash_has_a_note_and_no_artifacts(small):
+    assert artifacts(small, 4) == {}
+
+
+def test_no_archive_is_left_beside_the_student(small):
+    assert not list((small.folder / "students").rglob("*.zip"))
+
+
+def test_drawings_that_fail_do_not_cost_the_trial(small, tmp_path):
+    curve = Outcome([1.0], attrs={"rd": small.trials[0].user_attrs["rd"]})
+    anchor = Anchor(RDCurve((0.1, 0.2), (20.0, 30.0)), (20.0, 30.0))
+    images = open_images(small.settings.eval_data, "eval")
+    illustrate(anchor, images, tmp_path, curve)
+    assert curve.attrs["drawings"].startswith("failed: ")
+    assert curve.values == [1.0]
+
+
+def test_a_note_says_values_levels_and_costs_by_part(small):
+    attrs = small.trials[1].user_attrs
+    text = note(Outcome([30.0, 5e9], attrs=attrs), ("bd_rate", "flops"), attrs["arch"])
+    assert "BD-rate (%) 30, MACs per 768x512 frame 5e+09" in text
+    assert text.count("\n| 6 |") == 1
+    assert f"| g_s | {attrs['cost']['parts']['g_s'] / 1e6:.1f} |" in text
+
+
+def test_a_note_says_why_there_is_nothing():
+    text = note(Outcome(None, "no_overlap", 2.5, {"message": "too few steps"}), ("bd_rate",))
+    assert "no values: no_overlap** (2.50 dB short): too few steps" in text
+
+
+def test_the_record_of_a_search_names_versions_and_the_meter():
+    made = made_with("cpu")
+    assert torch.__version__.startswith(made["torch"])
+    assert made["energy_meter"]

@@ -1,0 +1,90 @@
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from nas_kd.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code_lines(text):
+    """The lines of code blocks, indented or fenced, and of inline code."""
+    fenced = re.findall(r"^```.*?\n(.*?)^```", text, re.M | re.S)
+    indented = re.findall(r"(?:^|(?<=\n))    (.*)", text)
+    inline = re.findall(r"`([^`\n]+)`", text)
+    return [line.strip() for part in [*fenced, *indented, *inline] for line in part.splitlines()]
+
+
+def commands():
+    lines = {line for page in PAGES for line in code_lines(page.read_text())}
+    # A bare name such as `nas-kd search` is a mention, and COMMAND a placeholder.
+    return sorted(x for x in lines if x.startswith("nas-kd ") and " COMMAND" not in x)
+
+
+def leaves(command, name="nas-kd"):
+    """Every command that can be run, with its full name."""
+    if not hasattr(command, "commands"):
+        return {name: command}
+    found = {}
+    for child, part in command.commands.items():
+        found |= leaves(part, f"{name} {child}")
+    return found
+
+
+def is_mention(line):
+    names = leaves(get_command(app))
+    return line in names or any(name.startswith(f"{line} ") for name in names)
+
+
+@pytest.mark.parametrize("line", [c for c in commands() if not is_mention(c)])
+def test_a_documented_command_is_one_that_the_command_line_takes(line):
+    words = shlex.split(line, comments=True)[1:]
+    command, context = get_command(app), None
+    if words == ["--version"]:
+        return
+    while hasattr(command, "commands"):
+        context = command.make_context(None, list(words), parent=context, resilient_parsing=True)
+        _, command, words = command.resolve_command(context, words)
+    command.make_context(command.name, list(words), parent=context)
+
+
+def test_the_check_refuses_what_does_not_exist():
+    command = leaves(get_command(app))["nas-kd front"]
+    with pytest.raises(Exception, match="No such option"):
+        command.make_context("front", ["study", "--nonsense"])
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) > 25
+
+
+@pytest.mark.parametrize("name", leaves(get_command(app)))
+def test_every_command_and_every_option_is_documented(name):
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert name in text
+    for parameter in leaves(get_command(app))[name].params:
+        for option in parameter.opts:
+            if option.startswith("--") and option != "--help":
+                assert re.search(rf"{option}\b(?!-)", text), f"{name} {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_a_link_leads_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    inside = [t for t in targets if "://" not in t]
+    assert [t for t in inside if not (page.parent / t).exists()] == []
+
+
+def test_every_module_is_in_the_readme():
+    tree = (ROOT / "README.md").read_text().partition("## Files")[2]
+    modules = {p.stem for p in (ROOT / "nas_kd").glob("*.py")} - {"__init__"}
+    assert {m for m in modules if not re.search(rf"\b{m}\b", tree)} == set()
+
+
+def test_every_command_has_an_example_in_its_help():
+    for name, command in leaves(get_command(app)).items():
+        assert f"Example: {name}" in (command.help or ""), name

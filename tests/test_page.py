@@ -1,0 +1,136 @@
+import json
+import os
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from optuna._hypervolume import compute_hypervolume
+from PIL import Image
+from small import NAME
+
+from nas_kd.errors import UsageError
+from nas_kd.figures import COLOURS, panes, volumes
+from nas_kd.page import build, look, write_report
+from nas_kd.pictures import spread
+from nas_kd.study import Settings, Study, open_study
+from nas_kd.trial import Outcome
+
+
+@pytest.fixture(scope="module")
+def page(small_folder):
+    """The small study's report and the data in it."""
+    before = os.getcwd()
+    os.chdir(small_folder)
+    try:
+        study = open_study(NAME)
+        text = build(study, look(study))
+    finally:
+        os.chdir(before)
+    return text, json.loads(embedded(text))
+
+
+def embedded(text):
+    return re.search(r'<script type="application/json" id="data">(.*?)</script>', text)[1]
+
+
+def test_it_loads_nothing(page):
+    class Loads(HTMLParser):
+        found = []
+
+        def handle_starttag(self, tag, attrs):
+            named = dict(attrs)
+            sources = [named.get("src"), named.get("href")]
+            self.found += [s for s in sources if s and not s.startswith(("#", "data:"))]
+
+    reader = Loads()
+    reader.feed(page[0])
+    assert reader.found == []
+    assert len(page[0]) < 8e6
+
+
+def test_no_text_of_a_study_can_end_its_script(page):
+    assert "</script><b>out of memory" not in page[0]
+    crashed = page[1]["trials"][4]
+    assert ["reason", "crash: </script><b>out of memory"] in crashed["facts"]
+
+
+def test_every_trial_is_in_the_table_with_its_values(page):
+    names = [column["name"] for column in page[1]["columns"]]
+    rows = [dict(zip(names, trial["row"], strict=True)) for trial in page[1]["trials"]]
+    assert [r["state"] for r in rows] == ["complete"] * 3 + ["infeasible", "failed"]
+    assert [r["BD-rate %"] for r in rows] == [40.0, 30.0, 60.0, None, None]
+    assert rows[1]["GMAC (768x512)"] == 5.0
+    assert rows[3]["reason"] == "partial_overlap"
+    assert [t["number"] for t in page[1]["trials"] if t["front"]] == [0, 1]
+
+
+def test_parts_add_up_to_the_whole(page):
+    for trial in page[1]["trials"][:4]:
+        assert sum(share for _, _, share in trial["parts"]) == pytest.approx(1.0)
+
+
+def test_there_is_a_crop_of_every_front_member_and_its_original(page):
+    assert {shot["trial"] for shot in page[1]["shots"]} == {0, 1}
+    assert {shot["picture"] for shot in page[1]["shots"]} == set(page[1]["originals"])
+
+
+def test_what_is_absent_has_its_reason(page):
+    text = page[0]
+    assert "mJ per frame against GMAC (768x512): absent, energy was not an objective" in text
+    assert "fewer than 8 say nothing" in text
+
+
+def test_baselines_stand_beside_teacher_and_front(page):
+    names = [trace["name"] for trace in page[1]["figures"]["curves"]["data"]]
+    assert names[:3] == ["teacher mini", "JPEG", "WebP"]
+    assert len(names) == 5
+
+
+def test_other_evaluation_pictures_are_refused(small, tmp_path):
+    Image.new("RGB", (128, 128), "red").save(tmp_path / "red.png")
+    small.settings = replace(small.settings, eval_data=str(tmp_path))
+    seen = look(small)
+    assert (seen.baselines, seen.shots) == ({}, [])
+    assert "not those that the study was judged by" in seen.missing
+
+
+def test_a_study_without_trials_is_an_error_of_usage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(Settings("empty", "demo", objectives=("bd_rate", "flops")))
+    with pytest.raises(UsageError, match="no trials"):
+        write_report(study, tmp_path / "r.html")
+
+
+def test_a_pane_has_bars_where_an_uncertainty_was_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(Settings("three", "demo"))
+    for values in ([40.0, 3e9, 5.0], [30.0, 5e9, 6.0]):
+        reading = {"state": "measured", "value": values[2], "uncertainty": 0.25}
+        about = {"unit": "mJ", "source": "counter"}
+        number, arch = study.ask(5)
+        study.tell(number, Outcome(values, attrs={"energy": reading | about}))
+    shown = {pane.key: pane.figure for pane in panes(study)}
+    assert shown["energy-bd_rate"]["data"][1]["error_x"]["array"] == [0.25, 0.25]
+    assert shown["flops-energy"]["data"][1]["error_y"]["array"] == [0.25, 0.25]
+    assert "error_y" not in shown["energy-bd_rate"]["data"][1]
+
+
+def test_the_hypervolumes_history_ends_at_optunas_and_never_falls():
+    points = [(3.0, 1.0, 5.0), (2.0, 2.0, 4.0), (9.0, 9.0, 9.0), (1.0, 3.0, 3.0), (2.0, 1.0, 6.0)]
+    history = volumes(points)
+    assert history == sorted(history)
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    corner = high + 0.1 * (high - low)
+    scaled = (np.asarray(points) - low) / (corner - low)
+    assert history[-1] == pytest.approx(compute_hypervolume(scaled, np.ones(3)))
+
+
+def test_levels_are_spread_with_both_ends():
+    assert spread(6, 3) == [1, 4, 6]
+    assert spread(2, 5) == [1, 2]
+
+
+def test_colours_are_distinct():
+    assert len(set(COLOURS)) == len(COLOURS)
