@@ -15,7 +15,6 @@ from nas_kd import __version__
 from nas_kd.baselines import jpeg_curve, webp_curve
 from nas_kd.bd import bd_rate, quality_interval
 from nas_kd.data import crop_pool, derived_seed, open_images
-from nas_kd.distill import Weights
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluate import StudentCodec, evaluate, evaluate_real
 from nas_kd.space import Arch
@@ -24,32 +23,34 @@ from nas_kd.study import Settings
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
 from nas_kd.train import CropPool, Recipe, Run
-from nas_kd.trial import Anchor, Task, run_trial
+from nas_kd.trial import Anchor, Task, interval_of, run_trial
 from nas_kd.weights import ready, save_student, weights_digest, write_text
 
 
 def distill_alone(settings: Settings, arch: Arch, out: Path) -> dict[str, Any]:
     """One trial with these settings; the student lands in ``out``. Returns its figures."""
-    teacher = load_teacher(settings.teacher)
+    teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
     recipe = PoolRecipe(settings.data, settings.crops, settings.crop_size, settings.seed)
     images = open_images(settings.eval_data, "eval")
     curve = evaluate(teacher, images).curve()
+    interval = interval_of(curve)
+    objectives = settings.objectives if interval else ("rd_cost", "flops")
     with tempfile.TemporaryDirectory() as scratch:
         pool = TargetPool(target_pool(Path(scratch), teacher, recipe))
         task = Task(
             teacher.lmbdas,
             Recipe(settings.steps, settings.batch, settings.lr, seed=settings.seed),
-            Weights(settings.kd_x, settings.kd_y, settings.kd_z),
-            settings.objectives,
+            settings.loss,
+            objectives,
             pool,
             images,
-            Anchor(curve, quality_interval(curve)),
+            Anchor(curve, interval),
         )
         outcome = run_trial(task, arch, out)
     if outcome.reason == "nan":
         raise TrialFailed("nan", outcome.attrs["message"])
-    values = outcome.values or [None] * len(settings.objectives)
-    named = dict(zip(settings.objectives, values, strict=True))
+    values = outcome.values or [None] * len(objectives)
+    named = dict(zip(objectives, values, strict=True))
     return {"student": str(out), **named, "reason": outcome.reason, **outcome.attrs}
 
 

@@ -20,20 +20,37 @@ app = typer.Typer()
 
 @app.command()
 def search(
+    ctx: typer.Context,
     file: Annotated[
-        Path | None, typer.Argument(help="a study file (TOML), instead of options")
+        Path | None, typer.Argument(help="a study file (TOML); options given replace its keys")
     ] = None,
     space: Annotated[str, typer.Option(help="search space: a name or a .toml file")] = "demo",
-    teacher: Annotated[str, typer.Option(help="mini, a zoo name, or a codec's folder")] = "mini",
-    budget: Annotated[int, typer.Option(help="trials the study shall have in the end")] = 20,
+    teacher: Annotated[
+        str, typer.Option(help="mini, a zoo name, a codec's folder, or a CompressAI checkpoint")
+    ] = "mini",
+    weights: Annotated[
+        str | None, typer.Option(help="folder of CompressAI's zoo files [default: torch hub's]")
+    ] = None,
+    lmbda: Annotated[
+        float | None, typer.Option("--lambda", help="of the students of a one-quality teacher")
+    ] = None,
+    teacher_z: Annotated[
+        str | None, typer.Option(help="a second teacher, for the hyper-latents")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="trials in the end [default: 20, or the whole grid]")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="the study's name")] = None,
     objectives: Annotated[str, typer.Option(help="comma-separated")] = "bd_rate,flops,energy",
     steps: Annotated[int, typer.Option(help="training steps per trial")] = 2000,
+    batch: Annotated[int, typer.Option(help="crops per step")] = 8,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
     data: Annotated[str, typer.Option(help="training pictures: builtin or a folder")] = "builtin",
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
     kd_x: Annotated[float, typer.Option(help="weight of the teacher's output, 0 to 1")] = 0.5,
     kd_y: Annotated[float, typer.Option(help="weight of the teacher's latents")] = 0.05,
+    kd_z: Annotated[float, typer.Option(help="weight of the teacher's hyper-latents")] = 0.0,
+    form: Annotated[str, typer.Option(help="of the loss: kd, paper or paper-kld")] = "kd",
     max_gmac: Annotated[float | None, typer.Option(help="never train an arch above this")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
     workers: Annotated[int | None, typer.Option(help="trials at once [default: cores]")] = None,
@@ -42,31 +59,31 @@ def search(
 
     Example: nas-kd search --space demo --teacher mini --budget 8 --objectives bd_rate,flops
     """
-    from nas_kd.study import Settings, load_settings
+    from nas_kd.study import Settings, load_studies
 
-    if budget < 1:
+    if budget is not None and budget < 1:
         raise UsageError(f"budget = {budget}: must be at least 1")
+    settings = {
+        k: v for k, v in ctx.params.items() if k not in ("file", "budget", "name", "workers")
+    }
+    settings["objectives"] = tuple(objectives.split(","))
     if file is not None:
-        settings = load_settings(file, name)
+        studies = load_studies(file, name, {k: v for k, v in settings.items() if _given(ctx, k)})
     else:
-        settings = Settings(
-            name=name or f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}",
-            space=space,
-            teacher=teacher,
-            objectives=tuple(objectives.split(",")),
-            steps=steps,
-            crops=crops,
-            data=data,
-            eval_data=eval_data,
-            kd_x=kd_x,
-            kd_y=kd_y,
-            max_gmac=max_gmac,
-            seed=seed,
-        )
-    _search(settings, budget, workers or os.cpu_count() or 1)
+        name = name or f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
+        studies = [Settings(name=name, **settings)]
+    for study in studies:
+        if len(studies) > 1:
+            print(f"study {study.name}:", flush=True)
+        _search(study, budget, workers or os.cpu_count() or 1)
 
 
-def _search(settings: Any, budget: int, workers: int) -> None:
+def _given(ctx: typer.Context, option: str) -> bool:
+    source = ctx.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _search(settings: Any, budget: int | None, workers: int) -> None:
     _require_meter(settings.objectives)
     from nas_kd.launch import search as launch
     from nas_kd.report import front_table
@@ -78,8 +95,9 @@ def _search(settings: Any, budget: int, workers: int) -> None:
         if kind == "trial":
             seen[0] += 1
             study = open_study(settings.name)
-            left = (budget - study.counted()) * (time.monotonic() - started) / seen[0]
-            print(_trial_line(study, detail, budget, max(0.0, left)), flush=True)
+            whole = study.affordable(budget)
+            left = (whole - study.counted()) * (time.monotonic() - started) / seen[0]
+            print(_trial_line(study, detail, whole, max(0.0, left)), flush=True)
         elif kind == "reaped":
             print(f"resuming: {detail} interrupted trials are lined up again", flush=True)
         else:

@@ -17,17 +17,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nas_kd.bd import RDCurve, quality_interval
+from nas_kd.bd import MIN_POINTS, RDCurve
 from nas_kd.data import open_images
 from nas_kd.distill import Weights
-from nas_kd.errors import NasKdError
+from nas_kd.errors import NasKdError, StudyError
 from nas_kd.evaluate import evaluate
 from nas_kd.space import Arch
 from nas_kd.study import FAILURES, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import Teacher, load_teacher
 from nas_kd.train import Recipe
-from nas_kd.trial import Anchor, Outcome, Task, run_trial
+from nas_kd.trial import Anchor, Outcome, Task, interval_of, run_trial
 
 TRIM = 0.15
 """Share of the teacher's PSNR range left out at each end of the study's interval.
@@ -40,13 +40,14 @@ MAX_FAILURES = 3
 Listen = Callable[[str, Any], None]
 
 
-def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Study:
+def search(settings: Settings, budget: int | None, workers: int, listen: Listen) -> Study:
     """Run trials until the study has ``budget`` finished ones; resumes what was interrupted.
 
     ``listen`` hears ("preparing" | "trial" | "reaped", details).
     """
-    teacher = load_teacher(settings.teacher)  # first: without one, no study is begun
+    teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings)
+    budget = study.affordable(budget)
     with study.driving():
         if reaped := study.reap():
             listen("reaped", reaped)
@@ -54,6 +55,16 @@ def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Stu
             prepared = prepare(study, teacher, listen)
             _tune(study, budget, workers, prepared, listen)
     return study
+
+
+def _teacher_of(settings: Settings) -> Teacher:
+    teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
+    if "bd_rate" in settings.objectives and teacher.levels < MIN_POINTS:
+        raise StudyError(
+            f"objective bd_rate: teacher {teacher.name} has {teacher.levels} level, and a BD-rate needs "
+            f"{MIN_POINTS}; take rd_cost instead (--objectives rd_cost,flops)"
+        )
+    return teacher
 
 
 def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
@@ -82,16 +93,20 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
         return stored
     listen("preparing", "teacher's rate-distortion curve")
     curve = evaluate(teacher, open_images(study.settings.eval_data, "eval")).curve()
-    low, high = quality_interval(curve)
-    margin = TRIM * (high - low)
+    interval = interval_of(curve)
     anchor = {
         "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint,
         "curve": curve.to_json(),
-        "interval_db": [low + margin, high - margin],
+        "interval_db": None if interval is None else _trimmed(*interval),
     }
     study.optuna.set_user_attr("anchor", anchor)
     return anchor
+
+
+def _trimmed(low: float, high: float) -> list[float]:
+    margin = TRIM * (high - low)
+    return [low + margin, high - margin]
 
 
 @cache
@@ -99,7 +114,8 @@ def _task(pool: str, data: str, frozen: tuple[tuple[str, Any], ...], anchor: str
     """What a worker keeps between trials; made once per process."""
     s = dict(frozen)
     parsed = json.loads(anchor)
-    curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(parsed["interval_db"]))
+    interval = parsed["interval_db"]
+    curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(interval) if interval else None)
     return Task(
         lmbdas=s["lmbdas"],
         recipe=Recipe(s["steps"], s["batch"], s["lr"], seed=s["seed"]),

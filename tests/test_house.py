@@ -13,6 +13,7 @@ ORDER = (
     *("errors", "reading", "space", "front", "bd", "lic", "layers", "student", "weights"),
     *("distill", "cost", "energy", "scenes", "data", "train", "evaluate", "baselines", "bitstream"),
     *(
+        "zoo",
         "teacher",
         "targets",
         "trial",
