@@ -178,6 +178,58 @@ def export(
 
 
 @app.command()
+def table(
+    study: Annotated[
+        str | None, typer.Argument(help="a study's name, or a study file for all it holds")
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="the paper's three tables")] = False,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="what needs no training; no study is opened")
+    ] = False,
+    measure: Annotated[bool, typer.Option(help="throughput and energy of this machine")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's tables (arXiv 2509.10366) with our figures beside: size, compute, energy.
+
+    Example: nas-kd table studies/prim-channels.toml --paper --untrained --json
+    """
+    import torch
+
+    from nas_kd.paper import PAPER, rows, tables, to_json, untrained_figures
+
+    if not paper:
+        raise UsageError("table: say which: --paper has the seed paper's tables")
+    if study is None and not untrained:
+        raise UsageError("table: name a study, or take --untrained for what needs no training")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    studies = _studies(study, untrained)
+    found = rows({N: untrained_figures(N, device, measure) for N in PAPER}, studies)
+    if as_json:
+        print(json.dumps(to_json(found, device)))
+        return
+    for one in tables(found, device):
+        _say(one)
+
+
+def _studies(spec: str | None, untrained: bool) -> list[Any]:
+    """The studies that are there, of a name or of a file; none where nothing trained is asked for."""
+    from nas_kd.errors import StudyError
+    from nas_kd.study import load_studies, open_study
+
+    if spec is None:
+        return []
+    if not spec.endswith(".toml"):
+        return [] if untrained else [open_study(spec)]
+    settings = load_studies(Path(spec))
+    if untrained:
+        return []
+    begun = [open_study(s.name) for s in settings if (s.folder / "study.db").is_file()]
+    if not begun:
+        raise StudyError(f"{spec}: none of its studies is begun; run nas-kd search {spec}")
+    return begun
+
+
+@app.command()
 def dashboard(study: StudyName, port: Annotated[int, typer.Option(help="port")] = 8080) -> None:
     """Browse a study in the Optuna dashboard, on 127.0.0.1.
 

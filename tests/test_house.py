@@ -21,6 +21,7 @@ ORDER = (
         "launch",
         "export",
         "report",
+        "paper",
         "doctor",
         "alone",
         "cli_study",
