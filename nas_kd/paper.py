@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from optuna.trial import FrozenTrial
+from rich.markup import escape
 from rich.table import Table
 
 from nas_kd.cost import SHAPE, count
@@ -158,7 +159,7 @@ def _teacher(
     if anchor is None or anchor["teacher"].partition(",")[0] != TEACHER:
         return None
     curve = anchor["curve"]
-    about = about | {"loss": "CompressAI's weights", "data": "CompressAI's"}
+    about = about | {"loss": "CompressAI's own", "data": "CompressAI's"}
     return _quality(curve["bpp"][0], curve["psnr_db"][0], study.settings.eval_data), about
 
 
@@ -237,20 +238,33 @@ def _table(title: str, names: tuple[str, ...], all_rows: list[Row], device: str)
         caption="\n".join(_notes(names, all_rows)),
         caption_justify="left",
     )
-    trained = ("study", "steps", "data", "loss") if any(row.about for row in all_rows) else ()
     machine = [name for name in names if name in OF_THE_MACHINE]
-    for heading in ("N", *(LABELS[name] for name in names)):
-        table.add_column(heading, justify="right")
-    for heading in (*(f"{LABELS[name]} to teacher %" for name in machine), *trained):
-        table.add_column(heading)
+    table.add_column("N")
+    for heading in (*(LABELS[n] for n in names), *(f"{LABELS[n]} to teacher %" for n in machine)):
+        table.add_column(heading, justify="right", overflow="fold")
+    sources = _sources(all_rows)
     for row in all_rows:
+        mark = f" [{sources.index(_source(row)) + 1}]" if row.about else ""
         table.add_row(
-            f"{row.N} (teacher)" if row.N == TEACHER_N else str(row.N),
+            escape(f"{row.N}{' teacher' if row.N == TEACHER_N else ''}{mark}"),
             *(_cell(row, name) for name in names),
             *(_percent_cell(to_teacher_percent(all_rows, row, name)) for name in machine),
-            *(str(row.about.get(key, "")) for key in trained),
         )
     return table
+
+
+def _sources(all_rows: list[Row]) -> list[str]:
+    """What trained rows come from, each once; their place is the mark of a row."""
+    return list(dict.fromkeys(_source(row) for row in all_rows if row.about))
+
+
+def _source(row: Row) -> str:
+    about = row.about
+    steps = f"{about['steps']} steps, " if "steps" in about else ""
+    return (
+        f"{about['study']}: {steps}loss {about['loss']}, data {about['data']}, "
+        f"judged by {about['eval_data']}"
+    )
 
 
 def _cell(row: Row, name: str) -> str:
@@ -269,4 +283,5 @@ def _percent_cell(percent: dict[str, float | None]) -> str:
 def _notes(names: tuple[str, ...], all_rows: list[Row]) -> list[str]:
     reasons = [(LABELS[name], row.ours[name].reason) for row in all_rows for name in names]
     absent = [f"{label} absent: {reason}" for label, reason in dict.fromkeys(reasons) if reason]
-    return [NOTES[name] for name in names if name in NOTES] + absent
+    marked = [escape(f"[{i}] {source}") for i, source in enumerate(_sources(all_rows), 1)]
+    return marked + [NOTES[name] for name in names if name in NOTES] + absent

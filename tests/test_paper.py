@@ -154,7 +154,13 @@ def test_the_tables_show_paper_ours_and_difference(
         console.print(table)
     text = console.export_text()
     cells = ("6.46, 6.46 (+0.00)", "9.67, 9.67 (+0.00)", "20.18, 19.36 (-0.82)", "1164.17, absent")
-    for cell in (*cells, "+26.2, absent", "32.71, 31.00 (-1.71)", "kd x 0.5 y 0 z 0"):
+    for cell in (
+        *cells,
+        "+26.2, absent",
+        "32.71, 31.00 (-1.71)",
+        "32 [1]",
+        "[1] s: 7 steps, loss kd",
+    ):
         assert cell in text
 
 
