@@ -30,25 +30,27 @@ from nas_kd.weights import ready, save_student, weights_digest, write_text
 
 def distill_alone(settings: Settings, arch: Arch, out: Path) -> dict[str, Any]:
     """One trial with these settings; the student lands in ``out``. Returns its figures."""
-    teacher = load_teacher(settings.teacher)
+    teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
     recipe = PoolRecipe(settings.data, settings.crops, settings.crop_size, settings.seed)
     images = open_images(settings.eval_data, "eval")
     curve = evaluate(teacher, images).curve()
+    interval = interval_db(curve)
+    objectives = settings.objectives if interval else ("rd_cost", "flops")
     with tempfile.TemporaryDirectory() as scratch:
         task = Task(
             teacher.lmbdas,
             settings.recipe(settings.steps),
-            settings.weights,
-            settings.objectives,
+            settings.loss,
+            objectives,
             TargetPool(target_pool(Path(scratch), teacher, recipe)),
             images,
-            Anchor(curve, interval_db(curve)),
+            Anchor(curve, interval),
         )
         outcome = run_trial(task, arch, out)
     if outcome.reason == "nan":
         raise TrialFailed("nan", outcome.attrs["message"])
-    values = outcome.values or [None] * len(settings.objectives)
-    named = dict(zip(settings.objectives, values, strict=True))
+    values = outcome.values or [None] * len(objectives)
+    named = dict(zip(objectives, values, strict=True))
     return {"student": str(out), **named, "reason": outcome.reason, **outcome.attrs}
 
 

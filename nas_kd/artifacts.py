@@ -30,6 +30,7 @@ METRIC_NAMES = {
     "bd_rate": "BD-rate (%)",
     "flops": "MACs per 768x512 frame",
     "energy": "energy per 768x512 frame (mJ)",
+    "rd_cost": "R + lambda 255^2 D (bits per pixel)",
 }
 PLOT, CROPS = "rd.png", "crops.png"
 PACKAGES = ("torch", "compressai", "optuna", "ray", "fvcore")
@@ -86,7 +87,8 @@ def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
     axes = figure.add_subplot()
     axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label="teacher")
     axes.plot(rd["bpp_est"], rd["psnr_db"], color="#0072B2", marker="o", label="student")
-    axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")
+    if anchor.interval_db is not None:
+        axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")
     axes.set(xlabel="bits per pixel (estimated)", ylabel="PSNR dB")
     axes.legend()
     temporary = file.with_name(f".{os.getpid()}.{file.name}")

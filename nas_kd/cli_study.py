@@ -19,22 +19,39 @@ app = typer.Typer()
 
 @app.command()
 def search(
+    ctx: typer.Context,
     file: Annotated[
-        Path | None, typer.Argument(help="a study file (TOML), instead of options")
+        Path | None, typer.Argument(help="a study file (TOML); options given replace its keys")
     ] = None,
     space: Annotated[str, typer.Option(help="search space: a name or a .toml file")] = "demo",
-    teacher: Annotated[str, typer.Option(help="mini, a zoo name, or a codec's folder")] = "mini",
-    budget: Annotated[int, typer.Option(help="trials the study shall have in the end")] = 20,
+    teacher: Annotated[
+        str, typer.Option(help="mini, a zoo name, a codec's folder, or a CompressAI checkpoint")
+    ] = "mini",
+    weights: Annotated[
+        str | None, typer.Option(help="folder of CompressAI's zoo files [default: torch hub's]")
+    ] = None,
+    lmbda: Annotated[
+        float | None, typer.Option("--lambda", help="of the students of a one-quality teacher")
+    ] = None,
+    teacher_z: Annotated[
+        str | None, typer.Option(help="a second teacher, for the hyper-latents")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="trials in the end [default: 20, or the whole grid]")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="the study's name")] = None,
     objectives: Annotated[str, typer.Option(help="comma-separated")] = "bd_rate,flops,energy",
     steps: Annotated[int, typer.Option(help="training steps per trial")] = 2000,
     init: Annotated[str, typer.Option(help="where students start: shared, scratch")] = "shared",
     warmup: Annotated[int, typer.Option(help="steps of the shared weights' warm-up")] = 1000,
+    batch: Annotated[int, typer.Option(help="crops per step")] = 8,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
     data: Annotated[str, typer.Option(help="training pictures: builtin or a folder")] = "builtin",
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
     kd_x: Annotated[float, typer.Option(help="weight of the teacher's output, 0 to 1")] = 0.5,
     kd_y: Annotated[float, typer.Option(help="weight of the teacher's latents")] = 0.05,
+    kd_z: Annotated[float, typer.Option(help="weight of the teacher's hyper-latents")] = 0.0,
+    form: Annotated[str, typer.Option(help="of the loss: kd, paper or paper-kld")] = "kd",
     max_gmac: Annotated[float | None, typer.Option(help="never train an arch above this")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
     workers: Annotated[int | None, typer.Option(help="trials at once [default: cores]")] = None,
@@ -45,33 +62,30 @@ def search(
 
     Example: nas-kd search --space demo --teacher mini --budget 8 --objectives bd_rate,flops
     """
-    from nas_kd.study import Settings, load_settings
+    from nas_kd.study import Settings, load_studies
 
-    if budget < 1:
+    if budget is not None and budget < 1:
         raise UsageError(f"budget = {budget}: must be at least 1")
+    apart = ("file", "budget", "name", "workers", "quiet", "as_json")
+    settings = {k: v for k, v in ctx.params.items() if k not in apart}
+    settings["objectives"] = tuple(objectives.split(","))
     if file is not None:
-        settings = load_settings(file, name)
+        studies = load_studies(file, name, {k: v for k, v in settings.items() if _given(ctx, k)})
     else:
-        settings = Settings(
-            name=name or f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}",
-            space=space,
-            teacher=teacher,
-            objectives=tuple(objectives.split(",")),
-            steps=steps,
-            init=init,
-            warmup=warmup,
-            crops=crops,
-            data=data,
-            eval_data=eval_data,
-            kd_x=kd_x,
-            kd_y=kd_y,
-            max_gmac=max_gmac,
-            seed=seed,
-        )
-    _search(settings, budget, workers or os.cpu_count() or 1, quiet, as_json)
+        name = name or f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
+        studies = [Settings(name=name, **settings)]
+    for study in studies:
+        if len(studies) > 1 and not (quiet or as_json):
+            print(f"study {study.name}:", flush=True)
+        _search(study, budget, workers or os.cpu_count() or 1, quiet, as_json)
 
 
-def _search(settings: Any, budget: int, workers: int, quiet: bool, as_json: bool) -> None:
+def _given(ctx: typer.Context, option: str) -> bool:
+    source = ctx.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _search(settings: Any, budget: int | None, workers: int, quiet: bool, as_json: bool) -> None:
     _require_meter(settings.objectives)
     from nas_kd.dashboard import publish
     from nas_kd.errors import Stopped
@@ -144,6 +158,58 @@ def export(
     from nas_kd.study import open_study
 
     export_front(open_study(study), out, lambda trial, folder: print(folder, flush=True))
+
+
+@app.command()
+def table(
+    study: Annotated[
+        str | None, typer.Argument(help="a study's name, or a study file for all it holds")
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="the paper's three tables")] = False,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="what needs no training; no study is opened")
+    ] = False,
+    measure: Annotated[bool, typer.Option(help="throughput and energy of this machine")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's tables (arXiv 2509.10366) with our figures beside: size, compute, energy.
+
+    Example: nas-kd table studies/prim-channels.toml --paper --untrained --json
+    """
+    import torch
+
+    from nas_kd.paper import PAPER, rows, tables, to_json, untrained_figures
+
+    if not paper:
+        raise UsageError("table: say which: --paper has the seed paper's tables")
+    if study is None and not untrained:
+        raise UsageError("table: name a study, or take --untrained for what needs no training")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    studies = _studies(study, untrained)
+    found = rows({N: untrained_figures(N, device, measure) for N in PAPER}, studies)
+    if as_json:
+        print(json.dumps(to_json(found, device)))
+        return
+    for one in tables(found, device):
+        _say(one)
+
+
+def _studies(spec: str | None, untrained: bool) -> list[Any]:
+    """The studies that are there, of a name or of a file; none where nothing trained is asked for."""
+    from nas_kd.errors import StudyError
+    from nas_kd.study import load_studies, open_study
+
+    if spec is None:
+        return []
+    if not spec.endswith(".toml"):
+        return [] if untrained else [open_study(spec)]
+    settings = load_studies(Path(spec))
+    if untrained:
+        return []
+    begun = [open_study(s.name) for s in settings if (s.folder / "study.db").is_file()]
+    if not begun:
+        raise StudyError(f"{spec}: none of its studies is begun; run nas-kd search {spec}")
+    return begun
 
 
 @app.command()

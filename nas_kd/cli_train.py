@@ -48,6 +48,15 @@ def distill(
     arch: Annotated[Path, typer.Option(help="arch file (.toml, .json)")],
     out: Annotated[Path, typer.Option(help="folder to write the student to")],
     teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
+    weights: Annotated[
+        str | None, typer.Option(help="folder of CompressAI's zoo files [default: torch hub's]")
+    ] = None,
+    lmbda: Annotated[
+        float | None, typer.Option("--lambda", help="of the student of a one-quality teacher")
+    ] = None,
+    teacher_z: Annotated[
+        str | None, typer.Option(help="a second teacher, for the hyper-latents")
+    ] = None,
     steps: Annotated[int, typer.Option(help="training steps")] = 2000,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
     data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
@@ -66,6 +75,9 @@ def distill(
         name="alone",
         space="demo",
         teacher=teacher,
+        weights=weights,
+        lmbda=lmbda,
+        teacher_z=teacher_z,
         objectives=("bd_rate", "flops"),
         steps=steps,
         crops=crops,

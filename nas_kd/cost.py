@@ -26,14 +26,14 @@ ENCODER = ("g_a", "linear_a", "h_a", *HYPER)
 DECODER = (*HYPER, "g_s", "linear_s")
 
 ELEMENTWISE = """
-    abs add add_ clone div erfc exp leaky_relu leaky_relu_ lerp log mul mul_ neg pixel_shuffle
-    pixel_unshuffle pow relu relu_ remainder round rsqrt rsub sigmoid softplus sqrt sub sub_
+    abs add add_ clone div erfc exp index leaky_relu leaky_relu_ lerp log mul mul_ neg pixel_shuffle
+    pixel_unshuffle pow relu relu_ remainder round rsqrt rsub sigmoid softmax softplus sqrt sub sub_
     tanh where
 """
 UNCOUNTED = {f"aten::{name}" for name in ELEMENTWISE.split()} | {
     "prim::PythonOp.LowerBoundFunction"
 }
-"""Element-wise operations and copies; any other that fvcore cannot count is an error."""
+"""Element-wise operations (a softmax among them) and copies; any other that fvcore cannot count is an error."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,19 @@ Ours::
           + kd_y MSE(A_l(y), y_T) + kd_z MSE(B_l(z), z_T)
 
 Output distillation is scaled as a distortion; latents are matched before quantisation, through one
-1x1 adapter per level, which is not part of the student. The paper's form (arXiv 2509.10366, Eq. 1 and 2) is
-kept for comparison: noisy student latents against rounded teacher latents, an unscaled output term.
+1x1 adapter per level, which is not part of the student.
+
+The paper's forms (arXiv 2509.10366, Eq. 1 and 2) are kept for comparison, as its published code computes them::
+
+    L = kd_y D(y_hat, y_hat_T) + kd_z D(z_hat, z_hat_T) + kd_x MSE(x_hat, x_hat_T)
+          + (1 - kd_y - kd_z - kd_x) [R + lmbda 255^2 MSE(x_hat, x)]
+
+Student latents carry uniform noise, teacher latents are rounded, the output term is not scaled; where
+widths agree there is no adapter. D is the mean squared error in "paper"; in "paper-kld" it is the
+Kullback-Leibler divergence from teacher to student of the softmax over channels,
+sum_c p_T (log p_T - log p) / C, mean over positions (torch's KLDivLoss with its default reduction).
+Two departures: z_T is rounded to whole numbers, not to its medians' grid, and the noise is drawn apart from
+that of the rate.
 """
 
 from __future__ import annotations
@@ -20,7 +31,7 @@ from torch import Tensor, nn
 
 from nas_kd.errors import UsageError
 
-Form = Literal["kd", "paper"]
+Form = Literal["kd", "paper", "paper-kld"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class Weights:
     """What the terms weigh; all zero in our form is the control without distillation.
 
     form "kd": kd_x in [0, 1], kd_y and kd_z >= 0, as in the module's equation.
-    form "paper": kd_y, kd_x and the rest 1 - kd_x - kd_y weigh latents, output and R-D.
+    forms "paper" and "paper-kld": what kd_x, kd_y and kd_z leave of 1 weighs the R-D term.
     """
 
     kd_x: float = 0.5
@@ -42,13 +53,18 @@ class Weights:
         for name in ("kd_y", "kd_z"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} = {getattr(self, name)}: must not be negative")
-        if self.form not in ("kd", "paper"):
-            raise UsageError(f"form = {self.form!r}: must be 'kd' or 'paper'")
-        if self.form == "paper" and self.kd_x + self.kd_y > 1:
+        if self.form not in ("kd", "paper", "paper-kld"):
+            raise UsageError(f"form = {self.form!r}: must be 'kd', 'paper' or 'paper-kld'")
+        if self.form != "kd" and self.rest < -1e-9:
             raise UsageError(
-                f"kd_x + kd_y = {self.kd_x + self.kd_y}: must be at most 1 in form 'paper', "
+                f"kd_x + kd_y + kd_z = {1 - self.rest:g}: must be at most 1 in form {self.form!r}, "
                 "where the R-D term weighs the rest"
             )
+
+    @property
+    def rest(self) -> float:
+        """What the R-D term weighs in the paper's forms."""
+        return 1 - self.kd_x - self.kd_y - self.kd_z
 
     @property
     def needs_teacher(self) -> bool:
@@ -57,6 +73,8 @@ class Weights:
 
 
 CONTROL = Weights(0.0, 0.0, 0.0)
+ABSENT = -1e4
+"""Logit of a channel that is not there: its softmax is 0, and stays finite as a logarithm."""
 
 
 class Adapters(nn.Module):
@@ -112,7 +130,7 @@ def distillation_loss(
         out: what ``Student.forward`` returned.
         batch: pictures and targets.
         weights: which terms count how much.
-        adapters: needed where kd_y or kd_z is positive.
+        adapters: needed where kd_y or kd_z is positive (in the paper's forms: and widths differ).
 
     Returns:
         loss, bpp (estimated), mse, and kd_x, kd_y, kd_z where they are weighed.
@@ -123,8 +141,8 @@ def distillation_loss(
     if weights.kd_x > 0:
         terms["kd_x"] = _mse(out["x_hat"], _given(batch.x_hat_T, "x_hat"))
     terms |= _latent_terms(out, batch, weights, adapters)
-    if weights.form == "paper":
-        rd = (1 - weights.kd_x - weights.kd_y) * (terms["bpp"] + scale * terms["mse"])
+    if weights.form != "kd":
+        rd = weights.rest * (terms["bpp"] + scale * terms["mse"])
         loss = rd + weights.kd_x * terms.get("kd_x", 0.0)
     else:
         distortion = (1 - weights.kd_x) * terms["mse"] + weights.kd_x * terms.get("kd_x", 0.0)
@@ -140,12 +158,32 @@ def _latent_terms(
     for name, weight, target in (("y", weights.kd_y, batch.y_T), ("z", weights.kd_z, batch.z_T)):
         if weight > 0:
             target, latents = _given(target, name), out[name]
-            if weights.form == "paper":
+            if weights.form != "kd":
                 latents = latents + torch.rand_like(latents) - 0.5
                 target = torch.round(target)
-            maps = getattr(adapters, name)
-            terms[f"kd_{name}"] = _mse(Adapters.apply_at(maps, batch.level, latents), target)
+            if weights.form == "kd" or latents.shape != target.shape:
+                latents = Adapters.apply_at(_maps(adapters, name), batch.level, latents)
+            terms[f"kd_{name}"] = latent_distance(latents, target, weights.form)
     return terms
+
+
+def latent_distance(latents: Tensor, target: Tensor, form: str) -> Tensor:
+    """D of each picture [B]; channels that a narrow teacher lacks are NaN and left out."""
+    given = ~target.isnan()
+    if form == "paper-kld":
+        log_p, log_p_T = (torch.where(given, t, ABSENT).log_softmax(1) for t in (latents, target))
+        each = log_p_T.exp() * (log_p_T - log_p)
+    else:
+        each = torch.where(given, latents - target, 0.0).square()
+    return each.flatten(1).sum(1) / given.flatten(1).sum(1)
+
+
+def _maps(adapters: Adapters | None, name: str) -> Tensor:
+    if adapters is None:
+        raise ValueError(
+            f"the loss weighs {name} (kd_{name} > 0), and no adapters to the teacher's {name} were given"
+        )
+    return adapters.y if name == "y" else adapters.z
 
 
 def _given(target: Tensor | None, name: str) -> Tensor:

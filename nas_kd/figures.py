@@ -24,7 +24,6 @@ GREY = "#888888"
 SHOWN_CURVES = 6
 """R-D curves of the front that are drawn at once; the others wait in the legend."""
 
-PANES = (("flops", "bd_rate"), ("energy", "bd_rate"), ("flops", "energy"))
 MIN_FOR_IMPORTANCE = 8
 """Complete trials below which importances would be noise."""
 
@@ -65,7 +64,9 @@ def uncertainty_of(trial: FrozenTrial, name: str) -> float | None:
 
 def panes(study: Study) -> list[Pane]:
     """The front, two objectives at a time."""
-    return [_pane(study, x, y) for x, y in PANES]
+    quality = "rd_cost" if "rd_cost" in study.settings.objectives else "bd_rate"
+    pairs = (("flops", quality), ("energy", quality), ("flops", "energy"))
+    return [_pane(study, x, y) for x, y in pairs]
 
 
 def _pane(study: Study, x: str, y: str) -> Pane:

@@ -16,24 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import illustrate
-from nas_kd.errors import NasKdError
+from nas_kd.bd import MIN_POINTS
+from nas_kd.errors import NasKdError, StudyError
 from nas_kd.prepare import Listen, prepare, task_of
 from nas_kd.space import Arch
 from nas_kd.study import FAILURES, Settings, Study
-from nas_kd.teacher import load_teacher
+from nas_kd.teacher import Teacher, load_teacher
 from nas_kd.trial import Outcome, run_trial
 
 MAX_FAILURES = 3
 """Trials in a row that may fail before the search gives up: the next one would fail as well."""
 
 
-def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Study:
+def search(settings: Settings, budget: int | None, workers: int, listen: Listen) -> Study:
     """Run trials until the study has ``budget`` finished ones; resumes what was interrupted.
 
     ``listen`` hears ("preparing" | "reaped" | "started" | "trial", detail).
     """
-    teacher = load_teacher(settings.teacher)  # first: without one, no study is begun
+    teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings)
+    budget = study.affordable(budget)
     with study.driving():
         if reaped := study.reap():
             listen("reaped", reaped)
@@ -41,6 +43,16 @@ def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Stu
             prepared = prepare(study, teacher, listen)
             _tune(study, budget, workers, prepared, listen)
     return study
+
+
+def _teacher_of(settings: Settings) -> Teacher:
+    teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
+    if "bd_rate" in settings.objectives and teacher.levels < MIN_POINTS:
+        raise StudyError(
+            f"objective bd_rate: teacher {teacher.name} has {teacher.levels} level, and a BD-rate needs "
+            f"{MIN_POINTS}; take rd_cost instead (--objectives rd_cost,flops)"
+        )
+    return teacher
 
 
 def run_in_worker(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nas_kd.lic import GDN, AttentionBlock, CheckerboardMaskedConv2d, ResidualBlock, conv, deconv
-from nas_kd.space import STAGES, Arch, Transform
+from nas_kd.space import HEAD, STAGES, Arch, Transform
+
+WINDOW = 8
+"""Side of an attention window; every stage of a picture padded to multiples of 64 is made of whole ones."""
 
 
 class DepthwiseBlock(nn.Module):
@@ -26,6 +29,58 @@ class DepthwiseBlock(nn.Module):
         """[B, C, H, W] to the same shape."""
         hidden = nn.functional.leaky_relu(self.expand(self.spatial(x)))
         return x + self.project(hidden)
+
+
+class WindowBlock(nn.Module):
+    """Attention among the 8x8 positions of a window, then two pointwise convolutions (bottleneck of 2C).
+
+    Heads of 16 channels with a bias per head and relative position (Liu et al., ICCV 2021); windows do not
+    shift, for the convolutions between blocks carry over their edges. No normalisation, as in the other blocks.
+    Written out as matrix products, which the MAC counter sees; it counts fused attention as nothing.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, C: int):
+        super().__init__()
+        # Apart, for a prefix of a joint 3C channels is no prefix of each.
+        self.query, self.key, self.value = (nn.Conv2d(C, C, 1) for _ in range(3))
+        self.out = nn.Conv2d(C, C, 1)
+        self.position = nn.Parameter(torch.zeros(C // HEAD, (2 * WINDOW - 1) ** 2))
+        self.register_buffer("offsets", relative_offsets(WINDOW), persistent=False)
+        self.expand = nn.Conv2d(C, 2 * C, 1)
+        self.project = nn.Conv2d(2 * C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape; H and W multiples of 8."""
+        x = x + self.out(self._attend(x))
+        return x + self.project(nn.functional.leaky_relu(self.expand(x)))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        q, k, v = (_windows(t) for t in (self.query(x), self.key(x), self.value(x)))
+        scores = torch.matmul(q, k.transpose(-1, -2)) * HEAD**-0.5
+        weights = torch.softmax(scores + self.position[:, self.offsets], dim=-1)
+        B, C, H, W = x.shape
+        seen = torch.matmul(weights, v).reshape(
+            B, H // WINDOW, W // WINDOW, -1, WINDOW, WINDOW, HEAD
+        )
+        return seen.permute(0, 3, 6, 1, 4, 2, 5).reshape(B, C, H, W)
+
+
+def _windows(x: Tensor) -> Tensor:
+    """[B, C, H, W] to [B, windows, heads, 64, 16]."""
+    B, C, H, W = x.shape
+    split = x.reshape(B, C // HEAD, HEAD, H // WINDOW, WINDOW, W // WINDOW, WINDOW)
+    apart = split.permute(0, 3, 5, 1, 4, 6, 2)
+    return apart.reshape(B, (H // WINDOW) * (W // WINDOW), C // HEAD, WINDOW**2, HEAD)
+
+
+def relative_offsets(side: int) -> Tensor:
+    """Of each pair of positions in a window, the number of their relative place, [side^2, side^2]."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()])
+    dy, dx = places[:, :, None] - places[:, None, :] + side - 1
+    return dy * (2 * side - 1) + dx
 
 
 def _activation(kind: str, C: int, inverse: bool) -> nn.Module:
@@ -52,6 +107,8 @@ class Stage(nn.Module):
 
 
 def _block(side: Transform, C: int) -> nn.Module:
+    if side.block == "window":
+        return WindowBlock(C)
     return DepthwiseBlock(C, side.kernel) if side.block == "depthwise" else ResidualBlock(C, C)
 
 

@@ -49,13 +49,13 @@ class Watch:
 
     Args:
         name: of the study, which exists by the first event about a trial.
-        budget: trials the study shall have in the end.
+        budget: trials the study shall have in the end; None for its default.
         show: hears (kind, detail, study, progress); the last two are None before the first trial.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, name: str, budget: int, show: Any, clock: Callable[[], float] = time.monotonic
+        self, name: str, budget: int | None, show: Any, clock: Callable[[], float] = time.monotonic
     ):
         self.name, self.budget, self.show, self.clock = name, budget, show, clock
         self.study: Study | None = None
@@ -76,11 +76,12 @@ class Watch:
         """Now."""
         states = [t.state for t in study.trials]
         per_trial_s = left_s = None
+        budget = study.affordable(self.budget)
         if self.seen and self.begun_s is not None:
             per_trial_s = (self.clock() - self.begun_s) / self.seen
-            left_s = max(0, self.budget - study.counted()) * per_trial_s
+            left_s = max(0, budget - study.counted()) * per_trial_s
         return Progress(
-            self.budget,
+            budget,
             study.counted(),
             states.count(TrialState.RUNNING),
             states.count(TrialState.COMPLETE),
@@ -94,7 +95,7 @@ class Watch:
 
 
 @contextmanager
-def watching(name: str, budget: int, mode: Mode) -> Iterator[Listen]:
+def watching(name: str, budget: int | None, mode: Mode) -> Iterator[Listen]:
     """A listener for ``launch.search`` that shows what it hears for as long as the context lasts."""
     if mode == "screen":
         screen = Screen()

@@ -32,7 +32,7 @@ from nas_kd.pictures import crops, data_uri, shots, spread
 from nas_kd.report import UNITS
 from nas_kd.space import Arch
 from nas_kd.study import Study
-from nas_kd.trial import OBJECTIVES
+from nas_kd.trial import KNOWN_OBJECTIVES, OBJECTIVES
 from nas_kd.weights import load_student, write_text
 
 ASSETS = Path(__file__).parent / "assets"
@@ -47,6 +47,8 @@ STATES = {
     TrialState.WAITING: "waiting",
 }
 HOW = {
+    "rd_cost": "R + lambda 255^2 D in bits per pixel, estimated rates, D of 8-bit pictures scaled to [0, 1]; the "
+    "mean over levels and pictures.",
     "bd_rate": "BD-rate against the teacher: Akima interpolation of log rate over PSNR, on the mean curves over the "
     "pictures, integrated over one PSNR interval for the whole study; rates are estimated from "
     "likelihoods. No uncertainty is stored for it; on few pictures small differences mean little.",
@@ -172,7 +174,7 @@ def _embedded(study: Study, figures: dict[str, Figure], seen: Seen) -> str:
 
 def _columns(study: Study) -> list[str]:
     searched = study.settings.objectives
-    return [name for name in OBJECTIVES if name in searched or name == "flops"]
+    return [name for name in KNOWN_OBJECTIVES if name in searched or name == "flops"]
 
 
 def _trial(study: Study, trial: FrozenTrial, member: bool) -> dict[str, Any]:
@@ -281,9 +283,10 @@ def _pictures(seen: Seen) -> str:
 
 def _method(study: Study) -> str:
     s = study.settings
-    facts = [(name, HOW[name]) for name in OBJECTIVES if name in s.objectives]
+    facts = [(name, HOW[name]) for name in KNOWN_OBJECTIVES if name in s.objectives]
     facts += [(f"{n}: absent", absent(study, n)) for n in OBJECTIVES if n not in s.objectives]
-    if anchor := study.optuna.user_attrs.get("anchor"):
+    anchor = study.optuna.user_attrs.get("anchor")
+    if anchor and anchor["interval_db"]:
         low, high = anchor["interval_db"]
         facts.append(
             ("compared over", f"{low:.2f} to {high:.2f} dB of PSNR, within the teacher's range")

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import made_with
-from nas_kd.bd import RDCurve, quality_interval
+from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.evaluate import evaluate
 from nas_kd.space import SearchSpace, load_space
 from nas_kd.study import CACHE, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import Teacher
-from nas_kd.trial import Anchor, Task
+from nas_kd.trial import Anchor, Task, interval_of
 from nas_kd.warmup import load_shared, warm_up
 
 TRIM = 0.15
@@ -30,9 +30,12 @@ Listen = Callable[[str, Any], None]
 """Hears (kind, details): "preparing", "reaped", "started", "trial"."""
 
 
-def interval_db(curve: RDCurve) -> tuple[float, float]:
-    """The middle of the teacher's PSNR range, over which students are compared."""
-    low, high = quality_interval(curve)
+def interval_db(curve: RDCurve) -> tuple[float, float] | None:
+    """The middle of the teacher's PSNR range, over which students are compared, if it has one."""
+    whole = interval_of(curve)
+    if whole is None:
+        return None
+    low, high = whole
     margin = TRIM * (high - low)
     return low + margin, high - margin
 
@@ -80,7 +83,7 @@ def warm(
 
     recipe = settings.recipe(settings.warmup)
     cache, opened = CACHE / "shared", TargetPool(pool)
-    return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.weights, report)
+    return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.loss, report)
 
 
 def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
@@ -106,11 +109,12 @@ def _task(
 ) -> Task:
     """What a worker keeps between trials; made once per process."""
     parsed = json.loads(anchor)
-    curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(parsed["interval_db"]))
+    interval = parsed["interval_db"]
+    curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(interval) if interval else None)
     return Task(
         lmbdas=lmbdas,
         recipe=settings.recipe(settings.steps),
-        weights=settings.weights,
+        weights=settings.loss,
         objectives=settings.objectives,
         pool=TargetPool(Path(pool)),
         eval_images=open_images(settings.eval_data, "eval"),

@@ -13,8 +13,13 @@ from rich.table import Table
 from nas_kd.space import Arch
 from nas_kd.study import Study
 
-UNITS = {"bd_rate": "BD-rate %", "flops": "GMAC (768x512)", "energy": "mJ per frame"}
-SCALE = {"bd_rate": 1.0, "flops": 1e-9, "energy": 1.0}
+UNITS = {
+    "bd_rate": "BD-rate %",
+    "flops": "GMAC (768x512)",
+    "energy": "mJ per frame",
+    "rd_cost": "R-D cost bpp",
+}
+SCALE = {"bd_rate": 1.0, "flops": 1e-9, "energy": 1.0, "rd_cost": 1.0}
 
 
 def front_json(study: Study) -> dict[str, Any]:

@@ -30,12 +30,15 @@ from nas_kd.errors import SpaceError
 
 Choice = int | str | bool
 Stem = Literal["conv", "unshuffle2", "unshuffle4"]
-Block = Literal["residual", "depthwise"]
+Block = Literal["residual", "depthwise", "window"]
 Activation = Literal["gdn", "leaky_relu"]
 Entropy = Literal["scale", "mean-scale", "checkerboard"]
 
 STAGES = 3
 """Stages of a transform: stage i works at 1 / 2^(i+1) of the picture's height and width."""
+
+HEAD = 16
+"""Channels of one attention head in a window block: wider ones have more heads, so that slices are whole heads."""
 
 WORDS: dict[str, tuple[Choice, ...]] = {
     "stem": get_args(Stem),
@@ -205,6 +208,11 @@ def _transform(data: Any, where: str) -> Transform:
     for width, on in zip(side.widths, side.attention, strict=True):
         if on and width % 2:
             raise SpaceError(f"{where}.widths = {width}: must be even where attention is on")
+    for width, depth in zip(side.widths, side.depths, strict=True):
+        if side.block == "window" and depth and width % HEAD:
+            raise SpaceError(
+                f"{where}.widths = {width}: must be a multiple of {HEAD} where there are window blocks"
+            )
     return side
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -20,9 +21,9 @@ from nas_kd.data import BUILTIN, derived_seed
 from nas_kd.distill import Form, Weights
 from nas_kd.errors import StudyError
 from nas_kd.front import pareto_front
-from nas_kd.space import Arch, SearchSpace, load_space
+from nas_kd.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.train import Recipe
-from nas_kd.trial import OBJECTIVES, Outcome
+from nas_kd.trial import KNOWN_OBJECTIVES, OBJECTIVES, Outcome
 
 STUDIES = Path("studies")
 CACHE = STUDIES / ".cache"
@@ -30,12 +31,18 @@ CACHE = STUDIES / ".cache"
 INITS = ("shared", "scratch")
 FAILURES = ("crash", "energy")
 """Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
+DEFAULT_BUDGET = 20
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One question: space, teacher, objectives, and what each trial may spend."""
+    """One question: space, teacher, objectives, and what each trial may spend.
+
+    weights: folder of CompressAI's zoo files. lmbda: what students of a one-level teacher are trained for.
+    teacher_z: a second teacher, for the hyper-latents. grid: values by name of the space; where given, their
+    combinations are enumerated and nothing is sampled.
+    """
 
     name: str
     space: str
@@ -56,12 +63,19 @@ class Settings:
     eval_data: str = BUILTIN
     max_gmac: float | None = None
     seed: int = 0
+    weights: str | None = None
+    lmbda: float | None = None
+    teacher_z: str | None = None
+    grid: tuple[tuple[str, tuple[Choice, ...]], ...] | None = None
 
     def __post_init__(self) -> None:
-        unknown = [o for o in self.objectives if o not in OBJECTIVES]
+        if self.grid is not None:
+            object.__setattr__(self, "grid", _frozen_grid(self.grid))
+        _ = self.loss  # raises where a weight breaks a rule
+        unknown = [o for o in self.objectives if o not in KNOWN_OBJECTIVES]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise StudyError(
-                f"objectives {list(self.objectives)}: must be one or more of {list(OBJECTIVES)}, each once"
+                f"objectives {list(self.objectives)}: must be one or more of {list(KNOWN_OBJECTIVES)}, each once"
             )
         if self.init not in INITS:
             raise StudyError(f"init = {self.init!r}: must be one of {', '.join(INITS)}")
@@ -75,30 +89,74 @@ class Settings:
         return Recipe(steps, self.batch, self.lr, seed=self.seed)
 
     @property
-    def weights(self) -> Weights:
-        """The loss."""
-        return Weights(self.kd_x, self.kd_y, self.kd_z, self.form)
-
-    @property
     def folder(self) -> Path:
         """Where the study lives."""
         return STUDIES / self.name
 
+    @property
+    def loss(self) -> Weights:
+        """What the terms of the loss weigh."""
+        return Weights(self.kd_x, self.kd_y, self.kd_z, self.form)
 
-def load_settings(path: Path, name: str | None = None) -> Settings:
-    """A study file (TOML); the study is named after the file unless ``name`` is given."""
+
+def _frozen_grid(grid: Any) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
+    """From a table, or from the pairs that JSON made of it."""
+    pairs = grid.items() if isinstance(grid, dict) else grid
+    try:
+        return tuple((str(name), tuple(values)) for name, values in pairs)
+    except (TypeError, ValueError) as error:
+        raise StudyError(
+            f"grid = {grid!r}: must be a table of lists, such as N = [16, 32]"
+        ) from error
+
+
+def load_studies(
+    path: Path, name: str | None = None, given: dict[str, Any] | None = None
+) -> list[Settings]:
+    """The studies of a study file (TOML): one, or one per ``[[each]]`` table.
+
+    Args:
+        path: the file; its top-level keys hold for all its studies, those of an ``[[each]]`` for one.
+        name: of the study, by default the file's; ``[[each]]`` adds its own ``name`` behind a hyphen.
+        given: settings that replace the file's.
+    """
     try:
         data = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"{path}: cannot be read as TOML ({error})") from error
-    allowed = {f.name: f.type for f in fields(Settings) if f.name != "name"}
+    each, common = data.pop("each", [{}]), name or path.stem
+    if not isinstance(each, list) or not all(isinstance(part, dict) for part in each) or not each:
+        raise StudyError(f"{path}: each = {each!r}: must be tables, written [[each]]")
+    names = [part.get("name") for part in each]
+    if len(each) > 1 and (None in names or len(set(names)) < len(names)):
+        raise StudyError(f"{path}: each.name = {names}: every [[each]] needs a name of its own")
+    return [
+        _settings(
+            path,
+            f"{common}-{part['name']}" if "name" in part else common,
+            data | part | (given or {}),
+        )
+        for part in each
+    ]
+
+
+def _settings(path: Path, name: str, data: dict[str, Any]) -> Settings:
+    allowed = [f.name for f in fields(Settings) if f.name != "name"]
+    data = {key: value for key, value in data.items() if key != "name"}
     for key in data:
         if key not in allowed:
             raise StudyError(f"{path}: {key}: no such key; the keys are {', '.join(allowed)}")
     if "space" not in data:
         raise StudyError(f"{path}: space is missing; it names a search space")
-    data["objectives"] = tuple(data.get("objectives", OBJECTIVES))
-    return Settings(name=name or path.stem, **data)
+    return Settings(name=name, **data | {"objectives": tuple(data.get("objectives", OBJECTIVES))})
+
+
+def load_settings(path: Path, name: str | None = None) -> Settings:
+    """The study of a study file that holds one."""
+    studies = load_studies(path, name)
+    if len(studies) > 1:
+        raise StudyError(f"{path}: holds {len(studies)} studies; this takes one")
+    return studies[0]
 
 
 class Study:
@@ -111,6 +169,8 @@ class Study:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.space: SearchSpace = load_space(settings.space)
+        grid = settings.grid
+        self.grid = None if grid is None else grid_points(self.space, dict(grid))
         self.folder = settings.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -149,6 +209,12 @@ class Study:
         """Trials that the budget counts: finished, with values or without."""
         return sum(t.state in COUNTED for t in self.trials)
 
+    def affordable(self, budget: int | None) -> int:
+        """The budget, no more than a grid has points; by default the whole grid, else 20."""
+        if self.grid is None:
+            return DEFAULT_BUDGET if budget is None else budget
+        return len(self.grid) if budget is None else min(budget, len(self.grid))
+
     def reap(self) -> int:
         """End the RUNNING trials of a driver that died, and line their archs up again."""
         stale = [t for t in self.trials if t.state == TrialState.RUNNING]
@@ -168,6 +234,8 @@ class Study:
             if self.counted() + open_trials >= budget:
                 return None
             self.optuna.sampler = self._sampler(len(trials))
+            if self.grid is not None and not self._line_up(self.grid, trials):
+                return None
             trial = self.optuna.ask()
             arch = self.space.suggest(trial)
             known = self._known(arch)
@@ -176,6 +244,17 @@ class Study:
             if known is None:
                 return trial.number, arch
             self._tell_known(trial, known)
+
+    def _line_up(self, grid: list[dict[str, Choice]], trials: list[FrozenTrial]) -> bool:
+        """Line up the grid's next point, unless one waits already; False where none is left."""
+        if any(t.state == TrialState.WAITING for t in trials):
+            return True
+        taken = (*COUNTED, TrialState.RUNNING)
+        tried = {t.user_attrs.get("arch_key") for t in trials if t.state in taken}
+        point = next((p for p in grid if self.space.arch(p).key not in tried), None)
+        if point is not None:
+            self.optuna.enqueue_trial(point)
+        return point is not None
 
     def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
         # A fixed seed would repeat its draws after a resume.
@@ -241,6 +320,17 @@ class Study:
             lock.write(str(os.getpid()))
             lock.flush()
             yield
+
+
+def grid_points(space: SearchSpace, grid: dict[str, tuple[Choice, ...]]) -> list[dict[str, Choice]]:
+    """The combinations of a grid, each arch once; names it leaves out take all their values."""
+    for name in grid:
+        if name not in space.vary:
+            raise StudyError(
+                f"grid.{name}: search space {space.name} has no such name; it varies {', '.join(space.vary)}"
+            )
+    points = SearchSpace(space.name, space.vary | grid, space.template).grid()
+    return list({space.arch(point).key: point for point in points}.values())
 
 
 def storage_url(folder: Path) -> str:

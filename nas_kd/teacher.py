@@ -1,4 +1,4 @@
-"""Teachers: frozen codecs to distil from. Built in (``mini``), a nas-kd codec's folder, or CompressAI's zoo."""
+"""Teachers: frozen codecs to distil from. Built in (``mini``), a nas-kd codec's folder, or CompressAI's models."""
 
 from __future__ import annotations
 
@@ -12,18 +12,11 @@ from nas_kd.distill import rate_bpp
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.student import LMBDAS, Student
 from nas_kd.weights import load_student, weights_digest
+from nas_kd.zoo import NO_HYPER_LATENTS, ZOO_NAMES, Member, load_member, zoo_member
 
 BUILT_IN = Path(__file__).parent / "teachers"
-ZOO_NAMES = (
-    "bmshj2018-factorized",
-    "bmshj2018-hyperprior",
-    "mbt2018-mean",
-    "mbt2018",
-    "cheng2020-anchor",
-    "cheng2020-attn",
-)
 ALIASES = {"cheng2020": "cheng2020-anchor"}
-ZOO_QUALITIES = 6
+ZOO_QUALITIES = len(LMBDAS)
 
 
 class Teacher(Protocol):
@@ -85,15 +78,22 @@ class VariableRateTeacher:
 
 
 class FixedRateTeacher:
-    """CompressAI models, one per level."""
+    """CompressAI models, one per level.
+
+    Zoo models of one name differ in width between qualities: the latents of a narrow one are filled up with
+    channels of NaN, which the loss leaves out.
+    """
 
     shared_latents = False
 
-    def __init__(self, name: str, members: list[Any], lmbdas: tuple[float, ...], fingerprint: str):
-        self.name, self.fingerprint, self.lmbdas = name, fingerprint, lmbdas
-        self.members = [member.eval().requires_grad_(False) for member in members]
-        _, y, z = self.outputs(torch.zeros(1, 3, 64, 64), 1)
-        self.latent_widths = (y.shape[1], z.shape[1])
+    def __init__(self, name: str, members: list[Member], lmbdas: tuple[float, ...]):
+        self.name, self.lmbdas = name, lmbdas
+        self.fingerprint = "+".join(member.sha256 for member in members)
+        self.members = [member.model.eval().requires_grad_(False) for member in members]
+        widths = [
+            [t.shape[1] for t in _latents(m, torch.zeros(1, 3, 64, 64))] for m in self.members
+        ]
+        self.latent_widths = (max(y for y, _ in widths), max(z for _, z in widths))
 
     @property
     def levels(self) -> int:
@@ -111,10 +111,9 @@ class FixedRateTeacher:
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat, y and z of pictures."""
         member = self.members[level - 1]
-        y = member.g_a(x)
-        # CompressAI's ScaleHyperprior feeds |y| to h_a, its descendants y itself.
-        of_magnitudes = type(member).__name__ == "ScaleHyperprior"
-        return member(x)["x_hat"], y, member.h_a(y.abs() if of_magnitudes else y)
+        y, z = _latents(member, x)
+        filled = (_fill_up(y, self.latent_widths[0]), _fill_up(z, self.latent_widths[1]))
+        return member(x)["x_hat"], *filled
 
     def to(self, device: str) -> FixedRateTeacher:
         """Move the weights."""
@@ -123,50 +122,128 @@ class FixedRateTeacher:
         return self
 
 
-def load_teacher(spec: str) -> Teacher:
-    """A teacher by name or folder: ``mini``, a codec's folder, or a zoo name with ``:quality``.
+@torch.no_grad()
+def _latents(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    y = model.g_a(x)
+    # CompressAI's ScaleHyperprior feeds |y| to h_a, its descendants y itself.
+    of_magnitudes = type(model).__name__ == "ScaleHyperprior"
+    return y, model.h_a(y.abs() if of_magnitudes else y)
+
+
+def _fill_up(latents: Tensor, C: int) -> Tensor:
+    missing = (0, 0, 0, 0, 0, C - latents.shape[1])
+    return torch.nn.functional.pad(latents, missing, value=float("nan"))
+
+
+class HybridTeacher:
+    """Two teachers: x_hat and y of one, z of another (arXiv 2509.10366, hybrid distillation).
+
+    The curve and the lambdas are the first one's. The second has as many levels, or one for all.
+    """
+
+    def __init__(self, main: Teacher, other: Teacher):
+        if other.levels not in (1, main.levels):
+            raise TeacherError(
+                f"teacher_z {other.name}: has {other.levels} levels and the teacher "
+                f"{main.name} {main.levels}; give one with as many, or with one"
+            )
+        self.main, self.other = main, other
+        self.name = f"{main.name}, z of {other.name}"
+        self.fingerprint = f"{main.fingerprint} z {other.fingerprint}"
+        self.lmbdas = main.lmbdas
+        self.latent_widths = (main.latent_widths[0], other.latent_widths[1])
+        self.shared_latents = main.shared_latents and (other.shared_latents or other.levels == 1)
+
+    @property
+    def levels(self) -> int:
+        """Number of rate points."""
+        return self.main.levels
+
+    def reconstruct(self, x: Tensor, level: int) -> tuple[Tensor, float]:
+        """x_hat and estimated bits of one padded picture, the first teacher's."""
+        return self.main.reconstruct(x, level)
+
+    def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """x_hat and y of the first teacher, z of the second."""
+        x_hat, y, _ = self.main.outputs(x, level)
+        return x_hat, y, self.other.outputs(x, min(level, self.other.levels))[2]
+
+    def to(self, device: str) -> HybridTeacher:
+        """Move the weights."""
+        self.main.to(device)
+        self.other.to(device)
+        return self
+
+
+def load_teacher(
+    spec: str, weights: str | None = None, lmbda: float | None = None, spec_z: str | None = None
+) -> Teacher:
+    """A teacher by name, folder or file.
+
+    Args:
+        spec: ``mini``, a codec's folder, a CompressAI checkpoint, or a zoo name with ``:quality``.
+        weights: folder of CompressAI's zoo files, by default torch hub's.
+        lmbda: what the student of a one-level teacher is trained for, by default the teacher's own.
+        spec_z: another teacher, for the hyper-latents.
 
     Raises TeacherError naming what is missing and the ways out.
     """
+    main = _with_lmbda(_load(spec, weights, lmbda), lmbda)
+    # The second teacher's own lambda plays no part.
+    return main if spec_z is None else HybridTeacher(main, _load(spec_z, weights, LMBDAS[0]))
+
+
+def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
     if (BUILT_IN / spec).is_dir():
         return VariableRateTeacher(spec, load_student(BUILT_IN / spec))
     name, _, quality = spec.partition(":")
     if (name := ALIASES.get(name, name)) in ZOO_NAMES:
-        return _from_zoo(name, quality)
+        return _from_zoo(name, quality, weights)
     if Path(spec).is_dir():
         try:
             return VariableRateTeacher(spec, load_student(spec))
         except UsageError as error:
             raise TeacherError(str(error)) from error
+    if Path(spec).is_file():
+        return _from_file(Path(spec), lmbda)
     known = ", ".join(["mini", *ALIASES, *ZOO_NAMES])
-    raise TeacherError(f"teacher '{spec}': neither a folder nor one of {known}; give one of these")
+    raise TeacherError(
+        f"teacher '{spec}': neither a folder, nor a file, nor one of {known}; give one of these"
+    )
 
 
-def _from_zoo(name: str, quality: str) -> FixedRateTeacher:
+def _with_lmbda(teacher: Teacher, lmbda: float | None) -> Teacher:
+    if lmbda is None:
+        return teacher
+    if not 0 < lmbda < float("inf"):
+        raise TeacherError(f"lmbda = {lmbda}: must be positive, such as 0.025")
+    if teacher.levels > 1:
+        raise TeacherError(
+            f"lmbda = {lmbda}: teacher {teacher.name} has {teacher.levels} levels, each with its own; "
+            "give a teacher of one quality, such as bmshj2018-hyperprior:5"
+        )
+    teacher.lmbdas = (lmbda,)
+    return teacher
+
+
+def _from_zoo(name: str, quality: str, weights: str | None) -> FixedRateTeacher:
     if quality and not (quality.isdigit() and 1 <= int(quality) <= ZOO_QUALITIES):
         raise TeacherError(f"teacher {name}:{quality}: quality must be 1 to {ZOO_QUALITIES}")
     qualities = [int(quality)] if quality else list(range(1, ZOO_QUALITIES + 1))
-    if name == "bmshj2018-factorized":
+    if name == NO_HYPER_LATENTS:
         raise TeacherError(f"teacher {name}: has no hyper-latents to distil; choose another")
-    from compressai.zoo.image import load_pretrained, model_architectures, model_urls
-
-    import nas_kd.lic  # noqa: F401  (the light import of CompressAI)
-
-    members, files = [], []
-    for q in qualities:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(model_urls[name]["mse"][q]).name
-        if not file.is_file():
-            raise TeacherError(_three_ways_out(name, q, file))
-        state = load_pretrained(torch.load(file, map_location="cpu", weights_only=True))
-        members.append(model_architectures[name].from_state_dict(state))
-        files.append(file.name)
+    members = [zoo_member(name, q, weights) for q in qualities]
     lmbdas = tuple(LMBDAS[q - 1] for q in qualities)
-    return FixedRateTeacher(name, members, lmbdas, "+".join(files))
+    return FixedRateTeacher(f"{name}:{quality}" if quality else name, members, lmbdas)
 
 
-def _three_ways_out(name: str, quality: int, file: Path) -> str:
-    return (
-        f"teacher {name}: weights of quality {quality} are not on this machine ({file.name}); "
-        f"put that file of CompressAI's zoo into {file.parent}, or give a folder that "
-        "`nas-kd teacher train` wrote, or take the built-in one (--teacher mini)"
-    )
+def _from_file(file: Path, lmbda: float | None) -> FixedRateTeacher:
+    """One quality: its lambda is that of the quality in the file's name, or has to be given."""
+    member = load_member(file)
+    own = LMBDAS[member.quality - 1 : member.quality] if member.quality else ()
+    if lmbda is None and not own:
+        raise TeacherError(
+            f"teacher {file}: its name does not say for which lambda it was trained "
+            f"(NAME-QUALITY-HASH.pth.tar does, to quality {ZOO_QUALITIES}); give --lambda, such as 0.025"
+        )
+    return FixedRateTeacher(str(file), [member], own if lmbda is None else (lmbda,))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nas_kd.bd import RDCurve, bd_rate
+from nas_kd.bd import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.cost import Cost, count
 from nas_kd.data import ImageSet, derived_seed
 from nas_kd.distill import Weights
@@ -26,14 +26,32 @@ from nas_kd.train import Recipe, Run
 from nas_kd.weights import ready, save_student
 
 OBJECTIVES = ("bd_rate", "flops", "energy")
+KNOWN_OBJECTIVES = (*OBJECTIVES, "rd_cost")
+"""rd_cost is R + lmbda 255^2 D: what there is to compare by where a curve has too few levels for a BD-rate."""
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """What students are compared with: the teacher's curve and the fixed quality interval."""
+    """What students are compared with: the teacher's curve and the fixed quality interval, if it has one."""
 
     curve: RDCurve
-    interval_db: tuple[float, float]
+    interval_db: tuple[float, float] | None
+
+
+def interval_of(curve: RDCurve) -> tuple[float, float] | None:
+    """The curve's quality interval in dB; None where it has too few levels for any BD-rate."""
+    return quality_interval(curve) if len(curve.bpp) >= MIN_POINTS else None
+
+
+def rd_cost(measured: Measured, lmbdas: tuple[float, ...]) -> float:
+    """R + lmbda 255^2 D in bits per pixel, mean over levels and pictures; D of 8-bit pictures in [0, 1]."""
+    points = zip(lmbdas, measured.rate, measured.psnr_db, strict=True)
+    costs = [
+        rate + lmbda * 255**2 * 10 ** (-quality / 10)
+        for lmbda, rates, qualities in points
+        for rate, quality in zip(rates, qualities, strict=True)
+    ]
+    return sum(costs) / len(costs)
 
 
 @dataclass(frozen=True)
@@ -113,18 +131,26 @@ def _score(
     task: Task, student: Student, cost: Cost, measured: Measured, attrs: dict[str, Any]
 ) -> Outcome:
     attrs["rd"] = measured.to_json()
-    bd = bd_rate(task.anchor.curve, measured.curve(), task.anchor.interval_db)
+    bd = _bd_rate(task.anchor, measured)
     attrs |= {"bd_pchip": bd.pchip, "bd_psnr_db": bd.bd_psnr_db, "uncovered_db": bd.uncovered_db}
-    values: dict[str, float | None] = {"bd_rate": bd.value, "flops": float(cost.macs)}
+    attrs["rd_cost"] = rd_cost(measured, task.lmbdas)
+    values: dict[str, float | None] = {"bd_rate": bd.value, "rd_cost": attrs["rd_cost"]}
+    values["flops"] = float(cost.macs)
     if "energy" in task.objectives:
         reading = frame_energy(student, task.device)
         attrs["energy"] = reading.to_json()
         values["energy"] = reading.value_or_none
         if values["energy"] is None:
             return Outcome(None, f"energy: {reading.reason}", 0.0, attrs)
-    if bd.value is None:
+    if bd.value is None and "bd_rate" in task.objectives:
         return Outcome(None, bd.reason, bd.uncovered_db, attrs)
     return Outcome([values[name] for name in task.objectives], None, 0.0, attrs)
+
+
+def _bd_rate(anchor: Anchor, measured: Measured) -> BDRate:
+    if anchor.interval_db is None:
+        return BDRate(None, "too_few_points", None, None, 0.0, (0.0, 0.0))
+    return bd_rate(anchor.curve, measured.curve(), anchor.interval_db)
 
 
 def frame_energy(student: Student, device: str) -> Reading:

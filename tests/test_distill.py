@@ -6,7 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nas_kd.distill import CONTROL, Adapters, Batch, Weights, distillation_loss, rate_bpp
+from nas_kd.distill import (
+    CONTROL,
+    Adapters,
+    Batch,
+    Weights,
+    distillation_loss,
+    latent_distance,
+    rate_bpp,
+)
 from nas_kd.errors import UsageError
 
 LEVEL = torch.tensor([1, 2])
@@ -115,6 +123,68 @@ def test_the_papers_form_by_hand():
     assert float(terms["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_papers_second_equation_weighs_four_terms_that_add_up_to_one():
+    batch = replace(_batch(), z_T=torch.tensor([5.25, -3.0]).reshape(2, 1, 1, 1))
+    weights = Weights(0.2, 0.2, 0.2, form="paper")
+    torch.manual_seed(3)
+    terms = distillation_loss(_out(), batch, weights, None)  # equal widths: no adapters
+    torch.manual_seed(3)
+    noise = (torch.rand(2, 2, 1, 1) - 0.5, torch.rand(2, 1, 1, 1) - 0.5)
+    kd_y = (_out()["y"] + noise[0] - torch.round(batch.y_T)).square().mean()
+    kd_z = (_out()["z"] + noise[1] - torch.tensor([5.0, -3.0]).reshape(2, 1, 1, 1)).square().mean()
+    assert float(terms["kd_z"]) == pytest.approx(float(kd_z), rel=1e-5)
+    expected = 0.4 * sum(RD) / 2 + 0.2 * (0.025 + float(kd_y) + float(kd_z))
+    assert float(terms["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_papers_divergence_is_torchs_of_softmax_over_channels():
+    out = _out() | {"y": torch.randn(2, 5, 3, 4)}
+    batch = replace(_batch(), y_T=2 * torch.randn(2, 5, 3, 4))
+    torch.manual_seed(3)
+    terms = distillation_loss(out, batch, Weights(0.2, 0.2, form="paper-kld"), None)
+    torch.manual_seed(3)
+    noisy = out["y"] + torch.rand(2, 5, 3, 4) - 0.5
+    logs = noisy.log_softmax(1), batch.y_T.round().log_softmax(1)
+    expected = torch.nn.KLDivLoss(log_target=True, reduction="none")(*logs).mean()
+    assert float(terms["kd_y"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(
+        0.6 * sum(RD) / 2 + 0.2 * 0.025 + 0.2 * float(expected), rel=1e-5
+    )
+
+
+def test_the_divergence_of_two_channels_by_hand():
+    # Rounded, the teacher's channels differ by ln-odds 2; noise moves both of the student's alike at most by 1.
+    out = _out() | {"y": torch.tensor([0.0, 300.0]).reshape(1, 2, 1, 1).repeat(2, 1, 1, 1)}
+    batch = replace(_batch(), y_T=torch.tensor([300.0, 0.0]).reshape(1, 2, 1, 1).repeat(2, 1, 1, 1))
+    terms = distillation_loss(out, batch, Weights(0.0, 1.0, form="paper-kld"), None)
+    # All of the teacher's mass lies where the student's log probability is -300 (+- 1): over C = 2.
+    assert float(terms["kd_y"]) == pytest.approx(150, abs=0.5)
+
+
+@pytest.mark.parametrize("form", ["kd", "paper", "paper-kld"])
+def test_channels_that_a_narrow_teacher_lacks_weigh_nothing(form: str):
+    """NaN in the targets: the loss is that of the channels that are there, and so are its gradients."""
+    y = torch.randn(2, 4, 2, 2)
+    target = torch.randn(2, 4, 2, 2)
+    target[:, 3] = math.nan
+    found = []
+    for channels in (4, 3):
+        latents = y[:, :channels].clone().requires_grad_()
+        value = latent_distance(latents, target[:, :channels], form).mean()
+        value.backward()
+        found.append((float(value.detach()), latents.grad[:, :3]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+def test_a_latent_term_without_adapters_says_so():
+    with pytest.raises(ValueError, match=r"kd_y > 0\), and no adapters"):
+        distillation_loss(_out(), _batch(), Weights(0.0, 1.0), None)
+    wider = replace(_batch(), z_T=torch.zeros(2, 3, 1, 1))
+    with pytest.raises(ValueError, match=r"kd_z > 0\), and no adapters"):
+        distillation_loss(_out(), wider, Weights(0.0, 0.0, 0.5, form="paper"), None)
+
+
 def test_the_papers_form_without_distillation_is_the_control():
     paper = distillation_loss(_out(), _batch(), Weights(0.0, 0.0, form="paper"), None)
     assert torch.equal(paper["loss"], distillation_loss(_out(), _batch(), CONTROL, None)["loss"])
@@ -135,8 +205,9 @@ def test_a_term_without_its_target_is_an_error():
         ({"kd_x": math.nan}, "kd_x = nan"),
         ({"kd_y": -1}, "kd_y = -1: must not be negative"),
         ({"kd_z": math.nan}, "kd_z = nan"),
-        ({"form": "mse"}, "form = 'mse': must be 'kd' or 'paper'"),
-        ({"kd_x": 0.6, "kd_y": 0.5, "form": "paper"}, r"kd_x \+ kd_y = 1.1: must be at most 1"),
+        ({"form": "mse"}, "form = 'mse': must be 'kd', 'paper' or 'paper-kld'"),
+        ({"kd_x": 0.6, "kd_y": 0.5, "form": "paper"}, r"kd_y \+ kd_z = 1.1: must be at most 1"),
+        ({"kd_x": 0.3, "kd_y": 0.4, "kd_z": 0.4, "form": "paper-kld"}, "= 1.1: must be at most 1"),
     ],
 )
 def test_weights_that_break_a_rule_are_refused(given: dict, message: str):

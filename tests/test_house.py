@@ -13,6 +13,7 @@ ORDER = (
     *("errors", "reading", "space", "front", "bd", "lic", "layers", "student", "shared", "weights"),
     *("distill", "cost", "energy", "scenes", "data", "train", "evaluate", "baselines", "bitstream"),
     *(
+        "zoo",
         "teacher",
         "targets",
         "warmup",
@@ -28,6 +29,7 @@ ORDER = (
         "page",
         "dashboard",
         "live",
+        "paper",
         "doctor",
         "alone",
         "cli_study",
