@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from nas_kd.energy import find_meter
+from nas_kd.meters import find_meter
 from nas_kd.reading import Reading
 from nas_kd.teacher import ALIASES, BUILT_IN, ZOO_NAMES
 

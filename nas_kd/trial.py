@@ -14,9 +14,10 @@ from nas_kd.bd import RDCurve, bd_rate
 from nas_kd.cost import Cost, count
 from nas_kd.data import ImageSet, derived_seed
 from nas_kd.distill import Weights
-from nas_kd.energy import find_meter, measure_energy
+from nas_kd.energy import measure_energy
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
+from nas_kd.meters import find_meter
 from nas_kd.reading import Reading
 from nas_kd.space import Arch
 from nas_kd.student import Student

@@ -11,7 +11,19 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init__.py")
 ORDER = (
     *("errors", "reading", "space", "front", "bd", "lic", "layers", "student", "weights"),
-    *("distill", "cost", "energy", "scenes", "data", "train", "evaluate", "baselines", "bitstream"),
+    *(
+        "distill",
+        "cost",
+        "meters",
+        "sensor",
+        "energy",
+        "scenes",
+        "data",
+        "train",
+        "evaluate",
+        "baselines",
+        "bitstream",
+    ),
     *(
         "teacher",
         "targets",
@@ -29,7 +41,7 @@ ORDER = (
         "cli",
     ),
 )
-ONLY_IN = {"ray": "launch", "pynvml": "energy", "fvcore": "cost"}
+ONLY_IN = {"ray": "launch", "pynvml": "meters", "fvcore": "cost"}
 
 
 def _imported(path: Path) -> set[str]:
