@@ -52,7 +52,9 @@ class Device:
         self._use, self._gate = folder / f"{name}.use", folder / f"{name}.gate"
 
     @contextmanager
-    def shared(self, synchronise: Callable[[], None] = lambda: None) -> Iterator[Callable[[], None]]:
+    def shared(
+        self, synchronise: Callable[[], None] = lambda: None
+    ) -> Iterator[Callable[[], None]]:
         """Use it beside others; call what this yields between steps, to let a measurement in.
 
         Args:

@@ -145,7 +145,9 @@ class Run:
             torch.optim.Adam(quantiles, lr=self.recipe.aux_lr),
         )
 
-    def run(self, report: Report | None = None) -> dict[str, float]:
+    def run(
+        self, report: Report | None = None, between_steps: Callable[[], None] | None = None
+    ) -> dict[str, float]:
         """Take the remaining steps; returns the last reported terms.
 
         Raises TrialFailed with reason ``nan`` when the loss is no longer finite.
@@ -155,6 +157,8 @@ class Run:
         while self.step < self.recipe.steps:
             terms = self._step()
             self.step += 1
+            if between_steps is not None:
+                between_steps()  # where a measurement may want the device alone
             if self.step % CHECK_EVERY == 0 or self.step == self.recipe.steps:
                 metrics = self._look(terms)
                 if report is not None:
