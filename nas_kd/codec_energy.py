@@ -155,7 +155,9 @@ def as_frame(image: Image8) -> Tensor:
     return x.repeat(1, 1, down, across)[..., : FRAME[2], : FRAME[3]].contiguous()
 
 
-def write_front_energy(folder: Path, student: Student, images: ImageSet, search: Any) -> None:
+def write_front_energy(
+    folder: Path, student: Student, images: ImageSet, search: Any, device: str | None = None
+) -> None:
     """Measure a trained student on real pictures; ``energy.json`` keeps both figures.
 
     Args:
@@ -163,10 +165,11 @@ def write_front_energy(folder: Path, student: Student, images: ImageSet, search:
         student: with its trained weights.
         images: real ones, taken in turn.
         search: the reading that the search used, or None where it used none.
+        device: the best there is, unless given.
     """
     if search is None:
         return
-    device = best_device()
+    device = device or best_device()
     reading = find_meter(device)
     if not isinstance(reading, Reading):
         frames = [as_frame(image).to(device) for image in images.images[:MAX_FRAMES]]
