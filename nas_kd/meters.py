@@ -146,7 +146,7 @@ class NvmlMeter:
         nvml = self._binding()
         bits = self._may_ask("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
         running = [
-            self._may_ask(f"nvmlDeviceGet{kind}RunningProcesses")
+            self._may_ask(f"nvmlDeviceGet{kind}RunningProcesses_v3")
             for kind in ("Compute", "Graphics")
         ]
         listed = [process.pid for group in running if group is not None for process in group]

@@ -235,11 +235,11 @@ class FakeNvml:
         self._fail("nvmlDeviceGetCurrentClocksThrottleReasons")
         return self.reasons
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> list[Any]:  # noqa: N802
-        self._fail("nvmlDeviceGetComputeRunningProcesses")
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: Any) -> list[Any]:  # noqa: N802
+        self._fail("nvmlDeviceGetComputeRunningProcesses_v3")
         return [SimpleNamespace(pid=pid) for pid in self.pids]
 
-    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: Any) -> list[Any]:  # noqa: N802
+    def nvmlDeviceGetGraphicsRunningProcesses_v3(self, handle: Any) -> list[Any]:  # noqa: N802
         return []
 
     def nvmlDeviceGetUtilizationRates(self, handle: Any) -> Any:  # noqa: N802

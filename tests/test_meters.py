@@ -89,7 +89,7 @@ def test_idle_clocks_and_clocks_that_a_user_set_are_no_slowdown():
     "function",
     [
         "nvmlDeviceGetCurrentClocksThrottleReasons",
-        "nvmlDeviceGetComputeRunningProcesses",
+        "nvmlDeviceGetComputeRunningProcesses_v3",
         "nvmlDeviceGetTemperature",
     ],
 )
@@ -101,7 +101,7 @@ def test_a_condition_that_a_gpu_does_not_tell_is_none_and_a_lost_gpu_is_an_error
 
 
 def test_processes_that_nvml_does_not_tell_are_not_no_processes():
-    asked = "nvmlDeviceGetComputeRunningProcesses"
+    asked = "nvmlDeviceGetComputeRunningProcesses_v3"
     assert nvml_meter({asked: pynvml.NVML_ERROR_NO_PERMISSION}).conditions().processes is None
     assert nvml_meter(pids=()).conditions().processes == ()
 
@@ -127,6 +127,9 @@ from nas_kd.meters import NvmlMeter, find_meter
 said = {"light": not {"pynvml", "torch", "ray"} & set(sys.modules)}
 meter = find_meter("cuda:0", uuid_of=lambda device: sys.argv[1])
 said["mj"] = [meter.read_mj() for _ in range(3)]
+os.environ["FAKE_NVML_REASONS"] = "36"
+said["conditions"], said["power_w"] = meter.conditions(), meter.power_w()
+said["identity"] = meter.identity()
 os.environ["FAKE_NVML_ENERGY"] = "3"
 said["not_supported"] = NvmlMeter(sys.argv[1]).probe()
 os.environ["FAKE_NVML_MIG"] = "1"
@@ -168,6 +171,11 @@ def test_the_real_binding_reads_a_fake_library(fake_library):
     assert said["no_torch"]
     # Two reads went to the probe; the counter starts at 10^12 mJ, beyond 32 bits.
     assert said["mj"] == [1e12 + 500 * read for read in (3, 4, 5)]
+    # This library has no utilisation, graphics processes nor field of instant power, as old ones.
+    slowdown = ["thermal slowdown by software"]
+    assert said["conditions"] == [1980, 55, slowdown, True, [4711, 4712], None]
+    assert said["power_w"] == 240.5
+    assert said["identity"] == [f"GPU-{UUID}", "570.26"]
     assert "no energy counter" in said["not_supported"]
     assert "MIG is on" in said["mig"]
     assert "no GPU of this UUID" in said["stranger"]
