@@ -17,9 +17,9 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from nas_kd import __version__
 from nas_kd.data import ImageSet
-from nas_kd.energy import find_meter
 from nas_kd.errors import NasKdError
 from nas_kd.evaluate import StudentCodec
+from nas_kd.meters import find_meter
 from nas_kd.pictures import crops, sheet, shots, spread
 from nas_kd.reading import Reading
 from nas_kd.space import Arch

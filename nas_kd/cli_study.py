@@ -109,8 +109,8 @@ def _require_meter(objectives: tuple[str, ...]) -> None:
         return
     import torch
 
-    from nas_kd.energy import find_meter
     from nas_kd.errors import MeterError
+    from nas_kd.meters import find_meter
     from nas_kd.reading import Reading
 
     meter = find_meter("cuda" if torch.cuda.is_available() else "cpu")

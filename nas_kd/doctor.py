@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from nas_kd.energy import find_meter
+from nas_kd.codec_energy import meter_in_words
+from nas_kd.meters import find_meter
 from nas_kd.reading import Reading
 from nas_kd.teacher import ALIASES, BUILT_IN, ZOO_NAMES
 
@@ -18,8 +19,7 @@ from nas_kd.teacher import ALIASES, BUILT_IN, ZOO_NAMES
 def findings() -> list[tuple[str, str]]:
     """Name and finding, line by line."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    meter = find_meter(device)
-    has_meter = not isinstance(meter, Reading)
+    has_meter = not isinstance(find_meter(device), Reading)
     weights = Path(torch.hub.get_dir()) / "checkpoints"
     cached = [n for n in ZOO_NAMES if list(weights.glob(f"{n}-*.pth.tar"))]
     objectives = "" if has_meter else " --objectives bd_rate,flops"
@@ -27,7 +27,7 @@ def findings() -> list[tuple[str, str]]:
         ("device", _device(device)),
         ("memory", f"{psutil.virtual_memory().available / 2**30:.1f} GiB free"),
         ("disk", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free here"),
-        ("energy", f"no meter: {meter.reason}" if isinstance(meter, Reading) else meter.name),
+        ("energy", meter_in_words(device)),
         ("torch", torch.__version__),
         ("ray", importlib.metadata.version("ray")),
         ("built-in teachers", ", ".join(sorted(p.name for p in BUILT_IN.iterdir())) or "none"),

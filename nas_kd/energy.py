@@ -1,345 +1,146 @@
-"""Energy per iteration, from a cumulative counter: NVML for a GPU, RAPL for a CPU.
+"""Energy per iteration by a cumulative counter: measured with its uncertainty, or a reason.
 
-A counter only shows a new value every update period, so energy is taken between the moments
-at which it changes (its edges) and never at the ends of a window, where up to one period of
-energy is still hidden. ``measure_energy`` does not check that the device is used by nobody
-else, nor for thermal slowdown, nor for sensors that sample part-time (A100, H100).
+::
 
-The only file that imports pynvml, and only once a meter is used.
+    context alive - quiet 5 s - idle 5 s - warm-up - K windows between edges - checks - mJ +- mJ
+
+A sensor that looks only part of each update period (A100, H100: 25 of 100 ms) may look at the
+same place of every iteration. So longer iterations are started at places spread evenly over the
+period, and the idle energy of the gaps is taken out again.
 """
 
 import math
+import random
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from nas_kd.errors import MeterError
+from nas_kd.meters import Conditions, Meter
 from nas_kd.reading import Reading
+from nas_kd.sensor import (
+    FIND_PERIOD_POLL_S,
+    MAX_POLL_SHARE,
+    REAL_TIME,
+    WINDOW_POLL_S,
+    Sensor,
+    Slope,
+    Timing,
+    Trace,
+    UnusableError,
+    overlap_s,
+    record,
+    slope,
+    update_period_s,
+)
 
-POWERCAP = Path("/sys/class/powercap")
-MIN_EDGES = 20
 MIN_WARMUP_ITERATIONS = 50
-STALL_PERIODS = 10  # a counter that stands still for so many update periods has stalled
-FIND_PERIOD_POLL_S = 0.002
-WINDOW_POLL_S = 0.005
-MAX_POLL_SHARE = 0.01  # of the time: reading the counter must not slow the launching thread
+MAX_WARMUP_S = 30.0
+CLOCK_MOVES = 0.01
+CLOCK_SETTLED_READS = 4  # 2 s, one read each 0.5 s
+LONG_ITERATION = 0.1  # of an update period
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this length around a circle are the most even; against gaps drawn at random they took
+the scatter of a 10 s window from 3.0 to 0.5 % (simulated: 100 ms iterations, 25 of 100 ms seen)."""
+LOOKS_FOR = 0.25  # of the period, sensors of A100 and H100 (Yang et al., arXiv 2312.02741)
+MAX_DISAGREEMENT = 0.10  # between the counter and instant power
+MIN_POWERS = 10
+BUSY_WHILE_IDLE_PERCENT = 5
+GAIN_ERROR = 0.05  # of the sensor; the same for all students on one card
 
 
-class Meter(Protocol):
-    """A cumulative energy counter of one device."""
+@dataclass(frozen=True)
+class Mode:
+    """How long to measure, and what scatter to believe.
+
+    Windows last ``window_s`` or ``window_periods`` update periods, whichever is longer.
+    """
 
     name: str
+    windows: int
+    window_s: float
+    window_periods: int
+    max_cv: float
+    quiet_s: float = 5.0
+    idle_s: float = 5.0
+    warmup_s: float = 5.0
 
-    def read_mj(self) -> float:
-        """Energy in mJ since some fixed moment; it only grows unless the counter was reset.
-
-        Raises:
-            MeterError: the counter cannot be read (any more).
-        """
-
-    def probe(self) -> str | None:
-        """Why this meter is unusable, in words, or None when it works."""
-
-
-# ---------------------------------------------------------------- NVML
-
-_NVML_REASONS = {
-    "NVMLError_Uninitialized": "NVML is not initialised: something in this process shut it down",
-    "NVMLError_NotSupported": "this GPU has no energy counter (Volta and newer have one)",
-    "NVMLError_NoPermission": "no permission to read it: ask the administrator of this machine",
-    "NVMLError_InvalidArgument": "NVML does not take this UUID",
-    "NVMLError_NotFound": "NVML knows no GPU of this UUID (a MIG slice has no counter of its own)",
-    "NVMLError_DriverNotLoaded": "the NVIDIA driver is not loaded",
-    "NVMLError_LibraryNotFound": "the library libnvidia-ml.so.1 is not found: no NVIDIA driver",
-    "NVMLError_FunctionNotFound": "the driver is too old to have an energy counter",
-    "NVMLError_GpuIsLost": "the GPU is lost: it fell off the bus or was made inaccessible",
-    "NVMLError_ResetRequired": "the GPU needs a reset",
-    "NVMLError_LibRmVersionMismatch": "NVML and the driver differ in version: reboot the machine",
-}
+    def __post_init__(self) -> None:
+        if self.windows < 2:
+            raise MeterError(f"windows is {self.windows}: the scatter needs 2 or more; ask for 3")
 
 
-def cuda_uuid(device: str) -> str:
-    """The UUID of a CUDA device as torch numbers them (NVML ignores CUDA_VISIBLE_DEVICES).
-
-    Raises:
-        MeterError: torch sees no such device.
-    """
-    import torch
-
-    count = torch.cuda.device_count()
-    index = torch.device(device).index
-    if (index or 0) >= count:
-        raise MeterError(f"device {device}: torch sees {count} CUDA devices; name one it sees")
-    index = torch.cuda.current_device() if index is None else index
-    return str(torch.cuda.get_device_properties(index).uuid)
-
-
-class NvmlMeter:
-    """The energy counter of a whole GPU, in mJ since its driver was loaded.
-
-    Args:
-        uuid: with or without NVML's prefix ``GPU-`` (torch leaves it out).
-        nvml: the binding; pynvml unless given, imported at the first use.
-        sleep: seconds; waits between the reads of ``probe``.
-    """
-
-    name = "nvml"
-
-    def __init__(self, uuid: str, *, nvml: Any = None, sleep: Callable[[float], None] = time.sleep):
-        self.uuid = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-        self._nvml = nvml
-        self._handle: Any = None
-        self._sleep = sleep
-
-    def read_mj(self) -> float:
-        """Energy of the whole GPU in mJ."""
-        return float(self._ask("nvmlDeviceGetTotalEnergyConsumption"))
-
-    def probe(self) -> str | None:
-        """Why this GPU cannot be measured: NVML's own failure, MIG, or a counter at rest."""
-        try:
-            if self._mig_is_on():
-                return f"GPU {self.uuid}: MIG is on and the counter is the whole GPU's; turn it off"
-            start_mj = self.read_mj()
-            for _ in range(50):  # 0.5 s: an idle GPU of 10 W shows 5 J in that time
-                self._sleep(0.01)
-                if self.read_mj() > start_mj:
-                    return None
-        except MeterError as error:
-            return str(error)
-        return f"GPU {self.uuid}: its energy counter stays at {start_mj:.0f} mJ for 0.5 s"
-
-    def _mig_is_on(self) -> bool:
-        try:
-            current, _pending = self._ask("nvmlDeviceGetMigMode")
-        except MeterError as error:
-            nvml = self._binding()
-            # No such mode on this GPU, or none known to this driver: both are older than MIG.
-            older = (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound)
-            if isinstance(error.__cause__, older):
-                return False
-            raise
-        return current != 0
-
-    def _ask(self, function: str) -> Any:
-        nvml = self._binding()
-        try:
-            if self._handle is None:
-                nvml.nvmlInit()
-                self._handle = nvml.nvmlDeviceGetHandleByUUID(self.uuid)
-            return getattr(nvml, function)(self._handle)
-        except nvml.NVMLError as error:
-            reason = _NVML_REASONS.get(type(error).__name__, f"NVML says: {error}")
-            raise MeterError(f"GPU {self.uuid}: {reason}") from error
-
-    def _binding(self) -> Any:
-        if self._nvml is None:
-            import pynvml
-
-            self._nvml = pynvml
-        return self._nvml
-
-
-# ---------------------------------------------------------------- RAPL
-
-
-def _spin() -> None:
-    end_s = time.perf_counter() + 0.05
-    while time.perf_counter() < end_s:
-        pass
-
-
-@dataclass
-class _Zone:
-    folder: Path
-    range_uj: int
-    last_uj: int
-
-
-class RaplMeter:
-    """The energy counters of all CPU packages together.
-
-    Only the package zones of ``intel-rapl`` count (AMD shows its own under that name): core,
-    uncore and dram lie inside a package, psys around them, and intel-rapl-mmio repeats them.
-
-    Args:
-        root: the kernel's powercap folder.
-        load: a short load on the CPU, under which ``probe`` wants every counter to advance.
-        read_text: reads one of the kernel's files.
-    """
-
-    name = "rapl"
-
-    def __init__(
-        self,
-        root: Path = POWERCAP,
-        *,
-        load: Callable[[], None] = _spin,
-        read_text: Callable[[Path], str] = Path.read_text,
-    ):
-        self._root = root
-        self._load = load
-        self._read_text = read_text
-        self._zones: list[_Zone] = []
-        self._total_uj = 0
-
-    def read_mj(self) -> float:
-        """Energy in mJ since the first read; call it more often than half a wrap (minutes)."""
-        if not self._zones:
-            self._zones = self._open_zones()
-        self._total_uj += sum(self._advance_uj(zone) for zone in self._zones)
-        return self._total_uj / 1000
-
-    def probe(self) -> str | None:
-        """Why the CPU cannot be measured: no zones, no permission, or counters at rest."""
-        try:
-            before = self._open_zones()
-            self._load()
-            still = [z.folder for z in before if self._energy_uj(z.folder) == z.last_uj]
-        except MeterError as error:
-            return str(error)
-        if not still:
-            return None
-        return "; ".join(f"{folder}: its counter does not advance under load" for folder in still)
-
-    def _open_zones(self) -> list[_Zone]:
-        folders = [
-            folder
-            for folder in sorted(self._root.glob("intel-rapl:*"))
-            if self._read(folder / "name").startswith("package")
-        ]
-        if not folders:
-            raise MeterError(
-                f"{self._root} has no RAPL package zone: most virtual machines have none; "
-                "measure on the machine itself"
-            )
-        return [_Zone(f, self._range_uj(f), self._energy_uj(f)) for f in folders]
-
-    def _advance_uj(self, zone: _Zone) -> int:
-        """The shorter way round the ring: over a wrap forwards, after a reset backwards."""
-        now_uj = self._energy_uj(zone.folder)
-        half_uj = zone.range_uj // 2
-        step_uj = (now_uj - zone.last_uj + half_uj) % zone.range_uj - half_uj
-        zone.last_uj = now_uj
-        return step_uj
-
-    def _range_uj(self, folder: Path) -> int:
-        if (range_uj := self._read_uj(folder / "max_energy_range_uj")) == 0:
-            raise MeterError(f"{folder}: its counter has a range of 0 and can show nothing")
-        return range_uj
-
-    def _energy_uj(self, folder: Path) -> int:
-        return self._read_uj(folder / "energy_uj")
-
-    def _read_uj(self, file: Path) -> int:
-        text = self._read(file)
-        if not text.isdecimal():
-            raise MeterError(f"{file}: {text!r} is not a number of microjoules")
-        return int(text)
-
-    def _read(self, file: Path) -> str:
-        try:
-            return self._read_text(file).strip()
-        except PermissionError as error:
-            raise MeterError(f"{file}: permission denied; run as root or allow reads") from error
-        except OSError as error:
-            raise MeterError(f"{file}: cannot be read ({error.strerror})") from error
-
-
-def find_meter(
-    device: str, *, uuid_of: Callable[[str], str] = cuda_uuid, powercap: Path = POWERCAP
-) -> Meter | Reading:
-    """A working meter for a torch device (``cuda``, ``cuda:1``, ``cpu``), or why there is none.
-
-    Args:
-        device: as torch spells it.
-        uuid_of: from a CUDA device to its UUID.
-        powercap: where the kernel shows the RAPL zones.
-    """
-    kind = device.partition(":")[0]
-    if kind not in ("cuda", "cpu"):
-        return Reading.unavailable(
-            f"device {device} has no meter: NVML measures cuda and RAPL measures cpu"
-        )
-    try:
-        meter: Meter = RaplMeter(powercap) if kind == "cpu" else NvmlMeter(uuid_of(device))
-        reason = meter.probe()
-    except MeterError as error:
-        reason = str(error)
-    return meter if reason is None else Reading.unavailable(reason)
-
-
-# ---------------------------------------------------------------- measuring
-
-
-class _UnusableError(Exception):
-    """What the counter showed cannot be turned into a figure."""
-
-
-@dataclass
-class _Trace:
-    """What the counter showed while something ran ``steps`` times."""
-
-    times_s: list[float] = field(default_factory=list)
-    values_mj: list[float] = field(default_factory=list)
-    reading_s: float = 0.0
-    steps: int = 0
-    duration_s: float = 0.0
-
-    def read(self, meter: Meter, clock: Callable[[], float]) -> None:
-        before_s = clock()
-        self.values_mj.append(meter.read_mj())
-        after_s = clock()
-        self.times_s.append((before_s + after_s) / 2)
-        self.reading_s += after_s - before_s
-
-
-class _Edge(NamedTuple):
-    """The counter showed ``mj`` from some moment in the ``width_s`` before ``seen_s``."""
-
-    seen_s: float
-    width_s: float
-    mj: float
-
-    @property
-    def time_s(self) -> float:
-        return self.seen_s - self.width_s / 2
-
-
-class _Slope(NamedTuple):
-    power_mw: float
-    relative_uncertainty: float
-    edges: int
+FULL = Mode("full", 5, 10.0, 100, 0.02)
+QUICK = Mode("quick", 3, 5.0, 0, 0.03)
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """A meter and the device it watches."""
+    """A meter and the work whose energy is wanted."""
 
     meter: Meter
+    iteration: Callable[[], None]
     synchronise: Callable[[], None]
-    clock: Callable[[], float]
+    timing: Timing
 
-    def record(
-        self, step: Callable[[], None], duration_s: float, poll_s: float, min_steps: int = 1
-    ) -> _Trace:
-        """Repeat a step, reading the counter between steps; synchronised only at the ends."""
-        trace = _Trace()
-        self.synchronise()
-        start_s = self.clock()
-        trace.read(self.meter, self.clock)
-        while self.clock() - start_s < duration_s or trace.steps < min_steps:
-            step()
-            trace.steps += 1
-            if self.clock() - trace.times_s[-1] >= poll_s:
-                trace.read(self.meter, self.clock)
-        self.synchronise()
-        trace.duration_s = self.clock() - start_s
-        return trace
+    def record(self, poll_s: float, work: Callable[[Trace], None]) -> Trace:
+        return record(self.meter, self.timing, self.synchronise, poll_s, work)
+
+    def rest(self, seconds: float) -> Callable[[Trace], None]:
+        """Work that is none."""
+        return lambda trace: self.timing.sleep(seconds)
+
+    def warm_up(self, seconds: float) -> Callable[[Trace], None]:
+        """At least so long and 50 iterations, until the clock has settled."""
+
+        def work(trace: Trace) -> None:
+            start_s = self.timing.now()
+            while (passed_s := self.timing.now() - start_s) < MAX_WARMUP_S or (
+                trace.steps < MIN_WARMUP_ITERATIONS
+            ):
+                enough = passed_s >= seconds and trace.steps >= MIN_WARMUP_ITERATIONS
+                if enough and _settled(trace.conditions):
+                    break
+                self.iteration()
+                trace.steps += 1
+
+        return work
+
+    def steady(self, seconds: float) -> Callable[[Trace], None]:
+        """Iterations without a pause, synchronised only at the ends."""
+
+        def work(trace: Trace) -> None:
+            start_s = self.timing.now()
+            while self.timing.now() - start_s < seconds or trace.steps == 0:
+                self.iteration()
+                trace.steps += 1
+
+        return work
+
+    def spread(
+        self, seconds: float, period_s: float, iteration_s: float, draw: random.Random
+    ) -> Callable[[Trace], None]:
+        """About a period of work at a time, each begun at another place of the period."""
+        chunk = max(1, round(period_s / iteration_s))
+        place, lead_s = draw.random(), period_s * (1 + (1 + GOLDEN) * draw.random())
+
+        def work(trace: Trace) -> None:
+            start_s = self.timing.now()
+            # Limits at a random place of the pattern: its first and last work would be favoured.
+            trace.between_s = (start_s + lead_s, start_s + lead_s + seconds)
+            while self.timing.now() < trace.between_s[1] or trace.steps == 0:
+                at_s = (place + GOLDEN * len(trace.work_s)) % 1 * period_s
+                self.timing.sleep((at_s - (self.timing.now() - start_s)) % period_s)
+                begin_s = self.timing.now()
+                for _ in range(chunk):
+                    self.iteration()
+                self.synchronise()
+                trace.work_s.append((begin_s, self.timing.now()))
+                trace.steps += chunk
+
+        return work
 
 
 def measure_energy(
@@ -347,59 +148,214 @@ def measure_energy(
     iteration: Callable[[], None],
     *,
     synchronise: Callable[[], None],
-    clock: Callable[[], float] = time.perf_counter,
-    sleep: Callable[[float], None] = time.sleep,
-    windows: int = 3,
-    window_s: float = 5.0,
-    warmup_s: float = 5.0,
-    idle_s: float = 5.0,
-    max_cv: float = 0.03,
+    mode: Mode = FULL,
+    sensor: Sensor | None = None,
+    timing: Timing = REAL_TIME,
+    seed: int = 0,
 ) -> Reading:
     """Gross energy of one iteration in mJ: everything the device draws while it iterates.
 
-    Idle power is taken after ``idle_s`` of quiet, over ``idle_s``; the net energy it leaves is
-    in the details. The uncertainty is of one standard deviation and joins what the edges leave
-    open with the scatter of the windows; the sensor's own gain error is not in it.
+    The net energy, idle power taken out, is in the details. The uncertainty is of one standard
+    deviation; the sensor's gain error, the same for all that runs on one card, is not in it.
 
     Args:
         meter: of the device that iterates.
         iteration: queues or does one iteration; ``synchronise`` waits for all that is queued.
         synchronise: returns when the device is idle (nothing to do on a CPU).
-        clock: monotonic seconds.
-        sleep: seconds.
-        windows: two or more.
-        window_s: of each window; the counter must change 20 times in it.
-        warmup_s: before the windows; no fewer than 50 iterations.
-        idle_s: see above.
-        max_cv: the largest coefficient of variation over windows that is believed.
-
-    Raises:
-        MeterError: fewer than two windows.
+        mode: how long.
+        sensor: what ``find_sensor`` found; without it the update period comes from the warm-up.
+        timing: clock.
+        seed: of the places at which windows begin.
     """
-    if windows < 2:
-        raise MeterError(f"windows is {windows}: the scatter needs two or more; ask for 3")
     if (reason := meter.probe()) is not None:
         return Reading.unavailable(reason)
-    bench = _Bench(meter, synchronise, clock)
-    raw: dict[str, Any] = {"windows": []}
+    bench = _Bench(meter, iteration, synchronise, timing)
+    raw: dict[str, Any] = {"mode": mode.name, "windows": []}
     try:
-        iteration()  # the device's context is alive while its idle power is taken
-        synchronise()
-        sleep(idle_s)
-        idle = bench.record(lambda: sleep(FIND_PERIOD_POLL_S), idle_s, 0.0)
-        warmup = bench.record(iteration, warmup_s, FIND_PERIOD_POLL_S, MIN_WARMUP_ITERATIONS)
-        period_s = raw["update_period_s"] = _update_period_s([idle, warmup])
-        poll_s = max(WINDOW_POLL_S, idle.reading_s / len(idle.times_s) / MAX_POLL_SHARE)
-        for _ in range(windows):
-            raw["windows"].append(_window(bench.record(iteration, window_s, poll_s), period_s))
-        return _reading(meter.name, raw, _idle(idle, period_s), max_cv)
+        return _measure(bench, mode, sensor, random.Random(seed), raw)
     except MeterError as error:
         return Reading.unavailable(str(error))
-    except _UnusableError as error:
+    except UnusableError as error:
         return Reading.rejected(str(error), raw)
 
 
-def _reading(source: str, raw: dict[str, Any], idle: dict[str, Any], max_cv: float) -> Reading:
+def _measure(
+    bench: _Bench, mode: Mode, sensor: Sensor | None, draw: random.Random, raw: dict[str, Any]
+) -> Reading:
+    started_s = bench.timing.now()
+    bench.iteration()  # the device's context is alive while its idle power is taken
+    bench.synchronise()
+    bench.timing.sleep(mode.quiet_s)
+    resting = bench.record(FIND_PERIOD_POLL_S, bench.rest(mode.idle_s))
+    warmup = bench.record(FIND_PERIOD_POLL_S, bench.warm_up(mode.warmup_s))
+    if sensor is None:
+        sensor = Sensor(update_period_s([resting, warmup]), bench.meter.part_time)
+    raw |= {"sensor": asdict(sensor), "clock_settled": _settled(warmup.conditions)}
+    raw |= _idle(resting, sensor.period_s)
+    seen = resting.conditions + warmup.conditions
+    for trace in _windows(bench, mode, sensor, warmup, draw):
+        seen += trace.conditions
+        _require_alone(resting.conditions, seen)
+        raw["windows"].append(_window(trace, sensor, raw["idle_w"]))
+        _require_full_speed(trace.conditions)
+    raw |= _summary(seen[len(resting.conditions) :])
+    raw["seconds"] = bench.timing.now() - started_s
+    return _reading(bench.meter, raw, mode.max_cv)
+
+
+def _windows(
+    bench: _Bench, mode: Mode, sensor: Sensor, warmup: Trace, draw: random.Random
+) -> Iterable[Trace]:
+    poll_s = max(WINDOW_POLL_S, warmup.reading_s / len(warmup.times_s) / MAX_POLL_SHARE)
+    seconds = max(mode.window_s, mode.window_periods * sensor.period_s)
+    iteration_s = warmup.duration_s / warmup.steps
+    for _ in range(mode.windows):
+        if _looks_away(sensor) and iteration_s > LONG_ITERATION * sensor.period_s:
+            work = bench.spread(seconds, sensor.period_s, iteration_s, draw)
+        else:
+            work = bench.steady(seconds)
+        yield bench.record(poll_s, work)
+
+
+def _looks_away(sensor: Sensor) -> bool:
+    return sensor.part_time is not False
+
+
+def _window(trace: Trace, sensor: Sensor, idle_w: float | None) -> dict[str, Any]:
+    found = slope(trace, sensor.period_s)
+    power_mw, busy_s = found.power_mw, trace.duration_s
+    if trace.work_s:
+        power_mw, busy_s = _without_gaps(trace, found, idle_w), _length_s(trace.work_s)
+    iteration_s = busy_s / trace.steps
+    energy_mj = power_mw * iteration_s
+    alias = _alias_of_places if trace.work_s else _alias
+    return {
+        "mj": energy_mj,
+        "edge_mj": energy_mj * found.relative_uncertainty,
+        "alias_mj": energy_mj * alias(found, sensor, iteration_s, idle_w),
+        "power_w": power_mw / 1000,
+        "instant_w": _instant_w(trace, found),
+        "iteration_s": iteration_s,
+        "iterations": trace.steps,
+        "edges": found.edges,
+        "gap_s": trace.duration_s - busy_s,
+    }
+
+
+def _without_gaps(trace: Trace, found: Slope, idle_w: float | None) -> float:
+    """Mean power in mW of the work between the first and the last edge."""
+    if idle_w is None:
+        raise UnusableError("idle power is unknown, and the gaps of a part-time sensor need it")
+    span_s = found.last_s - found.first_s
+    work_s = overlap_s(trace.work_s, found.first_s, found.last_s)
+    return (found.power_mw * span_s - 1000 * idle_w * (span_s - work_s)) / work_s
+
+
+def _length_s(stretches: list[tuple[float, float]]) -> float:
+    return sum(end - begin for begin, end in stretches)
+
+
+def _alias(found: Slope, sensor: Sensor, iteration_s: float, idle_w: float | None) -> float:
+    """Relative error of a part-time sensor that sees the same place of many iterations.
+
+    A look of a quarter of the period sees up to half an iteration too much of its high part,
+    whose power is at most as far over the mean as the mean over idle. Looks that drift through
+    n iterations average that to 1 / (pi n); near a fraction with denominator q, to 1 / q.
+    Windows begun elsewhere show it as scatter too, but not those of an exact resonance.
+    """
+    if not _looks_away(sensor):
+        return 0.0
+    updates = max(1, round((found.last_s - found.first_s) / sensor.period_s))
+    ratio = (found.last_s - found.first_s) / updates / iteration_s
+    amplitude = min(1.0, iteration_s / (2 * LOOKS_FOR * sensor.period_s))
+    swing = 1 - 1000 * (idle_w or 0.0) / found.power_mw
+    drift = (updates * abs(q * ratio - round(q * ratio)) for q in range(1, 6))
+    left = max(min(1.0, 1 / (math.pi * max(n, 1e-9))) / q for q, n in enumerate(drift, start=1))
+    return max(0.0, amplitude * swing * left / math.sqrt(3))
+
+
+def _alias_of_places(
+    found: Slope, sensor: Sensor, iteration_s: float, idle_w: float | None
+) -> float:
+    """Relative error of places spread evenly: about one look at work instead of a gap, or back.
+
+    In simulation windows scatter by no more: 1.1 to 1.5 % of 5 s, 0.4 to 0.6 % of 10 s.
+    """
+    swing = 1 - 1000 * (idle_w or 0.0) / found.power_mw
+    return max(0.0, swing) * sensor.period_s / (found.last_s - found.first_s)
+
+
+def _instant_w(trace: Trace, found: Slope) -> float | None:
+    """Mean instant power; it must agree with the counter."""
+    if len(trace.powers_w) < MIN_POWERS:
+        return None
+    instant_w, counter_w = statistics.fmean(trace.powers_w), found.power_mw / 1000
+    if abs(instant_w - counter_w) > MAX_DISAGREEMENT * counter_w:
+        raise UnusableError(
+            f"the counter says {counter_w:.1f} W and instant power {instant_w:.1f} W: "
+            f"more than {MAX_DISAGREEMENT:.0%} apart"
+        )
+    return instant_w
+
+
+def _idle(trace: Trace, period_s: float) -> dict[str, Any]:
+    """Idle power, or null and why; the gross energy stands without it."""
+    try:
+        return {"idle_w": slope(trace, period_s).power_mw / 1000}
+    except UnusableError as error:
+        return {"idle_w": None, "idle_reason": str(error)}
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def _settled(conditions: list[Conditions]) -> bool:
+    """Whether the clock moved under 1 % lately; a device that tells none counts as settled."""
+    clocks = [c.clock_mhz for c in conditions if c.clock_mhz is not None]
+    if len(clocks) < len(conditions) or not clocks:
+        return True
+    latest = clocks[-CLOCK_SETTLED_READS:]
+    return len(latest) == CLOCK_SETTLED_READS and max(latest) <= (1 + CLOCK_MOVES) * min(latest)
+
+
+def _require_alone(resting: list[Conditions], seen: list[Conditions]) -> None:
+    """The same processes all the time, and nothing busy while this one rests."""
+    for before, now in pairwise(seen):
+        if before.processes != now.processes:
+            counts = [len(c.processes or ()) for c in (before, now)]
+            raise UnusableError(
+                f"shared: the processes on the device changed while it was measured "
+                f"({counts[0]} before, {counts[1]} after); measure when nothing else starts there"
+            )
+    busy = [c.busy_percent for c in resting if c.busy_percent is not None]
+    if busy and statistics.median(busy) > BUSY_WHILE_IDLE_PERCENT:
+        raise UnusableError(
+            f"shared: the device is {statistics.median(busy):.0f} % busy while this process rests"
+        )
+
+
+def _require_full_speed(conditions: list[Conditions]) -> None:
+    reasons = sorted({reason for c in conditions for reason in c.slowdown})
+    if reasons:
+        raise UnusableError(f"the device slowed down in a window: {', '.join(reasons)}")
+
+
+def _summary(conditions: list[Conditions]) -> dict[str, Any]:
+    """What the device said of itself under load; a power cap is kept and flagged."""
+    clocks = [c.clock_mhz for c in conditions if c.clock_mhz is not None]
+    heat = [c.temperature_c for c in conditions if c.temperature_c is not None]
+    return {
+        "clock_mhz": statistics.fmean(clocks) if clocks else None,
+        "temperature_c": statistics.fmean(heat) if heat else None,
+        "power_capped": any(c.power_capped for c in conditions),
+        "processes": len(conditions[-1].processes or ()) if conditions else None,
+    }
+
+
+# ---------------------------------------------------------------- the reading
+
+
+def _reading(meter: Meter, raw: dict[str, Any], max_cv: float) -> Reading:
     """The windows' mean with its uncertainty; the details keep what it was made of."""
     windows = raw["windows"]
     energies_mj = [window["mj"] for window in windows]
@@ -407,79 +363,51 @@ def _reading(source: str, raw: dict[str, Any], idle: dict[str, Any], max_cv: flo
     scatter_mj = statistics.stdev(energies_mj)
     raw["cv"] = scatter_mj / mean_mj
     if raw["cv"] > max_cv:
-        raise _UnusableError(f"the windows vary by {raw['cv']:.1%}, more than {max_cv:.1%}")
-    edge_mj = math.hypot(*(window["edge_mj"] for window in windows)) / len(windows)
-    repeat_mj = scatter_mj / math.sqrt(len(windows))
-    time_s = statistics.fmean(window["iteration_s"] for window in windows)
-    idle_w = idle["idle_w"]
-    net_mj = None if idle_w is None else mean_mj - 1000 * idle_w * time_s
-    details = {**raw, **idle, "net_mj": net_mj, "edge_mj": edge_mj, "repeat_mj": repeat_mj}
-    return Reading.measured(mean_mj, math.hypot(edge_mj, repeat_mj), "mJ", source, details)
-
-
-def _window(trace: _Trace, period_s: float) -> dict[str, Any]:
-    slope = _slope(trace, period_s)
-    iteration_s = trace.duration_s / trace.steps
-    energy_mj = slope.power_mw * iteration_s
-    return {
-        "mj": energy_mj,
-        "edge_mj": energy_mj * slope.relative_uncertainty,
-        "power_w": slope.power_mw / 1000,
-        "iteration_s": iteration_s,
-        "iterations": trace.steps,
-        "edges": slope.edges,
+        raise UnusableError(f"the windows vary by {raw['cv']:.1%}, more than {max_cv:.1%}")
+    root = math.sqrt(len(windows))
+    budget_mj = {
+        "edge_mj": math.hypot(*(window["edge_mj"] for window in windows)) / len(windows),
+        "repeat_mj": scatter_mj / root,
+        "alias_mj": _alias_of_all(windows),
     }
+    time_s = statistics.fmean(window["iteration_s"] for window in windows)
+    idle_w = raw["idle_w"]
+    details = raw | budget_mj
+    details |= {
+        "net_mj": None if idle_w is None else mean_mj - 1000 * idle_w * time_s,
+        "gain_error_mj": GAIN_ERROR * mean_mj,
+        "power_w": mean_mj / 1000 / time_s,
+        "iteration_s": time_s,
+        "identity": meter.identity()._asdict(),
+    }
+    return Reading.measured(mean_mj, math.hypot(*budget_mj.values()), "mJ", meter.name, details)
 
 
-def _idle(trace: _Trace, period_s: float) -> dict[str, Any]:
-    """Idle power, or null and why; the gross energy stands without it."""
-    try:
-        return {"idle_w": _slope(trace, period_s).power_mw / 1000}
-    except _UnusableError as error:
-        return {"idle_w": None, "idle_reason": str(error)}
+def _alias_of_all(windows: list[dict[str, Any]]) -> float:
+    """Windows with places are independent of each other; those without share their resonance."""
+    aliases_mj = [window["alias_mj"] for window in windows]
+    if any(window["gap_s"] for window in windows):
+        return math.hypot(*aliases_mj) / len(windows)
+    return statistics.fmean(aliases_mj)
 
 
-def _slope(trace: _Trace, period_s: float) -> _Slope:
-    """Mean power between the first and the last edge."""
-    edges = _edges(trace, period_s)
-    if len(edges) < MIN_EDGES:
-        raise _UnusableError(
-            f"the counter changed {len(edges)} times in a window of {trace.duration_s:.3g} s, "
-            f"fewer than {MIN_EDGES}: use a longer window"
-        )
-    first, last = edges[0], edges[-1]
-    span_s = last.time_s - first.time_s
-    # An edge lies anywhere in its width with equal chance: standard deviation width / sqrt(12).
-    doubt_s = math.hypot(first.width_s, last.width_s) / math.sqrt(12)
-    return _Slope((last.mj - first.mj) / span_s, doubt_s / span_s, len(edges))
+def differ(first: Reading, second: Reading) -> bool | None:
+    """Whether two energies of one card differ: by more than two standard uncertainties.
+
+    None where one of them is missing.
+    """
+    if first.value is None or second.value is None:
+        return None
+    doubts_mj = [u for u in (first.uncertainty, second.uncertainty) if u is not None]
+    return abs(first.value - second.value) > 2 * math.hypot(*doubts_mj)
 
 
-def _edges(trace: _Trace, period_s: float) -> list[_Edge]:
-    """Every change of the counter; it must not decrease, nor stand still."""
-    edges = []
-    changed_s = trace.times_s[0]
-    reads = zip(trace.times_s, trace.values_mj, strict=True)
-    for (before_s, before_mj), (now_s, now_mj) in pairwise(reads):
-        if now_mj < before_mj:
-            raise _UnusableError(f"the counter decreased from {before_mj:.0f} to {now_mj:.0f} mJ")
-        if now_mj > before_mj:
-            edges.append(_Edge(now_s, min(now_s - before_s, period_s), now_mj))
-            changed_s = now_s
-        elif now_s - changed_s > STALL_PERIODS * period_s:
-            raise _UnusableError(
-                f"the counter stalled: no change for {now_s - changed_s:.3g} s, "
-                f"with an update period of {period_s:.3g} s"
-            )
-    return edges
-
-
-def _update_period_s(traces: list[_Trace]) -> float:
-    """The smallest median gap between changes: polls see a change late, never early."""
-    medians_s = []
-    for trace in traces:
-        seen_s = [edge.seen_s for edge in _edges(trace, math.inf)]
-        if gaps_s := [later - earlier for earlier, later in pairwise(seen_s)]:
-            medians_s.append(statistics.median(gaps_s))
-    if not medians_s:
-        raise _UnusableError("the counter stalled: it hardly changed before the windows began")
-    return min(medians_s)
+def measured_twice_at_most(measure: Callable[[], Reading]) -> Reading:
+    """A rejected reading is taken once more; what comes then is final, and names the first."""
+    reading = measure()
+    if reading.state != "rejected":
+        return reading
+    again = measure()
+    if again.state != "measured":
+        return again
+    return replace(again, details=again.details | {"first_attempt": reading.reason})

@@ -11,6 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from nas_kd import __version__
+from nas_kd.codec_energy import write_front_energy
 from nas_kd.data import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import Measured, evaluate_real
@@ -37,12 +38,14 @@ def export_front(study: Study, out: Path, progress: Any = None) -> list[Path]:
 def export_trial(study: Study, trial: FrozenTrial, folder: Path) -> Path:
     """One student: real bitstreams on the evaluation set first, then the files."""
     student = load_student(study.student_folder(trial))
-    measured = evaluate_real(student, open_images(study.settings.eval_data, "eval"))
+    images = open_images(study.settings.eval_data, "eval")
+    measured = evaluate_real(student, images)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     about = {"study": study.settings.name, "trial": trial.number, "nas_kd": __version__}
     save_student(student, temporary, about)
     write_text(temporary / "rd.json", json.dumps(_rd(study, trial, measured), indent=1) + "\n")
     write_text(temporary / "card.md", _card(study, trial, measured))
+    write_front_energy(temporary, student, images, trial.user_attrs.get("energy"))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
     return folder

@@ -150,7 +150,12 @@ class Run:
             torch.optim.Adam(quantiles, lr=self.recipe.aux_lr),
         )
 
-    def run(self, report: Report | None = None, until: int | None = None) -> dict[str, float]:
+    def run(
+        self,
+        report: Report | None = None,
+        between_steps: Callable[[], None] | None = None,
+        until: int | None = None,
+    ) -> dict[str, float]:
         """Take the remaining steps, or those up to step ``until``; returns the last reported terms.
 
         Raises TrialFailed with reason ``nan`` when the loss is no longer finite.
@@ -161,6 +166,8 @@ class Run:
         while self.step < last:
             terms = self._step()
             self.step += 1
+            if between_steps is not None:
+                between_steps()  # where a measurement may want the device alone
             if self.step % CHECK_EVERY == 0 or self.step == last:
                 metrics = self._look(terms)
                 if report is not None:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from nas_kd.bd import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
+from nas_kd.codec_energy import frame_energy
 from nas_kd.cost import Cost, count
 from nas_kd.data import ImageSet, derived_seed
 from nas_kd.distill import Weights
-from nas_kd.energy import find_meter, measure_energy
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
-from nas_kd.reading import Reading
+from nas_kd.passes import training_on
+from nas_kd.reading import Reading, require_real
 from nas_kd.shared import Shared
 from nas_kd.space import Arch
 from nas_kd.student import Student
@@ -68,6 +69,7 @@ class Task:
     max_gmac: float | None = None
     device: str = "cpu"
     shared: Shared | None = None
+    frame_energy: Callable[[Student, str], Reading] = frame_energy
 
 
 @dataclass
@@ -80,12 +82,18 @@ class Outcome:
     attrs: dict[str, Any] = field(default_factory=dict)
 
 
-def distil(task: Task, arch: Arch, folder: Path, report: Any = None) -> Student:
+def distil(
+    task: Task,
+    arch: Arch,
+    folder: Path,
+    report: Any = None,
+    between_steps: Callable[[], None] | None = None,
+) -> Student:
     """Train the student of an arch; its checkpoint lies in ``folder`` until it is saved there."""
     student = initial(task, arch).to(task.device)
     checkpoint = folder / "checkpoint.pt"
     run = Run(student, task.pool, task.recipe, task.weights, task.pool.latent_widths, checkpoint)
-    run.run(report)
+    run.run(report, between_steps)
     return ready(student)
 
 
@@ -114,9 +122,10 @@ def run_trial(
         return Outcome(None, "over_max_gmac", 0.0, attrs)
     seconds["start"] = time.perf_counter() - started
     try:
-        student = distil(task, arch, folder, report)
-        seconds["distil"] = time.perf_counter() - started - sum(seconds.values())
-        measured = evaluate(StudentCodec(student), task.eval_images, task.device)
+        with training_on(task.device) as between_steps:
+            student = distil(task, arch, folder, report, between_steps)
+            seconds["distil"] = time.perf_counter() - started - sum(seconds.values())
+            measured = evaluate(StudentCodec(student), task.eval_images, task.device)
     except TrialFailed as failure:
         return Outcome(None, failure.reason, 0.0, attrs | {"message": str(failure)})
     seconds["evaluate"] = time.perf_counter() - started - sum(seconds.values())
@@ -137,7 +146,8 @@ def _score(
     values: dict[str, float | None] = {"bd_rate": bd.value, "rd_cost": attrs["rd_cost"]}
     values["flops"] = float(cost.macs)
     if "energy" in task.objectives:
-        reading = frame_energy(student, task.device)
+        reading = task.frame_energy(student, task.device)
+        require_real(reading)
         attrs["energy"] = reading.to_json()
         values["energy"] = reading.value_or_none
         if values["energy"] is None:
@@ -151,21 +161,3 @@ def _bd_rate(anchor: Anchor, measured: Measured) -> BDRate:
     if anchor.interval_db is None:
         return BDRate(None, "too_few_points", None, None, 0.0, (0.0, 0.0))
     return bd_rate(anchor.curve, measured.curve(), anchor.interval_db)
-
-
-def frame_energy(student: Student, device: str) -> Reading:
-    """Energy of one forward pass (encoder and decoder, no entropy coding) of a 768x512 frame, mJ."""
-    meter = find_meter(device)
-    if isinstance(meter, Reading):
-        return meter
-    frame = torch.rand(1, 3, 512, 768, device=device)
-
-    def iteration() -> None:
-        with torch.inference_mode():
-            student(frame, 1.0)
-
-    def synchronise() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-
-    return measure_energy(meter, iteration, synchronise=synchronise)

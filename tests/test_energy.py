@@ -1,46 +1,45 @@
-import json
 import math
-import os
-import shutil
 import statistics
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
-import pynvml
 import pytest
-from fakes import FakeMeter, FakeNvml, PowercapTree, SimulatedDevice
+from fakes import FakeMeter, SimulatedDevice
 
-from nas_kd.energy import NvmlMeter, RaplMeter, cuda_uuid, find_meter, measure_energy
+from nas_kd.energy import FULL, QUICK, differ, measure_energy, measured_twice_at_most
 from nas_kd.errors import MeterError
+from nas_kd.meters import Conditions
 from nas_kd.reading import Reading, require_real
+from nas_kd.sensor import Sensor
 
-UUID = "01234567-89ab-cdef-0123-456789abcdef"
-ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
+CALM = Conditions(clock_mhz=1980, temperature_c=50, processes=(7,), busy_percent=0)
 
 
-def measure(device, meter=None, **settings):
+def measure(device, meter=None, *, iteration=None, mode=QUICK, **settings):
     return measure_energy(
         meter or FakeMeter(device),
-        device.iteration,
+        iteration or device.iteration,
         synchronise=device.synchronise,
-        clock=device.clock,
-        sleep=device.sleep,
+        timing=device.timing,
+        mode=mode,
         **settings,
     )
 
 
-# ---------------------------------------------------------------- measuring
+# ---------------------------------------------------------------- the figure
 
 
-def test_energy_is_power_times_time():
-    reading = measure(SimulatedDevice(load_w=300, idle_w=60, iteration_ms=10, update_ms=20))
+@pytest.mark.parametrize(("mode", "iterations"), [(QUICK, 500), (FULL, 1000)])
+def test_energy_is_power_times_time(mode, iterations):
+    device = SimulatedDevice(load_w=300, idle_w=60, iteration_ms=10, update_ms=20)
+    reading = measure(device, mode=mode)
     assert (reading.state, reading.unit, reading.source) == ("measured", "mJ", "fake")
     assert reading.value == pytest.approx(300 * 10, rel=1e-9)
     assert reading.details["net_mj"] == pytest.approx((300 - 60) * 10, rel=1e-9)
     assert reading.details["idle_w"] == pytest.approx(60, rel=1e-9)
-    assert reading.details["update_period_s"] == pytest.approx(0.020, rel=1e-9)
-    assert [w["iterations"] for w in reading.details["windows"]] == [500, 500, 500]
+    assert reading.details["power_w"] == pytest.approx(300, rel=1e-9)
+    assert reading.details["sensor"]["period_s"] == pytest.approx(0.020, rel=1e-9)
+    assert len(reading.details["windows"]) == mode.windows
+    assert {w["iterations"] for w in reading.details["windows"]} <= {iterations, iterations + 1}
 
 
 @pytest.mark.parametrize("queued", [0, 50])
@@ -55,6 +54,20 @@ def test_the_uncertainty_covers_the_error(iteration_ms, update_ms, queued):
     assert reading.uncertainty <= 0.005 * reading.value
 
 
+def test_edges_beat_reading_at_the_ends_of_a_window():
+    device = SimulatedDevice(iteration_ms=10, update_ms=97)
+    meter = FakeMeter(device)
+    errors = []
+    for _ in range(40):
+        device.sleep(0.013)
+        before_mj, start_s = meter.read_mj(), device.clock()
+        for _ in range(100):
+            device.iteration()
+        errors.append((meter.read_mj() - before_mj) / (300 * (device.clock() - start_s)) / 1000 - 1)
+    assert max(map(abs, errors)) > 0.05
+    assert measure(device).value == pytest.approx(3000, rel=0.002)
+
+
 def test_twice_the_work_costs_twice_the_energy():
     once, twice = (measure(SimulatedDevice(iteration_ms=ms)) for ms in (20, 40))
     assert twice.value == pytest.approx(2 * once.value, rel=1e-9)
@@ -62,52 +75,30 @@ def test_twice_the_work_costs_twice_the_energy():
 
 def test_an_iteration_longer_than_many_updates_is_resolved():
     device = SimulatedDevice(iteration_ms=700, update_ms=1)
-    reading = measure(device, window_s=15.0)
-    assert reading.value == pytest.approx(300 * 700, rel=1e-9)
+    assert measure(device).value == pytest.approx(300 * 700, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("iteration_ms", "update_ms", "width_s"),
-    [
-        (10, 20, 0.010),  # polled faster than it updates: the polls bound the edge
-        (100, 20, 0.020),  # polled slower: the update period does, found while idle
-    ],
-)
-def test_an_edge_is_known_to_a_poll_or_an_update_period(iteration_ms, update_ms, width_s):
-    reading = measure(SimulatedDevice(iteration_ms=iteration_ms, update_ms=update_ms))
-    # Each 5 s window loses a poll or two at its ends to find its first and last edge.
-    doubts_mj = reading.value * width_s * math.sqrt(2 / 12) / 5.0
-    assert reading.details["update_period_s"] == pytest.approx(update_ms / 1000, rel=1e-6)
+@pytest.mark.parametrize("update_ms", [20, 97])
+def test_an_edge_is_known_to_a_poll(update_ms):
+    reading = measure(SimulatedDevice(iteration_ms=10, update_ms=update_ms))
+    doubts_mj = reading.value * 0.005 * math.sqrt(2 / 12) / 5.0
     assert reading.details["edge_mj"] == pytest.approx(doubts_mj / math.sqrt(3), rel=0.05)
 
 
-def test_the_uncertainty_joins_edges_and_scatter():
-    reading = measure(SimulatedDevice(iteration_ms=7, update_ms=97))
-    edge_mj, repeat_mj = reading.details["edge_mj"], reading.details["repeat_mj"]
+def test_the_uncertainty_joins_edges_scatter_and_alias():
+    device = SimulatedDevice(iteration_ms=7, update_ms=97)
+    reading = measure(device, FakeMeter(device, part_time=None))
+    budget_mj = [reading.details[f"{name}_mj"] for name in ("edge", "repeat", "alias")]
     windows_mj = [window["mj"] for window in reading.details["windows"]]
-    assert repeat_mj == pytest.approx(statistics.stdev(windows_mj) / math.sqrt(3))
-    assert min(edge_mj, repeat_mj) > 0
-    assert reading.uncertainty == pytest.approx(math.hypot(edge_mj, repeat_mj))
+    assert budget_mj[1] == pytest.approx(statistics.stdev(windows_mj) / math.sqrt(3))
+    assert min(budget_mj) > 0
+    assert reading.uncertainty == pytest.approx(math.hypot(*budget_mj))
+    assert reading.details["gain_error_mj"] == pytest.approx(0.05 * reading.value)
 
 
-def test_warm_up_takes_fifty_iterations_however_short():
-    device = SimulatedDevice(iteration_ms=10)
-    calls = 0
-
-    def iteration():
-        nonlocal calls
-        calls += 1
-        device.iteration()
-
-    reading = measure_energy(
-        FakeMeter(device),
-        iteration,
-        synchronise=device.synchronise,
-        clock=device.clock,
-        sleep=device.sleep,
-        warmup_s=0.1,
-    )
-    assert calls == 1 + 50 + sum(w["iterations"] for w in reading.details["windows"])
+def test_full_windows_last_a_hundred_update_periods():
+    device = SimulatedDevice(iteration_ms=10, update_ms=200)
+    assert measure(device, mode=FULL).details["windows"][0]["iterations"] == 2000
 
 
 def test_reading_a_slow_counter_takes_one_percent_of_the_time():
@@ -131,33 +122,131 @@ def test_a_fake_measurement_is_no_result():
         require_real(measure(SimulatedDevice()))
 
 
-def test_a_window_too_short_is_rejected():
-    reading = measure(SimulatedDevice(update_ms=100), window_s=1.0)
+def test_two_energies_differ_by_more_than_two_standard_uncertainties():
+    def of(value, uncertainty):
+        return Reading.measured(value, uncertainty, "mJ", "nvml")
+
+    assert differ(of(100, 3), of(111, 4))
+    assert not differ(of(100, 3), of(109, 4))
+    assert differ(of(100, 3), Reading.unavailable("no meter")) is None
+
+
+# ---------------------------------------------------------------- warm-up
+
+
+@pytest.mark.parametrize(("iteration_ms", "count"), [(200, 50), (10, 500)])
+def test_warm_up_takes_five_seconds_and_fifty_iterations(iteration_ms, count):
+    device = SimulatedDevice(iteration_ms=iteration_ms)
+    calls = 0
+
+    def iteration():
+        nonlocal calls
+        calls += 1
+        device.iteration()
+
+    reading = measure(device, iteration=iteration)
+    assert calls == 1 + count + sum(w["iterations"] for w in reading.details["windows"])
+
+
+@pytest.mark.parametrize(
+    ("settles_s", "seconds", "settled"), [(0, 30, True), (19, 36, True), (99, 55, False)]
+)
+def test_warm_up_waits_for_the_clock_but_not_for_ever(settles_s, seconds, settled):
+    def conditions(now_s):
+        return CALM._replace(clock_mhz=1980 if now_s >= settles_s else 1400 + 40 * int(now_s))
+
+    device = SimulatedDevice()
+    reading = measure(device, FakeMeter(device, conditions=conditions))
+    assert reading.details["seconds"] == pytest.approx(seconds, abs=1)
+    assert reading.details["clock_settled"] is settled
+
+
+# ---------------------------------------------------------------- a sensor that looks part-time
+
+
+def part_time(iteration_ms):
+    """300 W, then 150 W, of which 25 of every 100 ms are seen."""
+    return SimulatedDevice(iteration_ms=iteration_ms, update_ms=100, looks_ms=25, late_w=150)
+
+
+PART_TIME = Sensor(0.1, True)
+ALL_TIME = Sensor(0.1, False)
+
+
+def test_without_gaps_an_iteration_as_long_as_a_period_is_wrong_by_a_third():
+    device = part_time(100)
+    reading = measure(device, sensor=ALL_TIME, mode=FULL)
+    assert abs(reading.value / (225 * 100) - 1) > 0.2
+    assert reading.details["cv"] < 1e-3  # nothing in the figures shows it
+
+
+@pytest.mark.parametrize("iteration_ms", [11, 20, 33, 50, 70.7, 100, 130, 200])
+def test_gaps_make_long_iterations_right(iteration_ms):
+    for seed in range(3):
+        reading = measure(part_time(iteration_ms), sensor=PART_TIME, mode=FULL, seed=seed)
+        error_mj = abs(reading.value - 225 * iteration_ms)
+        assert error_mj <= 0.01 * reading.value
+        assert error_mj <= 3 * reading.uncertainty
+        assert reading.uncertainty <= 0.01 * reading.value
+        assert all(window["gap_s"] > 0 for window in reading.details["windows"])
+
+
+def test_gaps_cost_nothing_on_a_sensor_that_looks_all_the_time():
+    device = SimulatedDevice(iteration_ms=100, update_ms=100, late_w=150)
+    reading = measure(device, sensor=PART_TIME, mode=FULL)
+    assert reading.value == pytest.approx(225 * 100, rel=1e-3)
+
+
+@pytest.mark.parametrize("iteration_ms", [1, 2, 3.3, 5, 7, 9.9])
+def test_short_iterations_need_no_gaps_and_say_what_may_be_left(iteration_ms):
+    reading = measure(part_time(iteration_ms), sensor=PART_TIME, mode=FULL)
+    assert abs(reading.value - 225 * iteration_ms) <= 2 * reading.uncertainty
+    assert [window["gap_s"] for window in reading.details["windows"]] == [0] * 5
+
+
+def test_an_unknown_sensor_is_taken_for_a_part_time_one():
+    device = part_time(50)
+    reading = measure(device, FakeMeter(device, part_time=None))
+    assert reading.details["windows"][0]["gap_s"] > 0
+
+
+def test_gaps_without_idle_power_are_rejected():
+    device = SimulatedDevice(iteration_ms=50, update_ms=100, idle_w=0)
+    reading = measure(device, sensor=PART_TIME)
     assert reading.state == "rejected"
-    assert "fewer than 20" in reading.reason
+    assert "idle power is unknown" in reading.reason
+
+
+# ---------------------------------------------------------------- rejections
+
+
+def rejected(device, meter, *words, **settings):
+    reading = measure(device, meter, **settings)
+    assert (reading.state, reading.value) == ("rejected", None)
+    assert all(word in reading.reason for word in words), reading.reason
+    return reading
+
+
+def test_a_window_too_short_is_rejected():
+    device = SimulatedDevice(update_ms=100)
+    rejected(device, FakeMeter(device), "fewer than 20", mode=replace(QUICK, window_s=1.0))
 
 
 # Quiet, idle, warm-up and each window take 5 s: the second window runs at 22 s.
 def test_a_stalled_counter_is_rejected():
     device = SimulatedDevice()
-    reading = measure(device, FakeMeter(device, stalls_s=22.0))
-    assert reading.state == "rejected"
-    assert "stalled" in reading.reason
+    reading = rejected(device, FakeMeter(device, stalls_s=22.0), "stalled")
     assert len(reading.raw["windows"]) == 1
 
 
 def test_a_counter_that_never_moves_is_rejected():
     device = SimulatedDevice()
-    reading = measure(device, FakeMeter(device, stalls_s=0.0))
-    assert reading.state == "rejected"
-    assert "stalled" in reading.reason
+    rejected(device, FakeMeter(device, stalls_s=0.0), "stalled")
 
 
 def test_a_reset_counter_is_rejected():
     device = SimulatedDevice()
-    reading = measure(device, FakeMeter(device, resets_s=22.0))
-    assert reading.state == "rejected"
-    assert "decreased" in reading.reason
+    rejected(device, FakeMeter(device, resets_s=22.0), "decreased")
 
 
 @pytest.mark.parametrize(("max_cv", "state"), [(0.03, "rejected"), (0.06, "measured")])
@@ -168,18 +257,60 @@ def test_windows_that_disagree_are_rejected_with_their_figures(max_cv, state):
         device.load_w = 330 if device.clock() > 25 else 300  # in the third window
         device.iteration()
 
-    reading = measure_energy(
-        FakeMeter(device),
-        iteration,
-        synchronise=device.synchronise,
-        clock=device.clock,
-        sleep=device.sleep,
-        max_cv=max_cv,
-    )
+    reading = measure(device, iteration=iteration, mode=replace(QUICK, max_cv=max_cv))
     figures = reading.raw or reading.details
     assert reading.state == state
     assert figures["cv"] == pytest.approx(10 * 3**0.5 / 310, rel=1e-3)
     assert [round(w["mj"]) for w in figures["windows"]] == [3000, 3000, 3300]
+
+
+@pytest.mark.parametrize(("power_share", "state"), [(0.95, "measured"), (0.85, "rejected")])
+def test_counter_and_instant_power_must_agree(power_share, state):
+    device = SimulatedDevice(queued=2)
+    reading = measure(device, FakeMeter(device, power_share=power_share))
+    assert reading.state == state
+    if state == "rejected":
+        assert "the counter says 300.0 W and instant power 255.0 W" in reading.reason
+    else:
+        assert reading.details["windows"][0]["instant_w"] == pytest.approx(285)
+
+
+def changing(**changes):
+    """Conditions that change for 0.6 s in the second window."""
+    return lambda now_s: CALM._replace(**changes) if 22.0 < now_s < 22.6 else CALM
+
+
+def test_a_slowdown_is_rejected():
+    device = SimulatedDevice()
+    meter = FakeMeter(device, conditions=changing(slowdown=("thermal slowdown by software",)))
+    reading = rejected(device, meter, "slowed down", "thermal")
+    assert len(reading.raw["windows"]) == 2
+
+
+def test_a_power_cap_is_kept_and_flagged():
+    device = SimulatedDevice()
+    capped = measure(device, FakeMeter(device, conditions=changing(power_capped=True)))
+    assert (capped.state, capped.details["power_capped"]) == ("measured", True)
+    calm = measure(device, FakeMeter(device, conditions=lambda now_s: CALM))
+    assert calm.details["power_capped"] is False
+    assert calm.details["clock_mhz"] == 1980
+    assert calm.details["temperature_c"] == 50
+
+
+def test_a_second_process_is_rejected():
+    device = SimulatedDevice()
+    rejected(device, FakeMeter(device, conditions=changing(processes=(7, 8))), "shared", "1 before")
+
+
+def test_another_process_in_the_place_of_one_is_rejected():
+    device = SimulatedDevice()
+    rejected(device, FakeMeter(device, conditions=changing(processes=(8,))), "shared")
+
+
+def test_a_process_that_was_there_from_the_start_shows_while_this_one_rests():
+    device = SimulatedDevice()
+    busy = FakeMeter(device, conditions=lambda now_s: CALM._replace(busy_percent=40))
+    rejected(device, busy, "shared", "40 % busy")
 
 
 def test_a_meter_lost_in_a_window_is_unavailable():
@@ -197,250 +328,30 @@ def test_a_broken_meter_is_not_read():
 
 def test_one_window_has_no_scatter():
     with pytest.raises(MeterError, match="windows is 1"):
-        measure(SimulatedDevice(), windows=1)
+        replace(QUICK, windows=1)
 
 
-# ---------------------------------------------------------------- NVML
+# ---------------------------------------------------------------- once more
 
 
-def nvml_meter(failing=None, **settings):
-    return NvmlMeter(UUID, nvml=FakeNvml(failing, **settings), sleep=lambda seconds: None)
+def in_turn(*readings):
+    waiting = iter(readings)
+    return lambda: next(waiting)
 
 
-def test_nvml_is_asked_by_the_uuid_it_knows():
-    nvml = FakeNvml()
-    assert NvmlMeter(UUID, nvml=nvml, sleep=lambda seconds: None).probe() is None
-    assert nvml.asked_uuid == f"GPU-{UUID}"
+GOOD = Reading.measured(5, 1, "mJ", "nvml")
 
 
-def test_a_uuid_with_its_prefix_is_left_alone():
-    assert NvmlMeter(f"GPU-{UUID}").uuid == NvmlMeter(UUID).uuid
+def test_a_rejected_reading_is_taken_once_more():
+    reading = measured_twice_at_most(in_turn(Reading.rejected("shared"), GOOD))
+    assert (reading.value, reading.details["first_attempt"]) == (5, "shared")
 
 
-@pytest.mark.parametrize(
-    ("function", "code", "words"),
-    [
-        ("nvmlInit", pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "libnvidia-ml.so.1 is not found"),
-        ("nvmlInit", pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "driver is not loaded"),
-        ("nvmlInit", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "differ in version"),
-        ("nvmlDeviceGetHandleByUUID", pynvml.NVML_ERROR_NOT_FOUND, "no GPU of this UUID"),
-        ("nvmlDeviceGetMigMode", pynvml.NVML_ERROR_GPU_IS_LOST, "fell off the bus"),
-        (ENERGY, pynvml.NVML_ERROR_NOT_SUPPORTED, "no energy counter"),
-        (ENERGY, pynvml.NVML_ERROR_NO_PERMISSION, "no permission"),
-        (ENERGY, pynvml.NVML_ERROR_UNINITIALIZED, "not initialised"),
-        (ENERGY, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, "too old"),
-        (ENERGY, pynvml.NVML_ERROR_GPU_IS_LOST, "fell off the bus"),
-        (ENERGY, pynvml.NVML_ERROR_RESET_REQUIRED, "needs a reset"),
-        (ENERGY, pynvml.NVML_ERROR_TIMEOUT, "NVML says: Timeout"),
-    ],
-)
-def test_each_nvml_failure_is_a_reason_in_words(function, code, words):
-    meter = nvml_meter({function: code})
-    assert words in meter.probe()
-    assert UUID in meter.probe()
-    reading = measure(SimulatedDevice(), meter)
-    assert (reading.state, reading.value) == ("unavailable", None)
+def test_twice_rejected_is_rejected_for_the_second_reason():
+    twice = in_turn(Reading.rejected("shared"), Reading.rejected("stalled"), GOOD)
+    assert measured_twice_at_most(twice).reason == "stalled"
 
 
-def test_a_gpu_with_mig_on_is_unusable():
-    assert "MIG is on" in nvml_meter(mig=True).probe()
-
-
-@pytest.mark.parametrize(
-    "code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND]
-)
-def test_a_gpu_older_than_mig_is_measured(code):
-    assert nvml_meter({"nvmlDeviceGetMigMode": code}).probe() is None
-
-
-def test_a_gpu_counter_at_rest_is_unusable():
-    assert "stays at 1000 mJ" in nvml_meter(mj_per_read=0).probe()
-
-
-THROUGH_THE_LIBRARY = """
-import json, os, sys
-from nas_kd.energy import NvmlMeter, find_meter
-said = {"light": not {"pynvml", "torch", "ray"} & set(sys.modules)}
-meter = find_meter("cuda:0", uuid_of=lambda device: sys.argv[1])
-said["mj"] = [meter.read_mj() for _ in range(3)]
-os.environ["FAKE_NVML_ENERGY"] = "3"
-said["not_supported"] = NvmlMeter(sys.argv[1]).probe()
-os.environ["FAKE_NVML_MIG"] = "1"
-said["mig"] = NvmlMeter(sys.argv[1]).probe()
-said["stranger"] = NvmlMeter("another").probe()
-said["no_torch"] = "torch" not in sys.modules
-print(json.dumps(said))
-"""
-
-
-@pytest.fixture
-def fake_library(tmp_path):
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    source = Path(__file__).with_name("fake_nvml.c")
-    library = tmp_path / "libnvidia-ml.so.1"
-    subprocess.run(
-        [compiler, "-Wall", "-Werror", "-shared", "-fPIC", source, "-o", library], check=True
-    )
-    return tmp_path
-
-
-def test_the_real_binding_reads_a_fake_library(fake_library):
-    environment = {
-        "PATH": os.environ["PATH"],
-        "LD_LIBRARY_PATH": str(fake_library),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", THROUGH_THE_LIBRARY, UUID],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    said = json.loads(done.stdout)
-    assert said["light"]
-    assert said["no_torch"]
-    # Two reads went to the probe; the counter starts at 10^12 mJ, beyond 32 bits.
-    assert said["mj"] == [1e12 + 500 * read for read in (3, 4, 5)]
-    assert "no energy counter" in said["not_supported"]
-    assert "MIG is on" in said["mig"]
-    assert "no GPU of this UUID" in said["stranger"]
-
-
-@pytest.mark.gpu
-def test_the_counter_of_a_real_gpu_advances():
-    if not Path("/dev/nvidiactl").exists():
-        pytest.skip("no NVIDIA GPU")
-    meter = NvmlMeter(cuda_uuid("cuda"))
-    assert meter.probe() is None
-
-
-# ---------------------------------------------------------------- RAPL
-
-
-def test_several_packages_are_summed_and_nothing_else(tmp_path):
-    zones = {
-        "intel-rapl:0": "package-0",
-        "intel-rapl:0:0": "core",
-        "intel-rapl:1": "package-1",
-        "intel-rapl:2": "psys",
-        "intel-rapl-mmio:0": "package-0",
-    }
-    tree = PowercapTree(tmp_path, zones)
-    meter = RaplMeter(tmp_path, load=tree.load("intel-rapl:0", "intel-rapl:1"))
-    assert meter.probe() is None
-    start_mj = meter.read_mj()
-    for folder, energy_uj in zip(zones, (3000, 50, 4000, 60, 70), strict=True):
-        tree.add_uj(folder, energy_uj)
-    assert meter.read_mj() - start_mj == 7.0
-
-
-def test_a_wrap_around_goes_on_counting(tmp_path):
-    tree = PowercapTree(tmp_path, {"intel-rapl:0": "package-0"}, range_uj=1_000_000)
-    tree.set_uj("intel-rapl:0", 999_000)
-    meter = RaplMeter(tmp_path)
-    readings_mj = [meter.read_mj()]
-    for _ in range(8):
-        tree.add_uj("intel-rapl:0", 300_000)
-        readings_mj.append(meter.read_mj())
-    assert readings_mj == [300 * n for n in range(9)]
-
-
-def test_a_reset_is_no_wrap_around(tmp_path):
-    tree = PowercapTree(tmp_path, {"intel-rapl:0": "package-0"}, range_uj=1_000_000)
-    tree.set_uj("intel-rapl:0", 100_000)
-    meter = RaplMeter(tmp_path)
-    start_mj = meter.read_mj()
-    tree.set_uj("intel-rapl:0", 0)
-    assert meter.read_mj() < start_mj
-
-
-def test_a_constant_zero_is_no_counter(tmp_path):
-    PowercapTree(tmp_path, {"intel-rapl:0": "package-0"})
-    assert "does not advance under load" in RaplMeter(tmp_path, load=lambda: None).probe()
-
-
-def test_every_package_at_rest_is_named_in_one_line(tmp_path):
-    names = {"intel-rapl:0": "package-0", "intel-rapl:1": "package-1", "intel-rapl:2": "package-2"}
-    tree = PowercapTree(tmp_path, names)
-    reason = RaplMeter(tmp_path, load=tree.load("intel-rapl:1")).probe()
-    assert "intel-rapl:0" in reason
-    assert "intel-rapl:1" not in reason
-    assert "intel-rapl:2" in reason
-    assert "\n" not in reason
-
-
-def test_a_counter_for_root_only_says_so(tmp_path):
-    def read_text(file):
-        if file.name == "energy_uj":
-            raise PermissionError(13, "Permission denied")
-        return file.read_text()
-
-    PowercapTree(tmp_path, {"intel-rapl:0": "package-0"})
-    meter = RaplMeter(tmp_path, read_text=read_text)
-    assert "run as root" in meter.probe()
-    with pytest.raises(MeterError, match="energy_uj: permission denied"):
-        meter.read_mj()
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "words"),
-    [
-        ("energy_uj", "n/a", "not a number"),
-        ("max_energy_range_uj", "0", "range of 0"),
-        ("max_energy_range_uj", None, "cannot be read"),
-    ],
-)
-def test_a_malformed_zone_is_a_reason(tmp_path, file, text, words):
-    tree = PowercapTree(tmp_path, {"intel-rapl:0": "package-0"})
-    target = tree.root / "intel-rapl:0" / file
-    target.unlink() if text is None else target.write_text(text)
-    assert words in RaplMeter(tmp_path).probe()
-
-
-def test_a_packages_energy_is_measured_in_joules(tmp_path):
-    tree = PowercapTree(tmp_path, {"intel-rapl:0": "package-0"}, range_uj=60_000_000)
-    device = SimulatedDevice(load_w=40, idle_w=10, iteration_ms=20, update_ms=1)
-
-    def read_text(file):
-        if file.name == "energy_uj":
-            return str(device.shown_nj // 1000 % tree.range_uj)
-        return file.read_text()
-
-    meter = RaplMeter(tmp_path, load=device.iteration, read_text=read_text)
-    reading = measure(device, meter)
-    assert reading.source == "rapl"
-    assert reading.value == pytest.approx(40 * 20, rel=1e-9)
-
-
-# ---------------------------------------------------------------- finding
-
-
-def test_a_machine_without_rapl_has_no_cpu_meter(tmp_path):
-    found = find_meter("cpu", powercap=tmp_path / "absent")
-    assert isinstance(found, Reading)
-    assert found.state == "unavailable"
-    assert "no RAPL package zone" in found.reason
-
-
-def test_a_cpu_counter_at_rest_is_no_meter(tmp_path):
-    PowercapTree(tmp_path, {"intel-rapl:0": "package-0"})
-    found = find_meter("cpu", powercap=tmp_path)
-    assert isinstance(found, Reading)
-    assert "does not advance under load" in found.reason
-
-
-def test_a_device_that_torch_does_not_see_has_no_meter():
-    def unseen(device):
-        raise MeterError(f"device {device}: torch sees 0 CUDA devices; name one it sees")
-
-    found = find_meter("cuda:3", uuid_of=unseen)
-    assert found == Reading.unavailable(
-        "device cuda:3: torch sees 0 CUDA devices; name one it sees"
-    )
-
-
-def test_other_devices_have_no_meter():
-    assert "mps has no meter" in find_meter("mps").reason
+@pytest.mark.parametrize("reading", [GOOD, Reading.unavailable("no meter")])
+def test_what_is_not_rejected_is_taken_once(reading):
+    assert measured_twice_at_most(in_turn(reading)) == reading

@@ -11,12 +11,30 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init__.py")
 ORDER = (
     *("errors", "reading", "space", "front", "bd", "lic", "layers", "student", "shared", "weights"),
-    *("distill", "cost", "energy", "scenes", "data", "train", "evaluate", "baselines", "bitstream"),
+    *(
+        "distill",
+        "cost",
+        "meters",
+        "sensor",
+        "energy",
+        "exclusive",
+        "readings",
+        "latency",
+        "passes",
+        "scenes",
+        "data",
+        "codec_energy",
+        "train",
+        "evaluate",
+        "baselines",
+        "bitstream",
+    ),
     *(
         "zoo",
         "teacher",
         "targets",
         "warmup",
+        "measure",
         "trial",
         "pictures",
         "artifacts",
@@ -39,7 +57,7 @@ ORDER = (
         "cli",
     ),
 )
-ONLY_IN = {"ray": "launch", "pynvml": "energy", "fvcore": "cost"}
+ONLY_IN = {"ray": "launch", "pynvml": "meters", "fvcore": "cost"}
 
 
 def _imported(path: Path) -> set[str]:

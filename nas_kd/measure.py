@@ -1,0 +1,254 @@
+"""What a codec costs on this machine: MACs, memory, latency, energy, each beside the teacher's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_kd.codec_energy import (
+    EXCLUDED,
+    as_frame,
+    energy_of,
+    energy_ratio,
+    per_megapixel,
+)
+from nas_kd.cost import count
+from nas_kd.data import open_images
+from nas_kd.energy import FULL, QUICK, Mode
+from nas_kd.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
+from nas_kd.meters import Meter, find_meter
+from nas_kd.passes import (
+    FRAME,
+    LAUNCH_BOUND,
+    MEGAPIXELS,
+    PARTS,
+    Pass,
+    best_device,
+    gpu_busy_share,
+    graph_replay,
+    in_use,
+    memory_bytes,
+    noise_frame,
+    numerics,
+    passes,
+    synchroniser,
+)
+from nas_kd.reading import Reading
+from nas_kd.space import load_arch
+from nas_kd.student import Student
+from nas_kd.teacher import BUILT_IN
+from nas_kd.weights import load_student, ready
+
+TEACHER = "mini"
+UNTRAINED = "the weights are untrained, and how long entropy coding takes depends on them"
+
+
+def load_codec(path: Path) -> tuple[Student, bool]:
+    """A student's folder, or an arch file; and whether its weights are trained.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if path.suffix in (".toml", ".json") and path.is_file():
+        torch.manual_seed(0)
+        return ready(Student(load_arch(path))), False
+    return load_student(path), True
+
+
+def measure_codec(path: Path, quick: bool = False) -> dict[str, Any]:
+    """Everything that ``nas-kd measure`` reports, as JSON can hold it."""
+    student, trained = load_codec(path)
+    cost = count(student)
+    device = best_device()
+    teacher = load_student(BUILT_IN / TEACHER).to(device)
+    frames = [noise_frame(device)]
+    student.to(device)
+    own, others = passes(student, frames), passes(teacher, frames)
+    with in_use(device).exclusive():
+        latency = _latency(own, others, device, quick)
+        energy = _energy(own, others, device, QUICK if quick else FULL)
+        memory = memory_bytes(student, own)
+    coding = _coding(student.cpu(), quick) if trained else _none(UNTRAINED)
+    return {
+        "codec": str(path),
+        "arch": str(student.arch),
+        "arch_key": student.arch.key,
+        "trained": trained,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "torch": torch.__version__,
+        "numerics": numerics(device),
+        "frame": list(FRAME),
+        "teacher": TEACHER,
+        "excluded": EXCLUDED,
+        "cost": cost.to_json(),
+        "memory_bytes": memory,
+        "latency": latency,
+        "entropy_coding": coding,
+        "energy": energy,
+    }
+
+
+def _none(reason: str) -> dict[str, Any]:
+    return {part: Reading.unavailable(reason).to_json() for part in ("encoder", "decoder")}
+
+
+# ---------------------------------------------------------------- latency
+
+
+def _latency(
+    own: dict[str, Pass], others: dict[str, Pass], device: str, quick: bool
+) -> dict[str, Any]:
+    works = {part: own[part] for part in PARTS} | {f"teacher {p}": others[p] for p in PARTS}
+    runs = (QUICK_RUNS if quick else RUNS)[device.partition(":")[0]]
+    readings = measure_latency(works, synchronise=synchroniser(device), runs=runs)
+    return {
+        part: {
+            "student": readings[part].to_json(),
+            "teacher": readings[f"teacher {part}"].to_json(),
+            "ratio": latency_ratio(readings[part], readings[f"teacher {part}"]).to_json(),
+        }
+        for part in PARTS
+    }
+
+
+def _coding(student: Student, quick: bool) -> dict[str, Any]:
+    """Entropy coding of a photograph on the CPU: a whole pass less its networks, round by round."""
+    x = as_frame(open_images("builtin", "eval").images[-1])
+    own = passes(student, [x])
+    coded = student.compress(x, 1.0)
+    works: dict[str, Callable[[], object]] = {
+        "encoder": own["encoder"],
+        "whole encoder": lambda: student.compress(x, 1.0),
+        "decoder": own["decoder"],
+        "whole decoder": lambda: student.decompress(coded["strings"], coded["shape"], 1.0),
+    }
+    runs = (QUICK_RUNS if quick else RUNS)["cpu"]
+    readings = measure_latency(works, synchronise=lambda: None, runs=runs)
+    pairs = {part: (readings[f"whole {part}"], readings[part]) for part in ("encoder", "decoder")}
+    return {part: _difference(*pair).to_json() for part, pair in pairs.items()}
+
+
+def _difference(whole: Reading, part: Reading) -> Reading:
+    if whole.value is None or part.value is None:
+        return Reading.rejected(whole.reason or part.reason or "", {})
+    doubt_ms = math.hypot(*(r.uncertainty for r in (whole, part) if r.uncertainty is not None))
+    if not whole.value - part.value > doubt_ms:
+        return Reading.rejected("not resolved beside the networks", {"doubt_ms": doubt_ms})
+    return Reading.measured(whole.value - part.value, doubt_ms, "ms", "perf_counter")
+
+
+# ---------------------------------------------------------------- energy
+
+
+def _energy(
+    own: dict[str, Pass], others: dict[str, Pass], device: str, mode: Mode
+) -> dict[str, Any]:
+    meter = find_meter(device)
+    if isinstance(meter, Reading):
+        return {part: {"student": meter.to_json()} for part in PARTS}
+    found: dict[str, Any] = {}
+    for part in PARTS:
+        found[part] = _beside_teacher(meter, own[part], others[part], device, mode)
+        if device.startswith("cuda"):
+            found[part] |= _launches(own[part])
+    if device.startswith("cuda"):
+        found["both_graph"] = _graphed(meter, own["both"], others["both"], device, mode)
+    return found
+
+
+def _beside_teacher(
+    meter: Meter, own: Pass, other: Pass, device: str, mode: Mode
+) -> dict[str, Any]:
+    student = energy_of(meter, own, device, mode)
+    teacher = energy_of(meter, other, device, mode)
+    return {
+        "student": student.to_json(),
+        "per_megapixel": per_megapixel(student).to_json(),
+        "teacher": teacher.to_json(),
+        "ratio": energy_ratio(student, teacher).to_json(),
+    }
+
+
+def _launches(work: Pass) -> dict[str, Any]:
+    share = gpu_busy_share(work)
+    return {
+        "gpu_busy_share": share,
+        "launch_bound": None if share is None else share < LAUNCH_BOUND,
+    }
+
+
+def _graphed(meter: Meter, own: Pass, other: Pass, device: str, mode: Mode) -> dict[str, Any]:
+    """The networks without their launches, under a name of its own."""
+    try:
+        return _beside_teacher(meter, graph_replay(own), graph_replay(other), device, mode)
+    except RuntimeError as error:
+        reason = f"cannot be captured as a CUDA graph ({str(error).splitlines()[0]})"
+        return {"student": Reading.unavailable(reason).to_json()}
+
+
+# ---------------------------------------------------------------- for people
+
+
+def in_lines(figures: dict[str, Any]) -> list[str]:
+    """The report as text, one finding a line."""
+    cost, memory = figures["cost"], figures["memory_bytes"]
+    parts = ", ".join(f"{name} {macs / 1e6:.1f}" for name, macs in cost["parts"].items() if macs)
+    peaks = ", ".join(f"{part} {memory[part] / 2**20:.1f}" for part in PARTS)
+    lines = [
+        f"codec:       {figures['codec']} ({'trained' if figures['trained'] else 'untrained'})",
+        f"arch:        {figures['arch']}",
+        f"device:      {figures['device']}, torch {figures['torch']}, {figures['numerics']}",
+        f"frame:       {FRAME[3]}x{FRAME[2]}, {MEGAPIXELS:.3f} Mpx; not in it: {EXCLUDED}",
+        f"parameters:  {cost['parameters']:,}",
+        f"MACs:        {cost['gmac']:.3f} G, {cost['kmac_per_px']:.2f} k/px; "
+        f"encoder {cost['encoder_macs'] / 1e9:.3f} G, decoder {cost['decoder_macs'] / 1e9:.3f} G",
+        f"by part:     {parts} (10^6 MACs)",
+        f"memory:      weights {memory['weights'] / 2**20:.1f} MiB; tensors at once: {peaks} MiB",
+    ]
+    lines += [_latency_line(part, figures["latency"][part]) for part in PARTS]
+    for part, reading in figures["entropy_coding"].items():
+        lines.append(f"latency:     entropy coding, {part}: {_figure(reading)}")
+    for part, found in figures["energy"].items():
+        lines += _energy_lines(part, found)
+    return lines
+
+
+def _latency_line(part: str, found: dict[str, Any]) -> str:
+    student = found["student"]
+    raw = student.get("details") or student.get("raw") or {}
+    spread = f" (p10 {raw['p10_ms']:.2f}, p90 {raw['p90_ms']:.2f}, {raw['runs']} runs)"
+    return f"latency:     {part}: {_figure(student)}{spread}; over {TEACHER}: {_figure(found['ratio'])}"
+
+
+def _energy_lines(part: str, found: dict[str, Any]) -> list[str]:
+    student = found["student"]
+    if student["value"] is None:
+        return [f"energy:      {part}: {_figure(student)}"]
+    details = student["details"]
+    lines = [
+        f"energy:      {part}: {_figure(student)} per frame, {_figure(found['per_megapixel'])}; "
+        f"over {TEACHER}: {_figure(found['ratio'])}",
+        f"             {details['power_w']:.1f} W, {_or_unknown(details['clock_mhz'], 'MHz')}, "
+        f"{_or_unknown(details['temperature_c'], 'degrees C')}"
+        f"{', power cap reached' if details['power_capped'] else ''}",
+    ]
+    if found.get("gpu_busy_share") is not None:
+        bound = ", launch-bound: look at both_graph" if found["launch_bound"] else ""
+        lines.append(f"             GPU busy {found['gpu_busy_share']:.0%} of the time{bound}")
+    return lines
+
+
+def _figure(reading: dict[str, Any]) -> str:
+    """A figure with its uncertainty, or why there is none."""
+    if reading["value"] is None:
+        words = {"unavailable": "absent", "rejected": "rejected"}[reading["state"]]
+        return f"{words}: {reading['reason']}"
+    return f"{reading['value']:.4g} +- {reading['uncertainty']:.2g} {reading['unit']}"
+
+
+def _or_unknown(value: float | None, unit: str) -> str:
+    return f"{unit} unknown" if value is None else f"{value:.0f} {unit}"

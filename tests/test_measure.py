@@ -1,0 +1,66 @@
+import json
+
+import pytest
+import torch
+from fakes import FakeMeter, SimulatedDevice
+
+from nas_kd.cost import count
+from nas_kd.energy import QUICK, measure_energy
+from nas_kd.errors import UsageError
+from nas_kd.measure import PARTS, _latency, _none, in_lines, load_codec
+from nas_kd.passes import memory_bytes, passes
+from nas_kd.reading import Reading
+from nas_kd.space import prim
+from nas_kd.student import Student
+from nas_kd.weights import ready
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """Everything but the energy, on a picture of 64x64."""
+    torch.manual_seed(0)
+    codec = ready(Student(prim(8, 16)))
+    own, other = (passes(codec, [torch.rand(1, 3, 64, 64)]) for _ in range(2))
+    found = {"codec": "a.toml", "arch": "arch", "trained": False, "device": "cpu", "torch": "2"}
+    found |= {"numerics": "threads=1", "cost": count(codec).to_json()}
+    found |= {"memory_bytes": memory_bytes(codec, own), "entropy_coding": _none("untrained")}
+    return found | {"latency": _latency(own, other, "cpu", quick=True)}
+
+
+def test_without_a_meter_energy_is_absent_and_the_rest_is_there(figures):
+    absent = {part: {"student": Reading.unavailable("no meter here").to_json()} for part in PARTS}
+    text = "\n".join(in_lines(figures | {"energy": absent}))
+    assert text.count("absent: no meter here") == 3
+    assert "MACs:" in text
+    assert "p10" in text
+    assert "memory:      weights" in text
+    assert "entropy coding, encoder: absent: untrained" in text
+
+
+def test_an_energy_is_shown_with_its_doubt_and_conditions(figures):
+    device = SimulatedDevice()
+    reading = measure_energy(
+        FakeMeter(device),
+        device.iteration,
+        synchronise=device.synchronise,
+        timing=device.timing,
+        mode=QUICK,
+    ).to_json()
+    found = {"student": reading, "per_megapixel": reading, "ratio": reading}
+    found |= {"gpu_busy_share": 0.5, "launch_bound": True}
+    text = "\n".join(in_lines(figures | {"energy": {"both": found}}))
+    assert "both: 3000 +- " in text
+    assert "300.0 W, MHz unknown" in text
+    assert "GPU busy 50% of the time, launch-bound" in text
+
+
+def test_latency_stands_beside_the_teachers(figures):
+    json.dumps(figures["latency"], allow_nan=False)
+    for part in PARTS:
+        rounds = figures["latency"][part]
+        assert {reading["state"] for reading in rounds.values()} <= {"measured", "rejected"}
+
+
+def test_what_is_no_codec_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no codec there"):
+        load_codec(tmp_path)
