@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The main job on what is built in: search, front, export, and a picture there and back.
+# The main job on what is built in: warm-up, search, front, report, export, and a picture there and back.
 set -euo pipefail
 out=${1:-demo-out}
 mkdir -p "$out"
-nas-kd search --space demo --teacher mini --name demo --budget 8 --steps 250 --crops 128 --objectives bd_rate,flops
+nas-kd search --space demo --teacher mini --name demo --budget 8 --warmup 600 --steps 100 --objectives bd_rate,flops
 nas-kd front demo --plot "$out/front.png"
+nas-kd report demo --out "$out/report.html"
 nas-kd export demo --out "$out/students"
 student=$(find "$out/students" -maxdepth 1 -name 'trial-*' | sort | head -n 1)
 python -c "
@@ -12,4 +13,4 @@ import sys; from pathlib import Path; from nas_kd.data import photograph
 Path(sys.argv[1]).write_bytes(photograph('scikit-image/chelsea.png'))" "$out/photograph.png"
 nas-kd compress "$out/photograph.png" "$out/photograph.nkd" --student "$student" --level 3
 nas-kd decompress "$out/photograph.nkd" "$out/restored.png" --student "$student"
-echo "look at $out/front.png and $out/restored.png"
+echo "look at $out/front.png, $out/report.html and $out/restored.png"

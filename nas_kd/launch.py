@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 import traceback
 import warnings
 from dataclasses import asdict
@@ -67,7 +68,9 @@ def run_in_worker(config: dict[str, Any]) -> dict[str, Any]:
         # Named by the arch: a trial that is tried again goes on from its checkpoint.
         task, folder = task_of(prepared), Path(prepared["students"]) / arch.key
         outcome = run_trial(task, arch, folder)
+        started = time.perf_counter()
         illustrate(task.anchor, task.eval_images, folder, outcome)
+        outcome.attrs.setdefault("seconds", {})["draw"] = time.perf_counter() - started
     except NasKdError as error:
         outcome = Outcome(None, "crash", attrs={"message": str(error)})
     except Exception as error:
