@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init__.py")
 ORDER = (
-    *("errors", "reading", "space", "front", "bd", "lic", "layers", "student", "weights"),
+    *("errors", "reading", "space", "front", "bd", "lic", "layers"),
+    *("rans", "exact", "coding", "student", "weights"),
     *("distill", "cost", "energy", "scenes", "data", "train", "evaluate", "baselines", "bitstream"),
     *(
         "teacher",

@@ -98,7 +98,8 @@ def test_what_is_decoded_is_what_forward_computes(path: Path, largest: bool):
         assert len(coded["strings"]) == student.y_parts + 1
         decoded = student.decompress(coded["strings"], coded["shape"], level)
         assert torch.equal(decoded["y_hat"], coded["y_hat"])
-        assert torch.allclose(decoded["x_hat"], expected, atol=1e-5, rtol=0)
+        # Means are rounded to 16 bits for the coder: a quarter of an 8-bit step at most.
+        assert torch.allclose(decoded["x_hat"], expected, atol=1e-3, rtol=0)
 
 
 def test_two_pictures_are_coded_apart():
