@@ -49,9 +49,10 @@ class SymbolCoder:
         return self._rans(plain, indexes.tolist()) + _varints(extras)[::-1]
 
     def _rans(self, symbols: list[int], indexes: list[int]) -> bytes:
-        if len(symbols) == 1:
-            # CompressAI's buffer is one word per symbol, its flush writes two.
-            symbols, indexes = symbols * 2, indexes * 2
+        if len(symbols) < 3:
+            # CompressAI's buffer has a word per symbol; two words of state and half a word per symbol
+            # overrun it. What is coded after the last wanted symbol is never read.
+            symbols, indexes = symbols * 3, indexes * 3
         tables = (self.cdfs, self.sizes, self.offsets)
         return RansEncoder().encode_with_indexes(symbols, indexes, *tables)
 
