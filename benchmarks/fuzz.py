@@ -174,13 +174,13 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def run(files: int, seed: int, first: int = 0) -> dict[str, float]:
+def run(files: int, seed: int, first: int, until_s: float) -> dict[str, float]:
     counts = {"crashes": 0, "hangs": 0, "over_memory": 0, "refused": 0, "decoded": 0}
     done, slowest_s = first, 0.0
-    while done < first + files:
+    while done < first + files and time.monotonic() < until_s:
         command = [sys.executable, __file__, "--worker", f"{done}:{first + files}:{seed}"]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1)
-        done, outcome, worst_s = watch(worker, done, counts)
+        done, outcome, worst_s = watch(worker, done, counts, until_s)
         slowest_s = max(slowest_s, worst_s)
         if outcome:
             counts[outcome] += 1
@@ -189,10 +189,12 @@ def run(files: int, seed: int, first: int = 0) -> dict[str, float]:
     return {"files": done - first, **counts, "slowest_s": round(slowest_s, 3)}
 
 
-def watch(worker: subprocess.Popen, done: int, counts: dict[str, int]) -> tuple[int, str, float]:
+def watch(
+    worker: subprocess.Popen, done: int, counts: dict[str, int], until_s: float
+) -> tuple[int, str, float]:
     """Count a worker's lines until it ends; where it stopped, and why if not by itself."""
     slowest_s = 0.0
-    waited_s = 120  # until torch is loaded
+    waited_s = 600  # until torch is loaded, however busy the machine
     while True:
         if not select.select([worker.stdout], [], [], waited_s)[0]:
             worker.kill()
@@ -210,12 +212,17 @@ def watch(worker: subprocess.Popen, done: int, counts: dict[str, int]) -> tuple[
             counts[outcome] += 1
             slowest_s = max(slowest_s, float(seconds))
             done = int(index) + 1
+            if time.monotonic() > until_s:
+                worker.kill()
+                worker.wait()
+                return done, "", slowest_s
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--quick", action="store_true", help="500 files")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
     parser.add_argument("--out", type=Path, help="also write the result there")
@@ -224,7 +231,8 @@ def main() -> None:
     if args.worker:
         return work(*(int(n) for n in args.worker.split(":")))
     began = time.monotonic()
-    result = run(500 if args.quick else args.files, args.seed, args.first)
+    files = 500 if args.quick else args.files
+    result = run(files, args.seed, args.first, began + args.seconds)
     result |= {
         "seed": args.seed,
         "first": args.first,

@@ -144,7 +144,7 @@ class LatentCoder:
                 indexes = self._indexes(scales, at)
                 symbols = code(place, part, indexes, gained)
                 checksum = zlib.crc32(symbols.numpy().tobytes(), checksum)
-                centre = gained if means is None else gained[..., part]
+                centre = gained[..., part] if isinstance(gained, Tensor) else gained
                 values = (symbols.double() + centre) * at.inverse_y.flatten(2)
                 y_hat[..., place[0], place[1]][..., part] = values.float()
         return y_hat, checksum
@@ -226,8 +226,10 @@ def _around(
 def make_tables(
     bottleneck: EntropyBottleneck, conditional: GaussianConditional, update_quantiles: bool
 ) -> None:
-    """CompressAI's ``update`` with probabilities in float64, where another machine's differ by too
-    little to change a table's 16 bits."""
+    """CompressAI's ``update`` with probabilities in float64.
+
+    There another machine's differ by too little to change a table's 16 bits.
+    """
     if update_quantiles:
         bottleneck._update_quantiles()
     double = copy.deepcopy(bottleneck).cpu().double()

@@ -4,8 +4,8 @@ A decoder whose scales differ from the encoder's in one last bit may pick anothe
 weights and activations are rounded to binary fractions so coarse that every product and every partial sum is a
 float64 without rounding: the order of summation, the number of threads and the library no longer matter.
 (Balle, Johnston and Minnen, ICLR 2019, train such networks in integers; rounding afterwards to 16 fractional
-bits needs no training and changes the rate by parts per million.) What is not a sum is a single IEEE operation, or done with
-``decimal``, whose results are the same everywhere.
+bits needs no training, and files of ``mini`` grew by under 0.1 %.) What is not a sum is a single IEEE
+operation, or done with ``decimal``, whose results are the same everywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from decimal import Context, Decimal
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,8 @@ def exact_layer(layer: nn.Module) -> Layer:
     weight = weight if mask is None else weight * mask.cpu()
     bias = snap(layer.bias.detach().cpu().double()) if layer.bias is not None else None
     weight = _rounded(weight, out_axis)
-    stride, padding = layer.stride, layer.padding
+    # Given as numbers in layers.py, never as "same".
+    stride, padding = layer.stride, cast(tuple[int, ...], layer.padding)
     if isinstance(layer, nn.ConvTranspose2d):
         extra = layer.output_padding
         return lambda x: snap(

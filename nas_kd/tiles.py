@@ -36,7 +36,7 @@ def padded(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def analysis(student: Student, image: Image8) -> tuple[Tensor, Tensor]:
-    """y and z of a picture, uint8 [H, W, 3]; on the student's device."""
+    """Y and z of a picture, uint8 [H, W, 3]; on the student's device."""
     device = student.h_a.conv0.weight.device
     height, width = image.shape[:2]
     if height * width <= WHOLE_PIXELS:
@@ -59,7 +59,7 @@ def synthesis(student: Student, y_hat: Tensor, height: int, width: int) -> Image
         return to_image(student.synthesis(y_hat.to(device))[..., :height, :width])
     halo = sight(student.synthesis, student.arch.M, 1, LATENT)
     image = np.empty((height, width, 3), np.uint8)
-    for outer, inner, core in _tiles(*y_hat.shape[-2:], halo):
+    for outer, inner, core in _tiles(y_hat.shape[-2], y_hat.shape[-1], halo):
         x_hat = student.synthesis(y_hat[..., outer[0], outer[1]].to(device))
         rows, columns = (slice(LATENT * s.start, LATENT * s.stop) for s in inner)
         target = image[tuple(slice(LATENT * s.start, LATENT * s.stop) for s in core)]
@@ -80,8 +80,10 @@ def sight(network: Callable[[Tensor], Tensor], C: int, fine_in: int, fine_out: i
     parameters = getattr(getattr(network, "__self__", None), "parameters", None)
     device = next(parameters()).device if parameters else torch.device("cpu")
     for half in (8, 16, 32):
-        x = torch.zeros(1, C, *2 * [fine_in * (2 * half + 1)], device=device)
-        x[..., *2 * [slice(fine_in * half, fine_in * (half + 1))]] = math.nan
+        side = fine_in * (2 * half + 1)
+        x = torch.zeros(1, C, side, side, device=device)
+        middle = slice(fine_in * half, fine_in * (half + 1))
+        x[..., middle, middle] = math.nan
         touched = network(x).isnan().any(1)[0].nonzero()
         far = (touched // fine_out - half).abs().max()
         if int(far) < half:

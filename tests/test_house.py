@@ -12,7 +12,8 @@ MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init_
 ORDER = (
     *("errors", "reading", "space", "front", "bd", "lic", "layers"),
     *("rans", "exact", "coding", "student", "weights"),
-    *("distill", "cost", "energy", "scenes", "data", "train", "evaluate", "baselines", "tiles", "bitstream"),
+    *("distill", "cost", "energy", "scenes", "data", "train", "evaluate", "baselines"),
+    *("tiles", "bitstream", "rate", "files", "onnx_export"),
     *(
         "teacher",
         "targets",

@@ -23,7 +23,7 @@ CODER = SymbolCoder(MODEL)
 
 
 def read(string: bytes, indexes: list[int]) -> tuple[list[int], int]:
-    """rANS by the book (Duda; 64-bit state, 32-bit words): places in the tables, and words read."""
+    """RANS by the book (Duda; 64-bit state, 32-bit words): places in the tables, and words read."""
     words = [int.from_bytes(string[i : i + 4], "little") for i in range(0, len(string), 4)]
     words += [0] * (len(indexes) + 8)
     state, at, places = words[0] | words[1] << 32, 2, []
