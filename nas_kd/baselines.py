@@ -29,11 +29,11 @@ class Classical(NamedTuple):
 CODECS = {
     # 4:2:0, optimised Huffman tables.
     "jpeg": Classical("JPEG", "jpg", tuple({"quality": q, "optimize": True} for q in QUALITIES)),
-    # Irreversible 9/7 wavelet, one layer.
+    # Irreversible 9/7 wavelet and colour transform (Pillow leaves it out by itself), one layer.
     "jpeg2000": Classical(
         "JPEG2000",
         "jpg_2000",
-        tuple({"irreversible": True, "quality_layers": [ratio]} for ratio in RATIOS),
+        tuple({"irreversible": True, "mct": 1, "quality_layers": [ratio]} for ratio in RATIOS),
     ),
     # Lossy, the slowest method.
     "webp": Classical("WEBP", "webp", tuple({"quality": q, "method": 6} for q in QUALITIES)),
