@@ -1,41 +1,98 @@
-"""Classical codecs through Pillow, to compare learned ones with."""
+"""Classical codecs through Pillow, to compare learned ones with; whole files, mean over pictures."""
 
 from __future__ import annotations
 
 import io
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
-from nas_kd.bd import RDCurve
+from nas_kd.bd import RDCurve, bd_rate, quality_interval
 from nas_kd.data import ImageSet
+from nas_kd.errors import NasKdError, StudyError, UsageError
 from nas_kd.evaluate import psnr_db
 
 QUALITIES = (5, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95)
+RATIOS = (400, 250, 160, 100, 64, 40, 25, 16, 10, 6.4, 4)
+"""JPEG 2000 is asked for compression ratios, not for qualities."""
 
 
-def jpeg_curve(images: ImageSet) -> RDCurve:
-    """Pillow's JPEG (4:2:0, optimised Huffman tables), whole files, mean over pictures."""
-    return _curve(images, "JPEG", {"optimize": True})
+class Classical(NamedTuple):
+    """One of Pillow's codecs: its format, the feature that it needs, and its points as options."""
+
+    kind: str
+    feature: str
+    points: tuple[dict[str, Any], ...]
 
 
-def webp_curve(images: ImageSet) -> RDCurve:
-    """Pillow's lossy WebP at its slowest method, whole files, mean over pictures."""
-    return _curve(images, "WEBP", {"method": 6})
+CODECS = {
+    # 4:2:0, optimised Huffman tables.
+    "jpeg": Classical("JPEG", "jpg", tuple({"quality": q, "optimize": True} for q in QUALITIES)),
+    # Irreversible 9/7 wavelet and colour transform (Pillow leaves it out by itself), one layer.
+    "jpeg2000": Classical(
+        "JPEG2000",
+        "jpg_2000",
+        tuple({"irreversible": True, "mct": 1, "quality_layers": [ratio]} for ratio in RATIOS),
+    ),
+    # Lossy, the slowest method.
+    "webp": Classical("WEBP", "webp", tuple({"quality": q, "method": 6} for q in QUALITIES)),
+    # 4:2:0, libavif's default speed.
+    "avif": Classical("AVIF", "avif", tuple({"quality": q, "speed": 6} for q in QUALITIES)),
+}
 
 
-def _curve(images: ImageSet, kind: str, options: dict[str, bool | int]) -> RDCurve:
-    points = [_point(images, kind, quality, options) for quality in QUALITIES]
+def check_names(names: list[str]) -> list[str]:
+    """The names of known codecs; raises UsageError at another."""
+    for name in names:
+        if name not in CODECS:
+            raise UsageError(f"codec '{name}' is unknown: choose from {', '.join(CODECS)}")
+    return names
+
+
+def classical_curve(name: str, images: ImageSet) -> RDCurve:
+    """The R-D curve of a codec; raises NasKdError where this Pillow lacks it."""
+    codec = CODECS[name]
+    if not features.check(codec.feature):
+        raise NasKdError(f"this Pillow was built without {codec.kind}: install another build")
+    points = [_point(images, codec.kind, options) for options in codec.points]
     return RDCurve(tuple(p[0] for p in points), tuple(p[1] for p in points))
 
 
-def _point(
-    images: ImageSet, kind: str, quality: int, options: dict[str, bool | int]
-) -> tuple[float, float]:
+def compare(name: str, images: ImageSet, curve: RDCurve) -> dict[str, Any]:
+    """BD-rate of a curve against a codec over the curve's own quality interval, or the reason why not."""
+    try:
+        anchor = classical_curve(name, images)
+        found = bd_rate(anchor, curve, quality_interval(curve))
+    except StudyError as error:
+        return {"bd_rate": None, "reason": f"unsound curve: {error}", "curve": None}
+    except NasKdError as error:
+        return {"bd_rate": None, "reason": str(error), "curve": None}
+    return {
+        "bd_rate": found.value,
+        "reason": found.reason,
+        "pchip": found.pchip,
+        "bd_psnr_db": found.bd_psnr_db,
+        "interval_db": list(found.interval_db),
+        "curve": anchor.to_json(),
+    }
+
+
+def jpeg_curve(images: ImageSet) -> RDCurve:
+    """Pillow's JPEG."""
+    return classical_curve("jpeg", images)
+
+
+def webp_curve(images: ImageSet) -> RDCurve:
+    """Pillow's lossy WebP."""
+    return classical_curve("webp", images)
+
+
+def _point(images: ImageSet, kind: str, options: dict[str, Any]) -> tuple[float, float]:
     rates, qualities = [], []
     for image in images.images:
         buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, kind, quality=quality, **options)
+        Image.fromarray(image).save(buffer, kind, **options)
         rates.append(8 * buffer.tell() / (image.shape[0] * image.shape[1]))
         qualities.append(psnr_db(np.asarray(Image.open(buffer).convert("RGB")), image))
     return float(np.mean(rates)), float(np.mean(qualities))

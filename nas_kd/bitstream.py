@@ -3,27 +3,26 @@
 Little-endian, in this order::
 
     magic        4 bytes  NKD1
-    version      u8       1
-    student      8 bytes  start of a sha256 over the architecture, lambdas and tensors
+    version      u8       2
+    student      8 bytes  start of the sha256 in the student's arch.json
     height       u32      of the picture, before padding
     width        u32
     level        f32      1 to L
-    y_parts      u8       strings y is coded in: 1, or 2 for the checkerboard
-    latents      u32      crc32 of y_hat as float32, C order
-    lengths      u32      of each string: the parts of y, then z
+    flags        u8       1: the picture is grey
+    y_parts      u8       strings a tile of y is coded in: 1, or 2 for the checkerboard
+    symbols      u32      crc32 of all entropy-coded symbols as int32: z, then y in the order of its strings
+    lengths      u32      of each string: the parts of y, each tile by tile (1024 px, row by row), then z
     strings
     crc32        u32      of everything before
 
-Latents are coded with probabilities that both sides compute in floating point. Where the decoder's
-arithmetic differs (another device or library), what it decodes may differ; the checksum of the
-latents then turns a silently wrong picture into an error. Checksums find damage, not malice: the
-range decoder does not check its bounds, so decode only files whose source you trust.
+What tables a symbol is read with is computed in exact arithmetic (``exact``), so that a file decodes to the same
+latents with any number of threads and any library. Should a machine disagree all the same, the
+checksum of the symbols turns a silently wrong picture into an error. Strings of any origin are read in bounds
+(``rans``); what a file can make its reader spend is limited by MAX_PIXELS.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import struct
 import zlib
@@ -31,31 +30,39 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nas_kd.data import Image8, to_image, to_tensor
+from nas_kd.coding import tiles_of
+from nas_kd.data import Image8
 from nas_kd.errors import BitstreamError
 from nas_kd.student import MULTIPLE, Student
+from nas_kd.tiles import analysis, synthesis
+from nas_kd.weights import weights_digest
 
 MAGIC = b"NKD1"
-VERSION = 1
+VERSION = 2
 MAX_PIXELS = 2**26
 """Largest area, after padding to multiples of 64."""
 
-FIXED = struct.Struct("<4sB8sIIfBI")
+TILE = 16
+"""Hyperlatents per side of what is coded together: 1024 px."""
+
+GREY = 1
+FIXED = struct.Struct("<4sB8sIIfBBI")
 U32 = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the strings; ``lengths`` are in bytes, the parts of y, then z."""
+    """What stands before the strings; ``lengths`` are in bytes, as in the file."""
 
     student: bytes
     height: int
     width: int
     level: float
-    latents: int
+    flags: int
+    y_parts: int
+    symbols: int
     lengths: tuple[int, ...]
 
     @property
@@ -65,14 +72,25 @@ class Header:
 
     def pack(self) -> bytes:
         """The header's bytes."""
-        y_parts = len(self.lengths) - 1
-        sides = (self.height, self.width)
-        fixed = (MAGIC, VERSION, self.student, *sides, self.level, y_parts, self.latents)
-        return FIXED.pack(*fixed) + struct.pack(f"<{len(self.lengths)}I", *self.lengths)
+        fixed = (self.student, self.height, self.width, self.level)
+        rest = (self.flags, self.y_parts, self.symbols)
+        lengths = struct.pack(f"<{len(self.lengths)}I", *self.lengths)
+        return FIXED.pack(MAGIC, VERSION, *fixed, *rest) + lengths
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """A picture's latents, from which files of any level can be written."""
+
+    height: int
+    width: int
+    grey: bool
+    y: Tensor
+    z: Tensor
 
 
 def encode(student: Student, image: Image8, level: float) -> bytes:
-    """A compressed file of one picture, uint8 [H, W, 3].
+    """A compressed file of one picture, uint8 [H, W, 3], or [H, W] for a grey one.
 
     Args:
         student: its ``update()`` must have been called.
@@ -82,61 +100,86 @@ def encode(student: Student, image: Image8, level: float) -> bytes:
     Raises:
         BitstreamError: an image, level or student that cannot be coded.
     """
+    _check_level(student, level)
+    return write(student, analyse(student, image), level)
+
+
+def analyse(student: Student, image: Image8) -> Analysed:
+    """The part of ``encode`` that does not depend on the level."""
     _check_updated(student)
     _check_image(image)
     height, width = image.shape[:2]
     _check_size(height, width)
+    grey = image.ndim == 2
+    colour = np.repeat(image[..., None], 3, axis=2) if grey else image
+    return Analysed(height, width, grey, *analysis(student, colour))
+
+
+def write(student: Student, picture: Analysed, level: float) -> bytes:
+    """The file of an analysed picture at one level."""
+    coder = _check_updated(student)
     _check_level(student, level)
     level = float(np.float32(level))
-    name = fingerprint(student)
-    x = _padded(to_tensor(image)).to(_device(student))
-    coded = student.compress(x, level)
-    strings = [string for (string,) in coded["strings"]]
-    lengths = tuple(len(string) for string in strings)
-    header = Header(name, height, width, level, _crc_of_latents(coded["y_hat"]), lengths)
-    body = header.pack() + b"".join(strings)
+    coded = coder.encode(picture.y, picture.z, level, TILE)
+    header = Header(
+        fingerprint(student),
+        picture.height,
+        picture.width,
+        level,
+        GREY if picture.grey else 0,
+        coder.y_parts,
+        coded.checksum,
+        tuple(len(string) for string in coded.strings),
+    )
+    body = header.pack() + b"".join(coded.strings)
     return body + U32.pack(zlib.crc32(body))
 
 
 def decode(student: Student, data: bytes) -> Image8:
-    """The picture, uint8 [H, W, 3], of what ``encode`` returned.
+    """The picture, uint8 [H, W, 3] ([H, W] if grey), of what ``encode`` returned.
 
     Raises:
         BitstreamError: a file that is damaged, of another student, or whose latents this
             machine decodes differently.
     """
     header = _parse(data)
-    _check_updated(student)
+    coder = _check_updated(student)
     if header.student != fingerprint(student):
         raise BitstreamError(
             f"the file is of student {header.student.hex()}, not {fingerprint(student).hex()}: "
             "decode it with the student that wrote it"
         )
-    if len(header.lengths) != student.y_parts + 1:
+    if header.y_parts != coder.y_parts:
         raise BitstreamError(
-            f"y is in {len(header.lengths) - 1} parts: this student codes it in {student.y_parts}"
+            f"y is in {header.y_parts} parts: this student codes it in {coder.y_parts}"
         )
     _check_level(student, header.level)
-    z_shape = (-(-header.height // MULTIPLE), -(-header.width // MULTIPLE))
-    decoded = student.decompress(_strings(header, data), z_shape, header.level)
-    if _crc_of_latents(decoded["y_hat"]) != header.latents:
+    z_shape = _cells(header.height, header.width)
+    decoded = coder.decode(_strings(header, data), z_shape, header.level, TILE)
+    if decoded.checksum != header.symbols:
         raise BitstreamError(
-            "the decoded latents are not those that were coded: decode on the kind of device "
-            "and with the library versions that wrote the file"
+            "the decoded latents are not those that were coded: the file was altered, or this "
+            "machine computes otherwise than the one that wrote it; decode it there"
         )
-    return to_image(decoded["x_hat"][..., : header.height, : header.width])
+    image = synthesis(student, decoded.y_hat, header.height, header.width)
+    if header.flags & GREY:
+        return image.mean(2, dtype=np.float32).round().astype(np.uint8)
+    return image
 
 
 def info(data: bytes) -> dict[str, Any]:
     """What a file says of itself, checked as far as that needs no student; sizes in bytes."""
     header = _parse(data)
     return {
+        "magic": MAGIC.decode(),
         "version": VERSION,
         "student": header.student.hex(),
         "height": header.height,
         "width": header.width,
         "level": header.level,
-        "y_parts": len(header.lengths) - 1,
+        "grey": bool(header.flags & GREY),
+        "tiles": (len(header.lengths) - 1) // header.y_parts,
+        "y_parts": header.y_parts,
         "header_bytes": header.size + U32.size,
         "y_bytes": sum(header.lengths[:-1]),
         "z_bytes": header.lengths[-1],
@@ -146,16 +189,8 @@ def info(data: bytes) -> dict[str, Any]:
 
 
 def fingerprint(student: Student) -> bytes:
-    """Eight bytes that differ where the architecture, the lambdas or any tensor does."""
-    tensors = dict(student.state_dict())
-    if student.context is not None:
-        # The masked convolution clears these entries only when it first runs.
-        tensors["context.weight"] = tensors["context.weight"] * tensors["context.mask"]
-    digest = hashlib.sha256(json.dumps([student.arch.key, student.lmbdas]).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.digest()[:8]
+    """The first eight bytes of what ``arch.json`` has as sha256: architecture, lambdas, tensors."""
+    return bytes.fromhex(weights_digest(student))[:8]
 
 
 # --- reading a file ---------------------------------------------------------------------------
@@ -170,14 +205,17 @@ def _parse(data: bytes) -> Header:
     if len(data) > 4 and data[4] != VERSION:
         raise BitstreamError(f"format version {data[4]}: only {VERSION} can be read")
     _check_length(data, FIXED.size)
-    _, _, student, height, width, level, y_parts, latents = FIXED.unpack_from(data)
-    if y_parts not in (1, 2):
-        raise BitstreamError(f"y is in {y_parts} parts: must be 1 or 2, the file is damaged")
-    _check_length(data, FIXED.size + U32.size * (y_parts + 1))
-    lengths = struct.unpack_from(f"<{y_parts + 1}I", data, FIXED.size)
-    header = Header(student, height, width, level, latents, lengths)
-    _check_whole(header, data)
+    _, _, student, height, width, level, flags, y_parts, symbols = FIXED.unpack_from(data)
+    if y_parts not in (1, 2) or flags not in (0, GREY):
+        raise BitstreamError(
+            f"y is in {y_parts} parts, flags {flags}: must be 1 or 2, and 0 or 1; the file is damaged"
+        )
     _check_size(height, width)
+    count = y_parts * len(tiles_of(*_cells(height, width), TILE)) + 1
+    _check_length(data, FIXED.size + U32.size * count)
+    lengths = struct.unpack_from(f"<{count}I", data, FIXED.size)
+    header = Header(student, height, width, level, flags, y_parts, symbols, lengths)
+    _check_whole(header, data)
     return header
 
 
@@ -195,10 +233,10 @@ def _check_whole(header: Header, data: bytes) -> None:
         raise BitstreamError("the checksum does not match: the file is damaged, copy it again")
 
 
-def _strings(header: Header, data: bytes) -> list[list[bytes]]:
+def _strings(header: Header, data: bytes) -> list[bytes]:
     strings, start = [], header.size
     for length in header.lengths:
-        strings.append([bytes(data[start : start + length])])
+        strings.append(bytes(data[start : start + length]))
         start += length
     return strings
 
@@ -206,24 +244,29 @@ def _strings(header: Header, data: bytes) -> list[list[bytes]]:
 # --- both ways --------------------------------------------------------------------------------
 
 
-def _check_updated(student: Student) -> None:
-    coders = (student.gaussian_conditional, student.entropy_bottleneck)
-    if any(coder._offset.numel() == 0 for coder in coders):
+def _cells(height: int, width: int) -> tuple[int, int]:
+    """Height and width of z."""
+    return -(-height // MULTIPLE), -(-width // MULTIPLE)
+
+
+def _check_updated(student: Student) -> Any:
+    if student.coder is None:
         raise BitstreamError(
             "the student has no coding tables: call update(force=True, update_quantiles=True)"
         )
+    return student.coder
 
 
 def _check_image(image: Image8) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
         raise BitstreamError(
-            f"the image is {image.dtype} {list(image.shape)}: must be uint8 [H, W, 3]"
+            f"the image is {image.dtype} {list(image.shape)}: must be uint8 [H, W, 3] or [H, W]"
         )
 
 
 def _check_size(height: int, width: int) -> None:
-    padded = math.prod(-(-side // MULTIPLE) * MULTIPLE for side in (height, width))
-    if not 0 < padded <= MAX_PIXELS:
+    pixels = math.prod(MULTIPLE * cells for cells in _cells(height, width))
+    if not 0 < pixels <= MAX_PIXELS:
         raise BitstreamError(
             f"the image is {height}x{width}: must have 1 to {MAX_PIXELS} pixels "
             f"when padded to multiples of {MULTIPLE}"
@@ -233,16 +276,3 @@ def _check_size(height: int, width: int) -> None:
 def _check_level(student: Student, level: float) -> None:
     if not 1 <= level <= student.levels:
         raise BitstreamError(f"level {level}: this student has levels 1 to {student.levels}")
-
-
-def _padded(x: Tensor) -> Tensor:
-    height, width = x.shape[-2:]
-    return nn.functional.pad(x, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
-
-
-def _crc_of_latents(y_hat: Tensor) -> int:
-    return zlib.crc32(y_hat.detach().float().cpu().contiguous().numpy().tobytes())
-
-
-def _device(student: Student) -> torch.device:
-    return next(student.parameters()).device

@@ -1,16 +1,18 @@
-"""Commands about a codec: eval, compress, decompress."""
+"""Commands about a codec: eval, compress, decompress, info."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_kd.errors import UsageError
+
+if TYPE_CHECKING:
+    from nas_kd.data import Image8
+    from nas_kd.student import Student
 
 StudentDir = Annotated[Path, typer.Option("--student", help="folder of an exported student")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -22,80 +24,134 @@ app = typer.Typer()
 def evaluate(
     student: Annotated[Path, typer.Argument(help="folder of a student")],
     data: Annotated[str, typer.Option(help="builtin or a folder of pictures")] = "builtin",
+    versus: Annotated[
+        str, typer.Option(help="classical codecs, by comma: jpeg, jpeg2000, webp, avif")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Rate and distortion of a student by real bitstreams.
+    """Rate and distortion of a student by real bitstreams, and BD-rates against classical codecs.
 
-    Example: nas-kd eval students/trial-0003 --data photographs --json
+    Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif
     """
+    from nas_kd.baselines import check_names, compare
     from nas_kd.data import open_images
     from nas_kd.evaluate import evaluate_real
     from nas_kd.weights import load_student
 
-    measured = evaluate_real(load_student(student), open_images(data, "eval"))
-    if as_json:
-        print(json.dumps(measured.to_json()))
-        return
+    names = check_names([name.strip() for name in versus.split(",") if name.strip()])
+    images = open_images(data, "eval")
+    measured = evaluate_real(load_student(student), images)
     curve = measured.curve()
+    against = {name: compare(name, images, curve) for name in names}
+    if as_json:
+        print(json.dumps(measured.to_json() | ({"versus": against} if names else {})))
+        return
     for level, (rate, quality) in enumerate(zip(curve.bpp, curve.psnr_db, strict=True), start=1):
         print(f"level {level}: {rate:.4f} bpp, {quality:.2f} dB")
+    for name, found in against.items():
+        value = found["bd_rate"]
+        said = f"absent ({found['reason']})" if value is None else f"{value:+.2f} %"
+        print(f"BD-rate against {name}: {said}")
 
 
 @app.command()
 def compress(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="a picture")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="the compressed file")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="a picture, a folder, or -")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="the file, a folder, or -")],
     student: StudentDir,
-    level: Annotated[float, typer.Option(help="1 to the student's levels; fractions too")] = 3.0,
+    level: Annotated[
+        float | None, typer.Option(help="1 to the student's levels; fractions too [default: 3]")
+    ] = None,
+    target_bpp: Annotated[
+        float | None, typer.Option(help="highest level of at most this many bits per pixel")
+    ] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option(help="lowest level of at least this many dB")
+    ] = None,
 ) -> None:
-    """Compress a picture.
+    """Compress a picture, every picture of a folder, or a pipe.
 
     Example: nas-kd compress photo.png photo.nkd --student students/trial-0003 --level 3
     """
-    from nas_kd.bitstream import encode
-    from nas_kd.data import read_image
+    from nas_kd.bitstream import info
+    from nas_kd.files import compressed_name, convert, picture_suffixes, read_picture
     from nas_kd.weights import load_student
 
-    image = read_image(source)
-    data = encode(load_student(student), image, level)
-    _write_bytes(target, data)
-    pixels = image.shape[0] * image.shape[1]
-    print(f"{target}: {len(data)} bytes, {8 * len(data) / pixels:.4f} bpp with its header")
+    if sum(wish is not None for wish in (level, target_bpp, target_psnr)) > 1:
+        raise UsageError("--level, --target-bpp and --target-psnr: only one of them at a time")
+    codec = load_student(student)
+
+    def one(data: bytes, name: str) -> tuple[bytes, str]:
+        out = _compressed(codec, read_picture(data, name), level, target_bpp, target_psnr)
+        found = info(out)
+        where = f"level {found['level']:.4g}"
+        return out, f"{len(out)} bytes, {found['bpp']:.4f} bpp with its header, {where}"
+
+    convert(source, target, picture_suffixes(), compressed_name, one)
+
+
+def _compressed(
+    codec: Student, image: Image8, level: float | None, bpp: float | None, psnr: float | None
+) -> bytes:
+    from nas_kd.bitstream import encode
+    from nas_kd.rate import file_of_bpp, file_of_psnr
+
+    if bpp is not None:
+        return file_of_bpp(codec, image, bpp)
+    if psnr is not None:
+        return file_of_psnr(codec, image, psnr)
+    # One level is enough for a student of one; three is the middle of six.
+    return encode(codec, image, min(3.0, codec.levels) if level is None else level)
 
 
 @app.command()
 def decompress(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="a compressed file")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="the picture, .png")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="a compressed file, a folder, or -")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="the picture.png, a folder, or -")],
     student: StudentDir,
 ) -> None:
-    """Restore a picture.
+    """Restore a picture, every picture of a folder, or a pipe; always as PNG.
 
     Example: nas-kd decompress photo.nkd photo.png --student students/trial-0003
     """
-    import io
-
-    from PIL import Image
-
     from nas_kd.bitstream import decode
     from nas_kd.errors import BitstreamError
+    from nas_kd.files import PIPE, SUFFIX, convert, picture_name, png
     from nas_kd.weights import load_student
 
-    try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise BitstreamError(f"{source}: cannot be read ({error.strerror}); give a file") from error
-    buffer = io.BytesIO()
-    Image.fromarray(decode(load_student(student), data)).save(buffer, "PNG")
-    _write_bytes(target, buffer.getvalue())
+    single = not source.is_dir() and str(target) != PIPE
+    if single and target.suffix.lower() != ".png":
+        raise UsageError(f"{target}: pictures are written as PNG; give a name that ends in .png")
+    codec = load_student(student)
+
+    def one(data: bytes, name: str) -> tuple[bytes, str]:
+        try:
+            image = decode(codec, data)
+        except BitstreamError as error:
+            raise BitstreamError(f"{name}: {error}") from error
+        return png(image), f"{image.shape[1]}x{image.shape[0]} pixels"
+
+    convert(source, target, {SUFFIX}, picture_name, one)
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UsageError(f"{path}: cannot be written ({error.strerror}); give another") from error
+@app.command()
+def info(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="a compressed file, or -")],
+    as_json: AsJson = False,
+) -> None:
+    """What a compressed file says of itself; needs no student.
+
+    Example: nas-kd info photo.nkd
+    """
+    from nas_kd.bitstream import info as read_info
+    from nas_kd.files import read_bytes
+
+    found = read_info(read_bytes(source))
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(f"{found['magic']}, version {found['version']}, student {found['student']}")
+    grey = ", grey" if found["grey"] else ""
+    print(f"{found['width']}x{found['height']} pixels{grey}, level {found['level']:.6g}")
+    parts = " + ".join(f"{found[part + '_bytes']} {part}" for part in ("header", "y", "z"))
+    print(f"{found['bytes']} bytes = {parts}; {found['bpp']:.4f} bpp")

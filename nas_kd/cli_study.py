@@ -149,15 +149,22 @@ def front(
 def export(
     study: StudyName,
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path("export"),
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="also encoder.onnx and decoder.onnx")
+    ] = False,
 ) -> None:
-    """Write the front's students, each verified with real bitstreams.
+    """Write the front's students, each verified with real bitstreams; a student's folder gives ONNX alone.
 
-    Example: nas-kd export demo-mini --out students
+    Example: nas-kd export demo-mini --out students --onnx
     """
-    from nas_kd.export import export_front
+    from nas_kd.export import export_front, export_student_onnx
     from nas_kd.study import open_study
 
-    export_front(open_study(study), out, lambda trial, folder: print(folder, flush=True))
+    if onnx and (Path(study) / "arch.json").is_file():
+        for path in export_student_onnx(Path(study), out):
+            print(path)
+        return
+    export_front(open_study(study), out, lambda trial, folder: print(folder, flush=True), onnx)
 
 
 @app.command()

@@ -15,12 +15,13 @@ from nas_kd.codec_energy import write_front_energy
 from nas_kd.data import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import Measured, evaluate_real
+from nas_kd.onnx_export import export_onnx
 from nas_kd.space import Arch
 from nas_kd.study import Study
 from nas_kd.weights import load_student, save_student, write_text
 
 
-def export_front(study: Study, out: Path, progress: Any = None) -> list[Path]:
+def export_front(study: Study, out: Path, progress: Any = None, onnx: bool = False) -> list[Path]:
     """Write every front member below ``out``; each folder appears whole or not at all."""
     members = study.front()
     if not members:
@@ -29,13 +30,13 @@ def export_front(study: Study, out: Path, progress: Any = None) -> list[Path]:
         )
     folders = []
     for trial in members:
-        folders.append(export_trial(study, trial, out / f"trial-{trial.number:04d}"))
+        folders.append(export_trial(study, trial, out / f"trial-{trial.number:04d}", onnx))
         if progress is not None:
             progress(trial, folders[-1])
     return folders
 
 
-def export_trial(study: Study, trial: FrozenTrial, folder: Path) -> Path:
+def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = False) -> Path:
     """One student: real bitstreams on the evaluation set first, then the files."""
     student = load_student(study.student_folder(trial))
     images = open_images(study.settings.eval_data, "eval")
@@ -43,7 +44,11 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path) -> Path:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     about = {"study": study.settings.name, "trial": trial.number, "nas_kd": __version__}
     save_student(student, temporary, about)
-    write_text(temporary / "rd.json", json.dumps(_rd(study, trial, measured), indent=1) + "\n")
+    more = {"estimated_in_search": trial.user_attrs["rd"], "measured": measured.to_json()}
+    name = f"{study.settings.name}-{trial.number}"
+    write_text(temporary / "rd.json", rd_file(name, measured.to_json(), more))
+    if onnx:
+        export_onnx(student, temporary)
     write_text(temporary / "card.md", _card(study, trial, measured))
     write_front_energy(temporary, student, images, trial.user_attrs.get("energy"))
     shutil.rmtree(folder, ignore_errors=True)
@@ -51,16 +56,27 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path) -> Path:
     return folder
 
 
-def _rd(study: Study, trial: FrozenTrial, measured: Measured) -> dict[str, Any]:
-    """In the shape of CompressAI's result files, with what else is known beside it."""
-    figures = measured.to_json()
-    return {
-        "name": f"{study.settings.name}-{trial.number}",
+def export_student_onnx(student: Path, out: Path) -> list[Path]:
+    """encoder.onnx and decoder.onnx of a student's folder, below ``out``."""
+    codec = load_student(student)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be made ({error.strerror}); give another") from error
+    return export_onnx(codec, out)
+
+
+def rd_file(name: str, figures: dict[str, Any], more: dict[str, Any]) -> str:
+    """The text of ``rd.json``: CompressAI's result file, with what else is known beside it.
+
+    ``python -m compressai.utils.plot -f rd.json`` draws it.
+    """
+    shape = {
+        "name": name,
         "description": "real entropy-coded strings, header apart",
         "results": {"bpp": figures["bpp"], "psnr-rgb": figures["psnr_db"]},
-        "estimated_in_search": trial.user_attrs["rd"],
-        "measured": figures,
     }
+    return json.dumps(shape | more, indent=1) + "\n"
 
 
 def _card(study: Study, trial: FrozenTrial, measured: Measured) -> str:

@@ -233,9 +233,21 @@ class EntropyParameters(nn.Module):
         return torch.exp(self.scales(features).clamp(-8, 8)), self.means(features)
 
 
+class CheckerboardContext(CheckerboardMaskedConv2d):
+    """CompressAI's masked convolution, masked from the start: a forward leaves its weights alone."""
+
+    def __init__(self, C_in: int, C_out: int):
+        super().__init__(C_in, C_out, kernel_size=5, padding=2)
+        self.weight.data.mul_(self.mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, h, w] to [B, C_out, h, w]."""
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+
 def context_prediction(arch: Arch) -> nn.Module:
     """What the decoded half of y tells of the other half (He et al., CVPR 2021)."""
-    return CheckerboardMaskedConv2d(arch.M, arch.hyper, kernel_size=5, padding=2)
+    return CheckerboardContext(arch.M, arch.hyper)
 
 
 class LinearAnalysis(nn.Conv2d):

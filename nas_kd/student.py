@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nas_kd.coding import LatentCoder, anchors, make_tables
 from nas_kd.layers import (
     Analysis,
     EntropyParameters,
@@ -93,6 +93,7 @@ class Student(CompressionModel):
         self.gain_z = Gain(self.levels, arch.hyper) if gained else None
         self.linear_a = LinearAnalysis(arch.M) if arch.shortcut else None
         self.linear_s = LinearSynthesis(arch.M) if arch.shortcut else None
+        self.coder: LatentCoder | None = None
         self._initialise_gains()
 
     @property
@@ -164,6 +165,23 @@ class Student(CompressionModel):
 
     # --- real bitstreams ----------------------------------------------------------------------
 
+    def update(
+        self, scale_table: Any = None, force: bool = False, update_quantiles: bool = False
+    ) -> bool:
+        """Make the entropy coder's tables from the weights; ``scale_table`` is CompressAI's own."""
+        if scale_table is not None:
+            raise ValueError("a student's table of scales is fixed: leave scale_table out")
+        if self.coder is not None and not force:
+            return False
+        make_tables(self.entropy_bottleneck, self.gaussian_conditional, update_quantiles)
+        self.coder = self._latent_coder()
+        return True
+
+    def _latent_coder(self) -> LatentCoder:
+        networks = (self.h_s, self.entropy_parameters, self.context)
+        gains = None if self.gain_y is None else (self.gain_y, self.gain_z)
+        return LatentCoder((*networks, self.entropy_bottleneck, self.gaussian_conditional), gains)
+
     @torch.no_grad()
     def compress(self, x: Tensor, level: float = 1.0) -> dict[str, Any]:
         """Entropy-code pictures [B, 3, H, W]; ``update()`` must have been called.
@@ -172,56 +190,27 @@ class Student(CompressionModel):
             strings: lists of B byte strings: the parts of y, then z. shape: height and width of z.
             y_hat: what the decoder will see.
         """
-        gain_y, inverse_y, gain_z, inverse_z = self._gains(level)
         y = self.analysis(x)
-        z = self.h_a(y) * gain_z
-        z_strings = self.entropy_bottleneck.compress(z)
-        z_hat = self.entropy_bottleneck.decompress(z_strings, z.shape[-2:])
-        strings: list[list[bytes]] = []
-
-        def code(part: Tensor, indexes: Tensor, means: Tensor | None) -> Tensor:
-            values = (y * gain_y)[..., part]
-            strings.append(self.gaussian_conditional.compress(values, indexes, means))
-            symbols = self.gaussian_conditional.quantize(values, "symbols", means)
-            return self.gaussian_conditional.dequantize(symbols, means)
-
-        y_hat = self._code_y(self.h_s(z_hat * inverse_z), gain_y, inverse_y, code)
-        return {"strings": [*strings, z_strings], "shape": tuple(z.shape[-2:]), "y_hat": y_hat}
+        z = self.h_a(y)
+        coded = [self._coder().encode(y[i : i + 1], z[i : i + 1], level) for i in range(len(x))]
+        strings = [list(parts) for parts in zip(*(one.strings for one in coded), strict=True)]
+        y_hat = torch.cat([one.y_hat for one in coded]).to(x.device)
+        return {"strings": strings, "shape": tuple(z.shape[-2:]), "y_hat": y_hat}
 
     @torch.no_grad()
     def decompress(
         self, strings: list[list[bytes]], shape: tuple[int, int], level: float = 1.0
     ) -> dict[str, Any]:
         """Pictures ``x_hat`` [B, 3, H, W] in [0, 1], and ``y_hat``, from what ``compress`` returned."""
-        gain_y, inverse_y, _, inverse_z = self._gains(level)
-        *y_strings, z_strings = strings
-        z_hat = self.entropy_bottleneck.decompress(z_strings, shape)
-        parts = iter(y_strings)
-
-        def code(part: Tensor, indexes: Tensor, means: Tensor | None) -> Tensor:
-            return self.gaussian_conditional.decompress(next(parts), indexes, means=means)
-
-        y_hat = self._code_y(self.h_s(z_hat * inverse_z), gain_y, inverse_y, code)
+        coder = self._coder()
+        each = [coder.decode(list(s), shape, level).y_hat for s in zip(*strings, strict=True)]
+        y_hat = torch.cat(each).to(self.h_a.conv0.weight.device)
         return {"x_hat": self.synthesis(y_hat).clamp(0, 1), "y_hat": y_hat}
 
-    def _code_y(
-        self,
-        features: Tensor,
-        gain: Any,
-        inverse: Any,
-        code: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    ) -> Tensor:
-        """y_hat, part by part: ``code(part, indexes, means)`` writes or reads one part's values."""
-        scales, means = self.entropy_parameters(features)
-        gained = torch.zeros_like(scales)
-        anchor = anchors(scales)
-        for part in (torch.ones_like(anchor),) if self.context is None else (anchor, ~anchor):
-            if self.context is not None and part is not anchor:
-                scales, means = self.entropy_parameters(features + self.context(gained * inverse))
-            indexes = self.gaussian_conditional.build_indexes((scales * gain)[..., part])
-            means_part = None if means is None else (means * gain)[..., part]
-            gained[..., part] = code(part, indexes, means_part)
-        return gained * inverse
+    def _coder(self) -> LatentCoder:
+        if self.coder is None:
+            raise ValueError("no coding tables: call update(force=True, update_quantiles=True)")
+        return self.coder
 
     @property
     def y_parts(self) -> int:
@@ -265,13 +254,6 @@ class Student(CompressionModel):
         step = torch.sqrt(18 / (torch.tensor(self.lmbdas) * 255**2 * torch.log(torch.tensor(2.0))))
         self.gain_y.log_gain.copy_(torch.log(std[None] / step[:, None]))
         self.gain_y.log_inverse.copy_(-self.gain_y.log_gain)
-
-
-def anchors(y: Tensor) -> Tensor:
-    """The checkerboard's first half, boolean [h, w], for latents [..., h, w]."""
-    h, w = y.shape[-2:]
-    rows = torch.arange(h, device=y.device)[:, None]
-    return (rows + torch.arange(w, device=y.device)[None]) % 2 == 0
 
 
 def principal_components(crops: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]:

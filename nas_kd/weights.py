@@ -44,7 +44,13 @@ def weights_digest(student: Student) -> str:
 
 
 def save_student(student: Student, folder: Path, about: dict[str, Any] | None = None) -> None:
-    """Write the codec into a folder; ``about`` is kept in ``arch.json`` beside the arch."""
+    """Write the codec into a folder; ``about`` is kept in ``arch.json`` beside the arch.
+
+    Its quantiles are searched first if they were not: they are stored, since another machine's search
+    could end elsewhere.
+    """
+    if student.coder is None:
+        _make_tables(student, update_quantiles=True)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{WEIGHTS}.{os.getpid()}"
     save_file(stored_tensors(student), temporary)
@@ -82,7 +88,8 @@ def load_student(folder: str | Path) -> Student:
         )
     if weights_digest(student) != data["sha256"]:
         raise UsageError(f"{folder / WEIGHTS}: checksum differs from arch.json; export it again")
-    return ready(student)
+    _make_tables(student.eval(), update_quantiles=False)
+    return student
 
 
 def read_arch_file(folder: Path) -> dict[str, Any]:
@@ -101,7 +108,10 @@ def read_arch_file(folder: Path) -> dict[str, Any]:
 
 def ready(student: Student) -> Student:
     """Evaluation mode, with the entropy coder's tables made from the weights."""
-    student.eval()
-    with torch.no_grad():
-        student.update(force=True, update_quantiles=True)
+    _make_tables(student.eval(), update_quantiles=True)
     return student
+
+
+def _make_tables(student: Student, update_quantiles: bool) -> None:
+    with torch.no_grad():
+        student.update(force=True, update_quantiles=update_quantiles)

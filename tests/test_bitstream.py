@@ -6,9 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from nas_kd.bitstream import MAX_PIXELS, decode, encode, fingerprint, info
+from nas_kd.bitstream import (
+    MAX_PIXELS,
+    TILE,
+    _parse,
+    _strings,
+    decode,
+    encode,
+    fingerprint,
+    info,
+)
 from nas_kd.data import to_image, to_tensor
 from nas_kd.errors import BitstreamError
 from nas_kd.space import Arch, Transform
@@ -17,7 +28,7 @@ from nas_kd.student import Student
 SIDE = Transform("unshuffle4", (0, 4, 4), kernel=3)
 ARCH = Arch(SIDE, SIDE, M=6, hyper=4, entropy="mean-scale", shortcut=True)
 LMBDAS = (0.0035, 0.013, 0.0483)
-HEIGHT_AT, WIDTH_AT, LEVEL_AT, PARTS_AT, LATENTS_AT = 13, 17, 21, 25, 26
+HEIGHT_AT, WIDTH_AT, LEVEL_AT, FLAGS_AT, PARTS_AT, SYMBOLS_AT = 13, 17, 21, 25, 26, 27
 
 
 def tiny(entropy: str) -> Student:
@@ -92,7 +103,7 @@ def test_every_byte_of_a_file_is_accounted_for(student: Student):
     said = info(data)
     *y, z = (len(string) for (string,) in coded["strings"])
     assert (said["y_bytes"], said["z_bytes"], said["y_parts"]) == (sum(y), z, len(y))
-    assert said["header_bytes"] == 30 + 4 * (len(y) + 1) + 4
+    assert said["header_bytes"] == 31 + 4 * (len(y) + 1) + 4
     assert said["header_bytes"] + sum(y) + z == said["bytes"] == len(data)
     assert (said["height"], said["width"], said["level"]) == (65, 30, 2.5)
     assert said["bpp"] == 8 * len(data) / (65 * 30)
@@ -123,7 +134,7 @@ def test_bytes_after_the_end_are_refused(student: Student, small: bytes):
     ("at", "layout", "value", "message"),
     [
         (0, "<B", 0, "starts with"),
-        (4, "<B", 2, "version 2"),
+        (4, "<B", 1, "version 1"),
         (HEIGHT_AT, "<I", 2**32 - 1, "must have 1 to"),
         (WIDTH_AT, "<I", MAX_PIXELS // 64 + 1, "must have 1 to"),
         (HEIGHT_AT, "<I", 0, "must have 1 to"),
@@ -131,7 +142,8 @@ def test_bytes_after_the_end_are_refused(student: Student, small: bytes):
         (LEVEL_AT, "<f", 3.01, "levels 1 to 3"),
         (LEVEL_AT, "<f", float("nan"), "levels 1 to 3"),
         (PARTS_AT, "<B", 200, "200 parts"),
-        (LATENTS_AT, "<I", 1, "latents"),
+        (FLAGS_AT, "<B", 2, "flags 2"),
+        (SYMBOLS_AT, "<I", 1, "latents"),
         (5, "<Q", 1, "is of student"),
     ],
 )
@@ -171,7 +183,7 @@ def test_a_student_without_coding_tables_is_refused(small: bytes):
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), image(8, 8)[..., :2]]
+    "bad", [np.zeros((8, 8, 3), np.float32), np.zeros(8, np.uint8), image(8, 8)[..., :2]]
 )
 def test_what_is_no_rgb_image_is_refused(student: Student, bad: np.ndarray):
     with pytest.raises(BitstreamError, match="must be uint8"):
@@ -184,3 +196,93 @@ def test_images_without_pixels_or_with_too_many_are_refused(student: Student):
     for picture in (image(8, 8)[:0], endless):
         with pytest.raises(BitstreamError, match="must have 1 to"):
             encode(student, picture, 1)
+
+
+# --- files of any origin ----------------------------------------------------------------------
+
+CHECKED = tiny("checkerboard")
+CHECKED_FILE = encode(CHECKED, image(40, 70), 2)
+
+edits = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(0, 3), st.binary(min_size=1, max_size=9)),
+    min_size=1,
+    max_size=4,
+)
+
+
+def edited(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    """Bytes replaced, put in, taken out, or the end cut off."""
+    out = bytearray(data)
+    for at, kind, new in changes:
+        at %= len(out) + 1
+        end = {0: at + len(new), 1: at, 2: at + len(new), 3: len(out)}[kind]
+        out[at:end] = new if kind < 2 else b""
+    return bytes(out)
+
+
+@given(edits, st.booleans())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_an_altered_file_is_a_picture_or_a_bitstream_error(
+    changes: list[tuple[int, int, bytes]], with_checksum: bool
+):
+    data = edited(CHECKED_FILE, changes)
+    if with_checksum and len(data) > 8:
+        data = sealed(data)
+    try:
+        picture = decode(CHECKED, data)
+    except BitstreamError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert picture.dtype == np.uint8
+
+
+def forged(student: Student, data: bytes) -> bytes:
+    """The file with the checksum of whatever its strings decode to."""
+    z_shape = (-(-info(data)["height"] // 64), -(-info(data)["width"] // 64))
+    header = _parse(data)
+    coded = student.coder.decode(_strings(header, data), z_shape, header.level, TILE)
+    return patched(data, SYMBOLS_AT, "<I", coded.checksum)
+
+
+@given(st.binary(min_size=20, max_size=20))
+@settings(max_examples=20, deadline=None)
+def test_forged_strings_give_some_picture_of_the_stated_size(noise: bytes):
+    data = sealed(CHECKED_FILE[:60] + noise + CHECKED_FILE[80:])
+    try:
+        data = forged(CHECKED, data)
+    except BitstreamError:
+        return
+    assert decode(CHECKED, data).shape == (40, 70, 3)
+
+
+def test_100_000_by_100_000_pixels_are_refused_with_the_limit(student: Student, small: bytes):
+    data = patched(patched(small, HEIGHT_AT, "<I", 100_000), WIDTH_AT, "<I", 100_000)
+    for reads in (lambda: decode(student, data), lambda: info(data)):
+        with pytest.raises(BitstreamError, match=f"100000x100000: must have 1 to {MAX_PIXELS}"):
+            reads()
+
+
+# --- grey pictures, latents far out -----------------------------------------------------------
+
+
+def test_a_grey_picture_comes_back_grey(student: Student):
+    grey = image(30, 40)[..., 0]
+    data = encode(student, grey, 2)
+    assert info(data)["grey"]
+    colour = decode(student, encode(student, np.repeat(grey[..., None], 3, 2), 2))
+    decoded = decode(student, data)
+    assert decoded.shape == (30, 40)
+    assert np.abs(decoded - colour.astype(float).mean(2)).max() <= 0.5
+
+
+def test_latents_far_outside_every_table_are_coded(student: Student):
+    wild = copy.deepcopy(student)
+    with torch.no_grad():
+        wild.linear_a.weight *= 1e5  # type: ignore[union-attr]
+    wild.update(force=True)
+    picture = image(64, 64)
+    coded = wild.compress(to_tensor(picture), 3)
+    assert coded["y_hat"].abs().max() > 1e4
+    decoded = wild.decompress(coded["strings"], coded["shape"], 3)
+    assert torch.equal(decoded["y_hat"], coded["y_hat"])
+    assert decode(wild, encode(wild, picture, 3)).shape == picture.shape

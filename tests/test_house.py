@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init__.py")
 ORDER = (
-    *("errors", "reading", "space", "front", "bd", "lic", "layers", "student", "shared", "weights"),
+    *("errors", "reading", "space", "front", "bd", "lic", "layers"),
+    *("rans", "exact", "coding", "student", "shared", "weights"),
     *(
         "distill",
         "cost",
@@ -27,7 +28,11 @@ ORDER = (
         "train",
         "evaluate",
         "baselines",
+        "tiles",
         "bitstream",
+        "rate",
+        "files",
+        "onnx_export",
     ),
     *(
         "zoo",

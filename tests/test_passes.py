@@ -33,8 +33,9 @@ def test_the_passes_compute_what_is_coded_and_what_is_decoded(entropy):
     coded = codec.compress(PICTURE, 1.0)
     decoded = codec.decompress(coded["strings"], coded["shape"], 1.0)
     assert len(torch.unique(y_hat)) > 2
-    torch.testing.assert_close(y_hat, coded["y_hat"])
-    torch.testing.assert_close(x_hat, decoded["x_hat"])
+    # The coder's own networks are rounded to binary fractions (exact.py): its means differ a little.
+    torch.testing.assert_close(y_hat, coded["y_hat"], atol=0.01, rtol=0)
+    torch.testing.assert_close(x_hat, decoded["x_hat"], atol=2e-3, rtol=0)
 
 
 def test_passes_take_the_frames_in_turn():

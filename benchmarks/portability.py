@@ -1,0 +1,144 @@
+"""Write files in one setting, decode them in others, and count those that come out otherwise.
+
+    python benchmarks/portability.py --data DIR --pictures 100
+
+The settings: one and two threads, oneDNN on and off, and the instruction sets that PyTorch, oneDNN and MKL are told
+to use, which is as near to another machine as one machine gets. Each reader is a process of its own and makes
+the coding tables itself. ``differ``: files whose latents are not bit for bit the writer's; ``garbled``: those
+among them that differ by more than rounding.
+
+The last line is JSON: files, and per setting differ and garbled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+CROP_PX = 256
+LEVELS = (1, 2.5, 4, 6)
+OLD_CPU = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+}
+SETTINGS: dict[str, tuple[int, bool, dict[str, str]]] = {
+    "same": (1, True, {}),
+    "threads_2": (2, True, {}),
+    "no_onednn": (1, False, {}),
+    "no_onednn_threads_2": (2, False, {}),
+    "avx2": (1, True, {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    "sse4": (1, True, OLD_CPU),
+    "sse4_no_onednn": (1, False, OLD_CPU),
+}
+
+
+def students() -> dict[str, object]:
+    """The built-in teacher, and untrained students of the other entropy models."""
+    from nas_kd.space import Arch, Transform
+    from nas_kd.student import Student
+    from nas_kd.weights import load_student, ready
+
+    side = Transform("unshuffle4", (0, 16, 24), kernel=3)
+    made: dict[str, object] = {
+        "mini": load_student(Path(__file__).parents[1] / "nas_kd/teachers/mini")
+    }
+    for entropy in ("scale", "mean-scale"):
+        torch.manual_seed(0)
+        student = Student(Arch(side, side, M=64, hyper=48, entropy=entropy))
+        with torch.no_grad():
+            # Untrained scales hardly move; these do.
+            student.entropy_parameters.scales.weight *= 8
+            student.g_a.head.weight *= 30
+        made[entropy] = ready(student)
+    return made
+
+
+def crops(data: str, count: int) -> list[np.ndarray]:
+    from nas_kd.data import crop_pool, open_images
+
+    pool = crop_pool(open_images(data, "eval"), count, CROP_PX, seed=0)
+    return [picture.transpose(1, 2, 0) for picture in pool]
+
+
+def write(data: str, count: int, folder: Path) -> int:
+    from nas_kd.data import to_tensor
+
+    files = []
+    for name, student in students().items():
+        for picture in crops(data, count):
+            for level in LEVELS:
+                coded = student.compress(to_tensor(np.ascontiguousarray(picture)), level)
+                strings = [[string.hex() for string in part] for part in coded["strings"]]
+                np.save(folder / f"{len(files)}.npy", coded["y_hat"].numpy())
+                files.append([name, level, strings, list(coded["shape"])])
+    (folder / "files.json").write_text(json.dumps(files))
+    return len(files)
+
+
+def read(folder: Path, onednn: bool) -> dict[str, int]:
+    counts = {"differ": 0, "garbled": 0}
+    torch.backends.mkldnn.set_flags(_enabled=onednn, _allow_tf32=None)
+    everyone = students()
+    for n, (name, level, strings, shape) in enumerate(
+        json.loads((folder / "files.json").read_text())
+    ):
+        raw = [[bytes.fromhex(string) for string in part] for part in strings]
+        y_hat = everyone[name].decompress(raw, tuple(shape), level)["y_hat"].numpy()
+        wanted = np.load(folder / f"{n}.npy")
+        counts["differ"] += not np.array_equal(y_hat, wanted)
+        counts["garbled"] += bool(np.abs(y_hat - wanted).max() > 1e-3 * np.abs(wanted).max())
+    return counts
+
+
+def reader(setting: str, folder: Path) -> dict[str, int]:
+    threads, onednn, env = SETTINGS[setting]
+    settings = {**os.environ, **env, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, __file__, "--read", str(folder), "--onednn", str(int(onednn))]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="builtin")
+    parser.add_argument("--pictures", type=int, default=40)
+    parser.add_argument("--quick", action="store_true", help="4 pictures")
+    parser.add_argument("--settings", default=",".join(SETTINGS), help="which readers, by comma")
+    parser.add_argument("--out", type=Path, help="also write the result there")
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--onednn", type=int, default=1, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.read:
+        print(json.dumps(read(args.read, bool(args.onednn))))
+        return
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        files = write(args.data, 4 if args.quick else args.pictures, Path(folder))
+        result: dict[str, object] = {"files": files}
+        for setting in args.settings.split(","):
+            result[setting] = reader(setting, Path(folder))
+            print(setting, result[setting], flush=True)
+    result |= {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "torch": torch.__version__,
+    }
+    line = json.dumps(result)
+    if args.out:
+        args.out.write_text(line + "\n")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Pictures and compressed files on disk, in folders and in pipes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from nas_kd.bitstream import MAX_PIXELS
+from nas_kd.data import FORMATS, Image8
+from nas_kd.errors import DataError, NasKdError, UsageError
+
+PIPE = "-"
+SUFFIX = ".nkd"
+
+
+def read_picture(data: bytes, name: str) -> Image8:
+    """The pixels of a picture's file: uint8 [H, W, 3], or [H, W] of a grey one.
+
+    Turned as its EXIF data says. Raises DataError for what the codec cannot keep: transparency,
+    more than 8 bits, several frames.
+    """
+    try:
+        Image.init()
+        with Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN]) as file:
+            _check(file, name)
+            picture = ImageOps.exif_transpose(file)
+            return _pixels(picture, name)
+    except NasKdError:
+        raise
+    except Exception as error:  # Pillow's plugins raise many kinds
+        raise DataError(
+            f"{name}: cannot be read as a picture ({error}); give a PNG, JPEG or WebP file"
+        ) from error
+
+
+def _check(file: Image.Image, name: str) -> None:
+    if file.mode == "F" or file.mode.startswith("I"):
+        raise DataError(
+            f"{name}: has over 8 bits a channel ({file.mode}), which would be lost; convert it first"
+        )
+    if getattr(file, "n_frames", 1) > 1:
+        raise DataError(f"{name}: has {file.n_frames} frames; give one picture")  # type: ignore[attr-defined]
+    if file.width * file.height > MAX_PIXELS:
+        raise DataError(
+            f"{name}: has {file.height}x{file.width} pixels, over {MAX_PIXELS}; cut it up or reduce it"
+        )
+
+
+def _pixels(picture: Image.Image, name: str) -> Image8:
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        if alpha.min() < 255:
+            raise DataError(
+                f"{name}: is transparent in places, which is not kept; flatten it first"
+            )
+    grey = picture.mode in ("1", "L", "LA")
+    return np.array(picture.convert("L" if grey else "RGB"))
+
+
+def png(image: Image8) -> bytes:
+    """A PNG file of uint8 [H, W, 3] or [H, W]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file, or standard input for ``-``."""
+    if str(path) == PIPE:
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a file") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write under a temporary name, then rename; or to standard output for ``-``."""
+    if str(path) == PIPE:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); give another") from error
+
+
+def picture_suffixes() -> set[str]:
+    """Suffixes of files that can be read as pictures."""
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+
+
+def compressed_name(name: str) -> str:
+    """Of a picture's file in a folder."""
+    return name + SUFFIX
+
+
+def picture_name(name: str) -> str:
+    """Of what a compressed file in a folder decodes to; always a PNG."""
+    stem = name.removesuffix(SUFFIX)
+    return stem if stem.lower().endswith(".png") else stem + ".png"
+
+
+def convert(
+    source: Path,
+    target: Path,
+    suffixes: set[str],
+    rename: Callable[[str], str],
+    one: Callable[[bytes, str], tuple[bytes, str]],
+) -> None:
+    """One file, a pipe, or every file of a folder that has one of the suffixes.
+
+    ``one(data, name)`` gives what to write and what to say of it. In a folder a file that fails does not
+    stop the others; at the end UsageError says how many did.
+    """
+    if not source.is_dir():
+        data, said = one(read_bytes(source), str(source))
+        write_bytes(target, data)
+        print(f"{target}: {said}", file=sys.stderr if str(target) == PIPE else sys.stdout)
+        return
+    inside = (p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    names = sorted(path.relative_to(source) for path in inside)
+    if not names:
+        raise UsageError(f"{source}: no file with one of {', '.join(sorted(suffixes))} in it")
+    failed = []
+    for name in names:
+        try:
+            _convert_inside(source / name, target / name.with_name(rename(name.name)), one)
+        except UsageError as error:
+            failed.append(str(error))
+            print(f"nas-kd: {error}", file=sys.stderr)
+    if failed:
+        raise UsageError(f"{len(failed)} of {len(names)} files failed; the first: {failed[0]}")
+
+
+def _convert_inside(
+    source: Path, target: Path, one: Callable[[bytes, str], tuple[bytes, str]]
+) -> None:
+    data, said = one(read_bytes(source), str(source))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{target.parent}: cannot be made ({error.strerror}); give another"
+        ) from error
+    write_bytes(target, data)
+    print(f"{target}: {said}")

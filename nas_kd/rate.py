@@ -1,0 +1,71 @@
+"""The level at which a picture's file has a wanted size or quality, by bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nas_kd.bitstream import Analysed, analyse, decode, write
+from nas_kd.data import Image8
+from nas_kd.errors import UsageError
+from nas_kd.evaluate import psnr_db
+from nas_kd.student import Student
+
+STEPS = 8
+"""Halvings of the range of levels: six levels are resolved to 1/51."""
+
+
+def file_of_bpp(student: Student, image: Image8, bpp: float) -> bytes:
+    """The file of the highest level that takes at most ``bpp`` bits per pixel, header and all.
+
+    Raises UsageError where even level 1 takes more.
+    """
+    picture = analyse(student, image)
+    per_byte = 8 / (picture.height * picture.width)
+    small = write(student, picture, 1)
+    if per_byte * len(small) > bpp:
+        raise UsageError(
+            f"--target-bpp {bpp}: level 1 of this student takes {per_byte * len(small):.4f} bpp "
+            "of this picture; ask for that or more"
+        )
+    large = write(student, picture, student.levels)
+    if per_byte * len(large) <= bpp:
+        return large
+    return _bisect(student, picture, (small, large), lambda data: per_byte * len(data) > bpp)[0]
+
+
+def file_of_psnr(student: Student, image: Image8, psnr: float) -> bytes:
+    """The file of the lowest level whose decoded picture has at least ``psnr`` dB.
+
+    Raises UsageError where the highest level falls short.
+    """
+    picture = analyse(student, image)
+    quality = lambda data: psnr_db(decode(student, data), image)  # noqa: E731
+    large = write(student, picture, student.levels)
+    if quality(large) < psnr:
+        raise UsageError(
+            f"--target-psnr {psnr}: the highest level of this student reaches "
+            f"{quality(large):.2f} dB on this picture; ask for that or less"
+        )
+    small = write(student, picture, 1)
+    if quality(small) >= psnr:
+        return small
+    return _bisect(student, picture, (small, large), lambda data: quality(data) >= psnr)[1]
+
+
+def _bisect(
+    student: Student,
+    picture: Analysed,
+    files: tuple[bytes, bytes],
+    high_enough: Callable[[bytes], bool],
+) -> tuple[bytes, bytes]:
+    """The files of two neighbouring levels, the first not high enough and the second so."""
+    low, high = 1.0, float(student.levels)
+    below, above = files
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        data = write(student, picture, middle)
+        if high_enough(data):
+            high, above = middle, data
+        else:
+            low, below = middle, data
+    return below, above

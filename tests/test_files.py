@@ -1,0 +1,199 @@
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_bitstream import ARCH, LMBDAS
+from typer.testing import CliRunner, Result
+
+from nas_kd.bitstream import decode, encode, info
+from nas_kd.cli import app
+from nas_kd.data import to_tensor
+from nas_kd.errors import BitstreamError, DataError, UsageError
+from nas_kd.evaluate import psnr_db
+from nas_kd.files import png, read_picture
+from nas_kd.rate import file_of_bpp, file_of_psnr
+from nas_kd.student import Student
+from nas_kd.weights import load_student, save_student
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A KLT codec of the test's own picture: small, and better at higher levels."""
+    path = tmp_path_factory.mktemp("student")
+    codec = Student(replace(ARCH, M=24, entropy="checkerboard"), LMBDAS)
+    codec.initialise_linear(to_tensor(photo(320, 320)))
+    save_student(codec, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(folder: Path) -> Student:
+    return load_student(folder)
+
+
+def photo(height: int = 90, width: int = 70) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    waves = [128 + 90 * np.sin(rows / (9 + i)) * np.cos(columns / (7 + i)) for i in range(3)]
+    return np.stack(waves, 2).astype(np.uint8)
+
+
+def run(*words: object, stdin: bytes = b"") -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_a_file_there_and_back(folder: Path, student: Student, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(png(photo()))
+    there = run("compress", tmp_path / "a.png", tmp_path / "a.nkd", "--student", folder)
+    assert there.exit_code == 0, there.output
+    assert (tmp_path / "a.nkd").read_bytes() == encode(student, photo(), 3)
+    back = run("decompress", tmp_path / "a.nkd", tmp_path / "b.png", "--student", folder)
+    assert back.exit_code == 0, back.output
+    decoded = read_picture((tmp_path / "b.png").read_bytes(), "b")
+    assert np.array_equal(decoded, decode(student, (tmp_path / "a.nkd").read_bytes()))
+
+
+def test_a_pipe_there_and_back(folder: Path, student: Student):
+    there = run("compress", "-", "-", "--student", folder, "--level", 1.5, stdin=png(photo()))
+    assert there.stdout_bytes == encode(student, photo(), 1.5)
+    back = run("decompress", "-", "-", "--student", folder, stdin=there.stdout_bytes)
+    decoded = read_picture(back.stdout_bytes, "b")
+    assert np.array_equal(decoded, decode(student, there.stdout_bytes))
+
+
+def test_a_folder_there_and_back(folder: Path, tmp_path: Path):
+    source = tmp_path / "in"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.png").write_bytes(png(photo()))
+    (source / "a.jpg").write_bytes(saved(Image.fromarray(photo(40, 50)), "JPEG"))
+    (source / "deep" / "g.png").write_bytes(png(photo()[..., 0]))
+    (source / "notes.txt").write_text("no picture")
+    there = run("compress", source, tmp_path / "mid", "--student", folder)
+    assert there.exit_code == 0, there.output
+    back = run("decompress", tmp_path / "mid", tmp_path / "out", "--student", folder)
+    assert back.exit_code == 0, back.output
+    out = {str(p.relative_to(tmp_path / "out")): p for p in (tmp_path / "out").rglob("*.png")}
+    assert set(out) == {"a.png", "a.jpg.png", "deep/g.png"}
+    assert read_picture(out["deep/g.png"].read_bytes(), "g").shape == (90, 70)
+    assert read_picture(out["a.jpg.png"].read_bytes(), "a").shape == (40, 50, 3)
+
+
+def test_one_bad_file_of_a_folder_does_not_stop_the_others(folder: Path, tmp_path: Path):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.png").write_bytes(b"no picture")
+    (source / "b.png").write_bytes(png(photo()))
+    done = run("compress", source, tmp_path / "out", "--student", folder)
+    assert isinstance(done.exception, UsageError)
+    assert "1 of 2 files failed" in str(done.exception)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.png.nkd"]
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-9], lambda d: b"x" + d, lambda d: b""])
+def test_a_damaged_file_leaves_nothing_behind(folder: Path, student: Student, tmp_path, damage):
+    (tmp_path / "a.nkd").write_bytes(damage(encode(student, photo(), 1)))
+    done = run("decompress", tmp_path / "a.nkd", tmp_path / "a.png", "--student", folder)
+    assert isinstance(done.exception, BitstreamError)
+    assert "a.nkd" in str(done.exception)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nkd"]
+
+
+def test_info_needs_no_student(student: Student, tmp_path: Path):
+    data = encode(student, photo(), 2.5)
+    (tmp_path / "a.nkd").write_bytes(data)
+    assert json.loads(run("info", tmp_path / "a.nkd", "--json").output) == info(data)
+    said = run("info", tmp_path / "a.nkd").output
+    for words in ("NKD1, version 2", info(data)["student"], "70x90 pixels", "level 2.5", " y + "):
+        assert words in said
+
+
+def test_two_wishes_at_once_are_refused(folder: Path, tmp_path: Path):
+    words = ("--student", folder, "--level", 1, "--target-bpp", 1)
+    done = run("compress", tmp_path / "a.png", tmp_path / "b.nkd", *words)
+    assert "only one of them" in str(done.exception)
+
+
+def test_pictures_are_written_as_png_only(folder: Path, tmp_path: Path):
+    done = run("decompress", tmp_path / "a.nkd", tmp_path / "a.jpg", "--student", folder)
+    assert "ends in .png" in str(done.exception)
+
+
+# --- a wanted size or quality -----------------------------------------------------------------
+
+
+def test_a_target_in_bits_is_met_from_below_and_nearly(student: Student):
+    picture = photo()
+    sizes = [8 * len(encode(student, picture, level)) / picture[..., 0].size for level in (1, 3)]
+    wanted = sum(sizes) / 2
+    found = info(file_of_bpp(student, picture, wanted))
+    assert found["bpp"] <= wanted
+    above = encode(student, picture, found["level"] + 2 * (student.levels - 1) / 2**8)
+    assert 8 * len(above) / picture[..., 0].size > wanted
+    assert info(file_of_bpp(student, picture, 1e3))["level"] == student.levels
+    with pytest.raises(UsageError, match="level 1 of this student takes"):
+        file_of_bpp(student, picture, sizes[0] / 2)
+
+
+def test_a_target_in_decibels_is_met_from_above_and_nearly(student: Student):
+    picture = photo()
+    reach = [psnr_db(decode(student, encode(student, picture, n)), picture) for n in (1, 3)]
+    wanted = sum(reach) / 2
+    data = file_of_psnr(student, picture, wanted)
+    quality = psnr_db(decode(student, data), picture)
+    assert wanted <= quality < wanted + (reach[1] - reach[0]) / 4
+    assert info(file_of_psnr(student, picture, 1))["level"] == 1
+    with pytest.raises(UsageError, match="highest level of this student reaches"):
+        file_of_psnr(student, picture, reach[1] + 1)
+
+
+# --- what pictures are taken ------------------------------------------------------------------
+
+
+def test_colour_grey_and_palette_keep_their_pixels():
+    assert np.array_equal(read_picture(png(photo()), "a"), photo())
+    grey = photo()[..., 0]
+    assert np.array_equal(read_picture(png(grey), "a"), grey)
+    palette = Image.fromarray(photo()).quantize(16)
+    assert np.array_equal(read_picture(saved(palette), "a"), np.asarray(palette.convert("RGB")))
+    opaque = Image.fromarray(photo()).convert("RGBA")
+    assert np.array_equal(read_picture(saved(opaque), "a"), photo())
+
+
+def test_a_turned_photograph_stands_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    turned = read_picture(saved(Image.fromarray(photo()), exif=exif), "a")
+    assert np.array_equal(turned, np.rot90(photo(), 3))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (saved(Image.fromarray(np.full((5, 5), 999, np.uint16))), "over 8 bits"),
+        (saved(Image.new("RGBA", (5, 5), (1, 2, 3, 128))), "transparent"),
+        (saved(Image.new("LA", (5, 5), (1, 0))), "transparent"),
+        (b"GIF89a", "cannot be read as a picture"),
+        (b"", "cannot be read as a picture"),
+        (
+            saved(
+                Image.new("L", (5, 5)),
+                "GIF",
+                save_all=True,
+                append_images=[Image.new("L", (5, 5), 9)],
+            ),
+            "2 frames",
+        ),
+    ],
+)
+def test_what_would_be_lost_is_refused(data: bytes, says: str):
+    with pytest.raises(DataError, match=f"a.png: .*{says}"):
+        read_picture(data, "a.png")
