@@ -12,6 +12,13 @@ import typer
 
 from nas_kd.errors import UsageError
 
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="NAS_KD_STORAGE",
+        help="database URL that drivers share [default: SQLite in studies/NAME]",
+    ),
+]
 StudyName = Annotated[str, typer.Argument(help="a study's name, as in studies/NAME")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
@@ -36,7 +43,13 @@ def search(
     kd_y: Annotated[float, typer.Option(help="weight of the teacher's latents")] = 0.05,
     max_gmac: Annotated[float | None, typer.Option(help="never train an arch above this")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+    early_stop: Annotated[
+        bool, typer.Option("--early-stop", help="stop trials that others leave behind")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="trials at once [default: cores]")] = None,
+    address: Annotated[str | None, typer.Option(help="join a Ray cluster: host:port")] = None,
+    gpus_per_trial: Annotated[float, typer.Option(help="share of a GPU for each trial")] = 0.0,
+    storage: Storage = None,
 ) -> None:
     """Search; the same command again resumes.
 
@@ -62,11 +75,16 @@ def search(
             kd_y=kd_y,
             max_gmac=max_gmac,
             seed=seed,
+            early_stopping=early_stop,
         )
-    _search(settings, budget, workers or os.cpu_count() or 1)
+    from nas_kd.launch import Machine
+
+    _search(
+        settings, budget, Machine(workers or os.cpu_count() or 1, address, gpus_per_trial, storage)
+    )
 
 
-def _search(settings: Any, budget: int, workers: int) -> None:
+def _search(settings: Any, budget: int, machine: Any) -> None:
     _require_meter(settings.objectives)
     from nas_kd.launch import search as launch
     from nas_kd.report import front_table
@@ -77,7 +95,7 @@ def _search(settings: Any, budget: int, workers: int) -> None:
     def listen(kind: str, detail: Any) -> None:
         if kind == "trial":
             seen[0] += 1
-            study = open_study(settings.name)
+            study = open_study(settings.name, machine.storage)
             left = (budget - study.counted()) * (time.monotonic() - started) / seen[0]
             print(_trial_line(study, detail, budget, max(0.0, left)), flush=True)
         elif kind == "reaped":
@@ -85,7 +103,7 @@ def _search(settings: Any, budget: int, workers: int) -> None:
         else:
             print(f"{kind}: {detail}", flush=True)
 
-    study = launch(settings, budget, workers, listen)
+    study = launch(settings, budget, machine, listen)
     _say(front_table(study))
 
 
@@ -125,6 +143,7 @@ def front(
     study: StudyName,
     as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option(help="write a plot (.png, .svg, .pdf)")] = None,
+    storage: Storage = None,
 ) -> None:
     """The Pareto front: table, JSON or plot.
 
@@ -133,7 +152,7 @@ def front(
     from nas_kd.report import front_json, front_table, plot_front
     from nas_kd.study import open_study
 
-    opened = open_study(study)
+    opened = open_study(study, storage)
     if plot is not None:
         if plot.suffix not in (".png", ".svg", ".pdf"):
             raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
@@ -148,6 +167,7 @@ def front(
 def export(
     study: StudyName,
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path("export"),
+    storage: Storage = None,
 ) -> None:
     """Write the front's students, each verified with real bitstreams.
 
@@ -156,20 +176,24 @@ def export(
     from nas_kd.export import export_front
     from nas_kd.study import open_study
 
-    export_front(open_study(study), out, lambda trial, folder: print(folder, flush=True))
+    export_front(open_study(study, storage), out, lambda trial, folder: print(folder, flush=True))
 
 
 @app.command()
-def dashboard(study: StudyName, port: Annotated[int, typer.Option(help="port")] = 8080) -> None:
+def dashboard(
+    study: StudyName,
+    port: Annotated[int, typer.Option(help="port")] = 8080,
+    storage: Storage = None,
+) -> None:
     """Browse a study in the Optuna dashboard, on 127.0.0.1.
 
     Example: nas-kd dashboard demo-mini
     """
     from optuna_dashboard import run_server
 
-    from nas_kd.study import open_study, storage_url
+    from nas_kd.study import open_study
 
-    run_server(storage_url(open_study(study).folder), host="127.0.0.1", port=port)
+    run_server(open_study(study, storage).url, host="127.0.0.1", port=port)
 
 
 def _say(text: Any) -> None:

@@ -2,6 +2,7 @@
 
     NasKdError                exit code 1: the work was started and failed
     |- TrialFailed            one trial ended without values; carries a short machine-readable reason
+    |  `- Stopped             early stopping ended it
     `- UsageError             exit code 2: the input is at fault; nothing was started
        |- SpaceError          a search space or arch that breaks a rule
        |- StudyError          a study file, study folder or storage that cannot serve
@@ -31,6 +32,10 @@ class TrialFailed(NasKdError):
     def __init__(self, reason: str, message: str):
         super().__init__(message)
         self.reason = reason
+
+
+class Stopped(TrialFailed):
+    """Early stopping ended a trial; its checkpoint is kept."""
 
 
 class UsageError(NasKdError):

@@ -9,24 +9,29 @@ import json
 import logging
 import os
 import tempfile
-import traceback
+import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.data import open_images
 from nas_kd.distill import Weights
 from nas_kd.errors import NasKdError
 from nas_kd.evaluate import evaluate
+from nas_kd.halving import rungs_of
+from nas_kd.pace import Paced
 from nas_kd.space import Arch
-from nas_kd.study import FAILURES, Settings, Study
+from nas_kd.study import DEATHS, FAILURES, INTERRUPTED, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import Teacher, load_teacher
-from nas_kd.train import Recipe
+from nas_kd.train import Recipe, Report
 from nas_kd.trial import Anchor, Outcome, Task, run_trial
 
 TRIM = 0.15
@@ -37,22 +42,48 @@ A student trained briefly falls short of the teacher's end points; over the midd
 MAX_FAILURES = 3
 """Trials in a row that may fail before the search gives up: the next one would fail as well."""
 
+WAIT_S = 0.5
+"""Between looks at a study that has nothing to do but wait for other drivers."""
+
 Listen = Callable[[str, Any], None]
 
 
-def search(settings: Settings, budget: int, workers: int, listen: Listen) -> Study:
+@dataclass(frozen=True)
+class Machine:
+    """Where trials run.
+
+    Args:
+        workers: trials at once.
+        address: a Ray cluster to join; None starts Ray here.
+        gpus_per_trial: share of a GPU that each trial has; 0 trains on the CPU.
+        storage: a database URL, where several drivers share the study.
+    """
+
+    workers: int
+    address: str | None = None
+    gpus_per_trial: float = 0.0
+    storage: str | None = None
+
+
+def search(settings: Settings, budget: int, machine: Machine, listen: Listen) -> Study:
     """Run trials until the study has ``budget`` finished ones; resumes what was interrupted.
 
     ``listen`` hears ("preparing" | "trial" | "reaped", details).
     """
     teacher = load_teacher(settings.teacher)  # first: without one, no study is begun
-    study = Study(settings)
-    with study.driving():
-        if reaped := study.reap():
-            listen("reaped", reaped)
-        if study.counted() < budget:
-            prepared = prepare(study, teacher, listen)
-            _tune(study, budget, workers, prepared, listen)
+    study = Study(settings, machine.storage)
+    try:
+        with study.driving():
+            if reaped := study.reap():
+                listen("reaped", reaped)
+            if study.counted() < budget:
+                prepared = prepare(study, teacher, listen)
+                _tune(study, budget, machine, prepared, listen)
+    except StorageInternalError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise NasKdError(
+            f"study {settings.name}: its storage failed ({reason}); run the same command again"
+        ) from error
     return study
 
 
@@ -102,53 +133,57 @@ def _task(pool: str, data: str, frozen: tuple[tuple[str, Any], ...], anchor: str
     curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(parsed["interval_db"]))
     return Task(
         lmbdas=s["lmbdas"],
-        recipe=Recipe(s["steps"], s["batch"], s["lr"], seed=s["seed"]),
+        recipe=Recipe(
+            s["steps"], s["batch"], s["lr"], seed=s["seed"], checkpoint_s=s["checkpoint_s"]
+        ),
         weights=Weights(s["kd_x"], s["kd_y"], s["kd_z"], s["form"]),
         objectives=s["objectives"],
-        pool=TargetPool(Path(pool)),
+        pool=TargetPool(Path(pool), s["device"]),
         eval_images=open_images(data, "eval"),
         anchor=curve,
         max_gmac=s["max_gmac"],
+        device=s["device"],
     )
 
 
-def task_of(prepared: dict[str, Any]) -> Task:
+def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:
     """The shared part of every trial, from what ``prepare`` returned."""
-    settings = prepared["settings"] | {"lmbdas": tuple(prepared["lmbdas"])}
+    settings = prepared["settings"] | {"lmbdas": tuple(prepared["lmbdas"]), "device": device}
     settings["objectives"] = tuple(settings["objectives"])
     frozen = tuple(sorted(settings.items()))
     return _task(prepared["pool"], settings["eval_data"], frozen, json.dumps(prepared["anchor"]))
 
 
-def run_in_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """One trial in a Ray worker; whatever goes wrong comes back as its reason."""
+def paced_trial(config: dict[str, Any], device: str) -> Paced:
+    """The trial of a worker's configuration, not yet begun."""
     import torch
 
-    prepared = config["prepared"]
+    prepared, arch = config["prepared"], Arch.from_json(config["arch"])
+    settings = prepared["settings"]
     os.chdir(prepared["cwd"])
-    torch.set_num_threads(1)
-    try:
-        arch = Arch.from_json(config["arch"])
+
+    def run(report: Report) -> Outcome:
+        torch.set_num_threads(1)  # counts for the thread that sets it
         # Named by the arch: a trial that is tried again goes on from its checkpoint.
-        outcome = run_trial(task_of(prepared), arch, Path(prepared["students"]) / arch.key)
-    except NasKdError as error:
-        outcome = Outcome(None, "crash", attrs={"message": str(error)})
-    except Exception as error:
-        attrs = {"message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        outcome = Outcome(None, "crash", attrs=attrs)
-    return asdict(outcome)
+        folder = Path(prepared["students"]) / arch.key
+        return run_trial(task_of(prepared, device), arch, folder, report)
+
+    return Paced(run, rungs_of(settings["steps"]) if settings["early_stopping"] else ())
 
 
 def _tune(
-    study: Study, budget: int, workers: int, prepared: dict[str, Any], listen: Listen
+    study: Study, budget: int, machine: Machine, prepared: dict[str, Any], listen: Listen
 ) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # Ctrl-C raises here as everywhere; Tune's own handler ends the run as if it were complete.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     with warnings.catch_warnings():
         # Ray and pydantic deprecate their own internals.
         warnings.simplefilter("ignore")
         import ray
         from ray import tune
+        from ray.tune.schedulers import FIFOScheduler
         from ray.tune.search import Searcher
 
     class OverStudy(Searcher):
@@ -159,13 +194,19 @@ def _tune(
             self.numbers: dict[str, int] = {}
             self.failures_in_a_row = 0
             self.last_message: Any = None
+            self.quiet_until = 0.0
 
         def suggest(self, trial_id: str) -> Any:
             if self.failures_in_a_row >= MAX_FAILURES:
                 return Searcher.FINISHED
+            if time.monotonic() < self.quiet_until:
+                return None
+            if reaped := study.reap():
+                listen("reaped", reaped)
             asked = study.ask(budget)
             if asked is None:
-                # Trials under way may still fail and free their place in the budget.
+                # Trials under way, other drivers' too, may still fail and free their place.
+                self.quiet_until = time.monotonic() + WAIT_S
                 return Searcher.FINISHED if study.counted() >= budget else None
             number, arch = asked
             self.numbers[trial_id] = number
@@ -177,13 +218,18 @@ def _tune(
             number = self.numbers.pop(trial_id, None)
             if number is None:
                 return
-            outcome = Outcome(None, "crash", attrs={"message": "its worker died"})
-            if result and "outcome" in result:
+            outcome = Outcome(None, "worker_died", attrs={"message": "its worker died"})
+            if result and "outcome" in result and not error:
                 outcome = Outcome(**json.loads(result["outcome"]))
-            study.tell(number, outcome)
-            crashed = outcome.reason is not None and outcome.reason.startswith(FAILURES)
-            self.failures_in_a_row = self.failures_in_a_row + 1 if crashed else 0
-            self.last_message = outcome.attrs.get("message", outcome.reason)
+            elif result and "rung" in result and not error:
+                outcome = Outcome(None, f"stopped at step {result['rung']}")
+            state = study.tell(number, outcome)
+            if is_fault(outcome, state):
+                self.failures_in_a_row += 1
+                self.last_message = outcome.attrs.get("message", outcome.reason)
+            elif outcome.reason not in DEATHS:
+                self.failures_in_a_row = 0
+            self.quiet_until = 0.0
             listen("trial", number)
 
         def save(self, checkpoint_path: str) -> None:
@@ -192,20 +238,42 @@ def _tune(
         def restore(self, checkpoint_path: str) -> None:
             """Nothing: the study's storage is the state."""
 
+    searcher = OverStudy()
+
+    class Rungs(FIFOScheduler):
+        """Stops a trial at a rung where the study says so."""
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            number = searcher.numbers.get(trial.trial_id)
+            if number is None or "rung" not in result:
+                return FIFOScheduler.CONTINUE
+            values = [result["rd"], result["macs"]]
+            on = study.goes_on(number, int(result["rung"]), values)
+            return FIFOScheduler.CONTINUE if on else FIFOScheduler.STOP
+
     class Worker(tune.Trainable):
-        """Runs one trial per step, and stays alive for the next one."""
+        """Runs a trial from rung to rung, and stays alive for the next one."""
 
         def setup(self, config: dict[str, Any]) -> None:
-            self.trial_config = config
+            self.device = "cuda" if ray.get_gpu_ids() else "cpu"
+            self.paced = paced_trial(config, self.device)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.trial_config = new_config
+            self.paced.stop()
+            self.paced = paced_trial(new_config, self.device)
             return True
 
         def step(self) -> dict[str, Any]:
-            # As text: Tune flattens nested results.
-            outcome = json.dumps(run_in_worker(self.trial_config))
-            return {"outcome": outcome, "done": True, "done_at": 1}
+            heard = self.paced.advance()
+            if "outcome" in heard:
+                # As text: Tune flattens nested results.
+                outcome = json.dumps(asdict(heard["outcome"]))
+                return {"outcome": outcome, "done": True, "done_at": 1}
+            metrics = heard["metrics"]
+            return {"rung": heard["step"], "rd": metrics["rd"], "macs": metrics["macs"]}
+
+        def cleanup(self) -> None:
+            self.paced.stop()
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """Nothing: a trial keeps its own checkpoint."""
@@ -213,20 +281,21 @@ def _tune(
         def load_checkpoint(self, checkpoint: Any) -> None:
             """Nothing: a trial keeps its own checkpoint."""
 
-    searcher = OverStudy()
     started_here = not ray.is_initialized()
     if started_here:
-        _start_ray(ray, workers)
+        _start_ray(ray, machine)
+    resources = {"cpu": 1.0} | ({"gpu": machine.gpus_per_trial} if machine.gpus_per_trial else {})
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             tune.Tuner(
-                tune.with_resources(Worker, {"cpu": 1}),
+                tune.with_resources(Worker, resources),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
+                    scheduler=Rungs(),
                     num_samples=-1,
                     reuse_actors=True,
-                    max_concurrent_trials=workers,
+                    max_concurrent_trials=machine.workers,
                 ),
                 run_config=tune.RunConfig(storage_path=scratch, name="run", verbose=0),
             ).fit()
@@ -237,10 +306,20 @@ def _tune(
         raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
 
 
-def _start_ray(ray: Any, workers: int) -> None:
+def is_fault(outcome: Outcome, state: TrialState) -> bool:
+    """Whether a trial counts towards the failures in a row that end a search.
+
+    A worker's death does once its arch is given up: before, the trial is tried again.
+    """
+    reason = outcome.reason or ""
+    given_up = reason in DEATHS and state == TrialState.PRUNED
+    return given_up or reason == INTERRUPTED or reason.startswith(FAILURES)
+
+
+def _start_ray(ray: Any, machine: Machine) -> None:
+    here = {"num_cpus": machine.workers, "include_dashboard": False}
     ray.init(
-        num_cpus=workers,
-        include_dashboard=False,
+        **({"address": machine.address} if machine.address else here),
         log_to_driver=False,
         logging_level=logging.ERROR,
         configure_logging=True,

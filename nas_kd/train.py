@@ -24,7 +24,6 @@ from nas_kd.student import Student
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: a look waits for the device."""
-CHECKPOINT_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Recipe:
 
     The learning rate warms up over ``warmup`` of the steps, stays, and falls to zero over the last
     ``decay`` of them. The linear shortcut's kernels, good from the start, move ``linear_lr`` times slower.
+    ``checkpoint_s`` is the time between checkpoints: what a crash may cost.
     """
 
     steps: int
@@ -44,6 +44,7 @@ class Recipe:
     decay: float = 0.5
     clip: float = 1.0
     seed: int = 0
+    checkpoint_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name, low in (("steps", 0), ("batch", 1)):
@@ -159,7 +160,7 @@ class Run:
                 metrics = self._look(terms)
                 if report is not None:
                     report(self.step, metrics)
-            if time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+            if time.monotonic() - saved_at > self.recipe.checkpoint_s:
                 self._look(terms)  # what is not finite is not saved
                 self.save()
                 saved_at = time.monotonic()
@@ -207,8 +208,11 @@ class Run:
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.checkpoint.with_suffix(f".tmp{os.getpid()}")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        try:
+            torch.save(state, temporary)
+            os.replace(temporary, self.checkpoint)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _restore(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,18 @@ from nas_kd.cost import Cost, count
 from nas_kd.data import ImageSet, derived_seed
 from nas_kd.distill import Weights
 from nas_kd.energy import find_meter, measure_energy
-from nas_kd.errors import TrialFailed
+from nas_kd.errors import Stopped, TrialFailed
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
 from nas_kd.reading import Reading
 from nas_kd.space import Arch
 from nas_kd.student import Student
 from nas_kd.targets import TargetPool
-from nas_kd.train import Recipe, Run
+from nas_kd.train import Recipe, Report, Run
 from nas_kd.weights import ready, save_student
 
 OBJECTIVES = ("bd_rate", "flops", "energy")
+CHECKPOINT = "checkpoint.pt"
+"""Beside the student; it stays until the outcome is stored, so that a lost outcome costs no training."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,13 @@ def distil(task: Task, arch: Arch, folder: Path, report: Any = None) -> Student:
     student = Student(arch, task.lmbdas)
     student.initialise_linear(task.pool.pictures())
     student.to(task.device)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / CHECKPOINT
     run = Run(student, task.pool, task.recipe, task.weights, task.pool.latent_widths, checkpoint)
-    run.run(report)
+    try:
+        run.run(report)
+    except Stopped:
+        run.save()
+        raise
     return ready(student)
 
 
@@ -76,7 +81,7 @@ def run_trial(
     task: Task,
     arch: Arch,
     folder: Path,
-    report: Callable[[int, dict[str, float]], None] | None = None,
+    report: Report | None = None,
 ) -> Outcome:
     """Build, count, distil, evaluate and measure one student; it is saved into ``folder``."""
     started = time.perf_counter()
@@ -86,8 +91,14 @@ def run_trial(
     if task.max_gmac is not None and cost.macs > task.max_gmac * 1e9:
         return Outcome(None, "over_max_gmac", 0.0, attrs)
     seconds["start"] = time.perf_counter() - started
+
+    def hear(step: int, metrics: dict[str, float]) -> None:
+        attrs.setdefault("first_step", step)
+        if report is not None:
+            report(step, metrics | {"macs": float(cost.macs)})
+
     try:
-        student = distil(task, arch, folder, report)
+        student = distil(task, arch, folder, hear)
         seconds["distil"] = time.perf_counter() - started - sum(seconds.values())
         measured = evaluate(StudentCodec(student), task.eval_images, task.device)
     except TrialFailed as failure:
@@ -95,7 +106,6 @@ def run_trial(
     seconds["evaluate"] = time.perf_counter() - started - sum(seconds.values())
     outcome = _score(task, student, cost, measured, attrs)
     save_student(student, folder, {"rd": measured.to_json(), "steps": task.recipe.steps})
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
     seconds["rest"] = time.perf_counter() - started - sum(seconds.values())
     return outcome
 

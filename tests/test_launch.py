@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_kd.launch import search
+from nas_kd.launch import Machine, search
 from nas_kd.study import Settings, open_study
 
 
@@ -29,7 +29,7 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(pic
         eval_data=pictures,
     )
     heard = []
-    search(settings, 2, 1, lambda kind, detail: heard.append((kind, detail)))
+    search(settings, 2, Machine(1), lambda kind, detail: heard.append((kind, detail)))
     study = open_study("s")
     assert study.counted() == 2
     assert [detail for kind, detail in heard if kind == "trial"] == [0, 1]
@@ -37,5 +37,5 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(pic
         assert len(trial.user_attrs["rd"]["bpp_est"]) == 6
         assert (study.student_folder(trial) / "student.safetensors").is_file()
     heard.clear()
-    search(settings, 2, 1, lambda kind, detail: heard.append((kind, detail)))
+    search(settings, 2, Machine(1), lambda kind, detail: heard.append((kind, detail)))
     assert heard == []
