@@ -316,11 +316,21 @@ def is_fault(outcome: Outcome, state: TrialState) -> bool:
     return given_up or reason == INTERRUPTED or reason.startswith(FAILURES)
 
 
-def _start_ray(ray: Any, machine: Machine) -> None:
+def _start_ray(ray: Any, machine: Machine, attempts: int = 3) -> None:
     here = {"num_cpus": machine.workers, "include_dashboard": False}
-    ray.init(
-        **({"address": machine.address} if machine.address else here),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-    )
+    try:
+        ray.init(
+            **({"address": machine.address} if machine.address else here),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except Exception as error:  # Ray raises bare Exception where its processes do not come up
+        ray.shutdown()
+        # It waits 30 s for its own processes, which may be too short on a machine under load.
+        if attempts > 1 and "timed out" in str(error):
+            return _start_ray(ray, machine, attempts - 1)
+        where = f"at {machine.address}" if machine.address else "here"
+        raise NasKdError(
+            f"Ray did not start {where} ({str(error).splitlines()[0]}); run the same command again"
+        ) from error

@@ -89,19 +89,19 @@ def test_a_retry_that_dies_before_its_arch_is_known_is_still_that_arch(study):
 
 def test_an_arch_in_training_is_not_handed_out_and_its_twins_get_its_outcome(study):
     asked = []
-    while (trial := study.ask(40)) is not None:
+    while (trial := study.ask(12)) is not None:
         asked.append(trial)
     assert len({arch.key for _, arch in asked}) == len(asked) <= 8
     for number, _ in asked:
         study.tell(number, Outcome([float(number), 1.0]))
-    assert study.counted() == 40
+    assert study.counted() == 12
     for trial in study.trials:
         assert trial.values[0] == float(trial.user_attrs.get("same_as", trial.number))
 
 
 def test_the_twins_of_a_trial_that_failed_are_outside_the_budget_too(study):
     asked = []
-    while (trial := study.ask(20)) is not None:
+    while (trial := study.ask(10)) is not None:
         asked.append(trial)
     for number, _ in asked:
         study.tell(number, Outcome(None, "crash"))
