@@ -266,6 +266,7 @@ def _tune(
         def step(self) -> dict[str, Any]:
             heard = self.paced.advance()
             if "outcome" in heard:
+                heard["outcome"].attrs["ray_node"] = ray.get_runtime_context().get_node_id()
                 # As text: Tune flattens nested results.
                 outcome = json.dumps(asdict(heard["outcome"]))
                 return {"outcome": outcome, "done": True, "done_at": 1}
@@ -283,7 +284,7 @@ def _tune(
 
     started_here = not ray.is_initialized()
     if started_here:
-        _start_ray(ray, machine)
+        start_ray(machine)
     resources = {"cpu": 1.0} | ({"gpu": machine.gpus_per_trial} if machine.gpus_per_trial else {})
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -316,7 +317,10 @@ def is_fault(outcome: Outcome, state: TrialState) -> bool:
     return given_up or reason == INTERRUPTED or reason.startswith(FAILURES)
 
 
-def _start_ray(ray: Any, machine: Machine, attempts: int = 3) -> None:
+def start_ray(machine: Machine, attempts: int = 3) -> None:
+    """Start Ray here, or join the machine's cluster."""
+    import ray
+
     here = {"num_cpus": machine.workers, "include_dashboard": False}
     try:
         ray.init(
@@ -329,7 +333,7 @@ def _start_ray(ray: Any, machine: Machine, attempts: int = 3) -> None:
         ray.shutdown()
         # It waits 30 s for its own processes, which may be too short on a machine under load.
         if attempts > 1 and "timed out" in str(error):
-            return _start_ray(ray, machine, attempts - 1)
+            return start_ray(machine, attempts - 1)
         where = f"at {machine.address}" if machine.address else "here"
         raise NasKdError(
             f"Ray did not start {where} ({str(error).splitlines()[0]}); run the same command again"

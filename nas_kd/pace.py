@@ -8,15 +8,15 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from nas_kd.errors import NasKdError, Stopped, TrialFailed
+from nas_kd.errors import DataError, NasKdError, Stopped, TrialFailed
 from nas_kd.study import INTERRUPTED
 from nas_kd.train import Report
 from nas_kd.trial import Outcome
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 """What torch says, in a RuntimeError, where the memory of a device or of the host is spent."""
-NO_SPACE = ("No space left", "PytorchStreamWriter", "File too large", "Disk quota")
-"""What torch's and Python's writers say where a file cannot grow."""
+NO_SPACE = ("No space left", "File too large", "os error")
+"""What the writer of safetensors, which raises no OSError, says where a file cannot grow."""
 
 
 class Paced:
@@ -78,7 +78,9 @@ def outcome_of(run: Callable[[], Outcome]) -> Outcome:
     except TrialFailed as failure:
         return Outcome(None, failure.reason, attrs={"message": str(failure)})
     except NasKdError as error:
-        return Outcome(None, "crash", attrs={"message": str(error)})
+        # Pictures that went bad are mended, and then every trial of theirs is run again.
+        reason = INTERRUPTED if isinstance(error, DataError) else "crash"
+        return Outcome(None, reason, attrs={"message": str(error)})
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         attrs = {"message": message, "traceback": traceback.format_exc()}

@@ -44,6 +44,16 @@ def open_storage(url: str) -> RDBStorage:
         raise _unreachable(url, error) from error
 
 
+def full_url(url: str) -> str:
+    """The URL with its client library named: which one ``postgresql://`` means varies."""
+    if not is_postgresql(url):
+        return url
+    named = sqlalchemy.make_url(url)
+    if named.drivername == "postgresql":
+        named = named.set(drivername="postgresql+psycopg2")
+    return named.render_as_string(hide_password=False)
+
+
 def is_postgresql(url: str) -> bool:
     """Whether a URL names PostgreSQL; anything but that and SQLite is refused."""
     try:

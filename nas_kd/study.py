@@ -19,7 +19,7 @@ from nas_kd.errors import StudyError
 from nas_kd.front import pareto_front
 from nas_kd.halving import goes_on
 from nas_kd.space import Arch, SearchSpace, load_space
-from nas_kd.storage import locks_of, new_driver, open_storage, shown
+from nas_kd.storage import full_url, locks_of, new_driver, open_storage, shown
 from nas_kd.trial import CHECKPOINT, OBJECTIVES, Outcome
 
 STUDIES = Path("studies")
@@ -104,8 +104,7 @@ class Study:
         self.settings = settings
         self.space: SearchSpace = load_space(settings.space)
         self.folder = settings.folder
-        self.url = storage or storage_url(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.url = full_url(storage or storage_url(self.folder))
         self.driver = new_driver()
         self.locks = locks_of(self.url, self.folder, settings.name)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -119,6 +118,7 @@ class Study:
             )
             self.optuna.set_metric_names(list(settings.objectives))
             self._check_settings()
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def _check_settings(self) -> None:
         given = json.loads(json.dumps(asdict(self.settings))) | {
@@ -311,7 +311,7 @@ def open_study(name: str, storage: str | None = None) -> Study:
     if storage is None and not (folder / "study.db").is_file():
         known = ", ".join(sorted(p.parent.name for p in STUDIES.glob("*/study.db"))) or "none"
         raise StudyError(f"study '{name}': there is none in {STUDIES}/ (there: {known})")
-    url = storage or storage_url(folder)
+    url = full_url(storage or storage_url(folder))
     try:
         stored = optuna.load_study(study_name=name, storage=open_storage(url))
     except KeyError as error:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
@@ -208,8 +209,11 @@ class Run:
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.checkpoint.with_suffix(f".tmp{os.getpid()}")
+        packed = BytesIO()
+        torch.save(state, packed)
         try:
-            torch.save(state, temporary)
+            # Written by Python: torch's own writer does not say that a disk is full.
+            temporary.write_bytes(packed.getbuffer())
             os.replace(temporary, self.checkpoint)
         finally:
             temporary.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-import logging
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 from PIL import Image
 
-from nas_kd.launch import Machine, is_fault, search
+from nas_kd.launch import Machine, is_fault, search, start_ray
 from nas_kd.study import Settings, open_study
 from nas_kd.trial import Outcome
 
@@ -17,15 +17,11 @@ from nas_kd.trial import Outcome
 @pytest.fixture(scope="module")
 def ray():
     """One Ray for all searches here: it takes long to start."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
 
-        ray.init(
-            num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+        start_ray(Machine(1))
         yield ray
         ray.shutdown()
 
@@ -100,6 +96,27 @@ def test_early_stopping_prunes_at_a_rung_and_keeps_the_checkpoint(ray, settings)
         step = trial.user_attrs["reason"].removeprefix("stopped at step ")
         assert step in trial.user_attrs["rungs"]
         assert (study.student_folder(trial) / "checkpoint.pt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_search_joins_a_cluster_and_trains_on_both_of_its_nodes(settings):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    if ray.is_initialized():
+        ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        machine = Machine(2, address=cluster.address)
+        study = search(settings(steps=100), 6, machine, lambda kind, detail: None)
+    finally:
+        cluster.shutdown()
+    assert study.counted() == 6
+    assert len({t.user_attrs["ray_node"] for t in study.trials}) == 2
+    for trial in study.trials:
+        assert (study.student_folder(trial) / "student.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from nas_kd.errors import DataError, TrialFailed
+from nas_kd.errors import DataError, TeacherError, TrialFailed
 from nas_kd.pace import Paced, outcome_of
 from nas_kd.trial import Outcome
 
@@ -54,11 +54,11 @@ def test_a_trial_resumed_past_rungs_is_compared_at_the_last_of_them():
     ("error", "reason"),
     [
         (OSError(28, "No space left on device"), "interrupted"),
-        (RuntimeError("PytorchStreamWriter failed writing file"), "interrupted"),
         (MemoryError(), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
         (RuntimeError("shapes do not match"), "crash"),
-        (DataError("no image"), "crash"),
+        (DataError("no image"), "interrupted"),
+        (TeacherError("no weights"), "crash"),
         (TrialFailed("nan", "loss is nan"), "nan"),
     ],
 )

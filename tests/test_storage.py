@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from postgres import missing, server
 
 from nas_kd.errors import StudyError
-from nas_kd.storage import FileLocks, PostgresLocks, is_postgresql, shown
+from nas_kd.storage import FileLocks, PostgresLocks, full_url, is_postgresql, shown
 from nas_kd.study import Study, open_study, storage_url
 
 KINDS = [
@@ -42,7 +42,7 @@ def processes():
 
 
 def locks_of(storage, name):
-    return PostgresLocks(storage, name) if storage else FileLocks(Path("locks"))
+    return PostgresLocks(full_url(storage), name) if storage else FileLocks(Path("locks"))
 
 
 @pytest.mark.parametrize("storage", KINDS, indirect=True)
