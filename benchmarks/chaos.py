@@ -172,7 +172,7 @@ def find(driver: psutil.Popen, victim: str) -> psutil.Process | None:
         return driver
     try:
         children = driver.children(recursive=True)
-        named = "ray::Worker" if victim == "worker" else "raylet"
+        named = "ray::ResourceTrainable" if victim == "worker" else "raylet"
         return next((c for c in children if named in (c.cmdline() or [""])[0]), None)
     except psutil.Error:
         return None

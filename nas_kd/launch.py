@@ -28,7 +28,7 @@ from nas_kd.evaluate import evaluate
 from nas_kd.halving import rungs_of
 from nas_kd.pace import Paced
 from nas_kd.space import Arch
-from nas_kd.study import DEATHS, FAILURES, INTERRUPTED, Settings, Study
+from nas_kd.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import Teacher, load_teacher
 from nas_kd.train import Recipe, Report
@@ -222,7 +222,7 @@ def _tune(
             if result and "outcome" in result and not error:
                 outcome = Outcome(**json.loads(result["outcome"]))
             elif result and "rung" in result and not error:
-                outcome = Outcome(None, f"stopped at step {result['rung']}")
+                outcome = Outcome(None, f"{STOPPED} {result['rung']}")
             state = study.tell(number, outcome)
             if is_fault(outcome, state):
                 self.failures_in_a_row += 1
@@ -271,7 +271,8 @@ def _tune(
                 outcome = json.dumps(asdict(heard["outcome"]))
                 return {"outcome": outcome, "done": True, "done_at": 1}
             metrics = heard["metrics"]
-            return {"rung": heard["step"], "rd": metrics["rd"], "macs": metrics["macs"]}
+            rung = {"rung": heard["step"], "rd": metrics["rd"], "macs": metrics["macs"]}
+            return rung | {"done_at": 0}  # Tune wants its metric in every result
 
         def cleanup(self) -> None:
             self.paced.stop()

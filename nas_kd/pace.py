@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nas_kd.errors import DataError, NasKdError, Stopped, TrialFailed
-from nas_kd.study import INTERRUPTED
+from nas_kd.study import INTERRUPTED, STOPPED
 from nas_kd.train import Report
 from nas_kd.trial import Outcome
 
@@ -68,7 +68,7 @@ class Paced:
         self._seen.clear()
         self._heard.put({"step": rung, "metrics": means})
         if not self._told.get():
-            raise Stopped(f"stopped at step {rung}", "others did better for their cost")
+            raise Stopped(f"{STOPPED} {rung}", "others did better for their cost")
 
 
 def outcome_of(run: Callable[[], Outcome]) -> Outcome:

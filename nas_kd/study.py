@@ -30,6 +30,8 @@ DEATHS = ("worker_died", "out_of_memory")
 MAX_DEATHS = 3
 INTERRUPTED = "interrupted"
 """Reason of a trial that its surroundings ended (disk full, driver gone): always tried again."""
+STOPPED = "stopped at step"
+"""Beginning of the reason of a trial that early stopping ended."""
 OWN_ATTRS = ("arch", "arch_key", "driver", "retry_of", "deaths")
 """What a trial does not take over from an earlier one of the same arch."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -243,7 +245,11 @@ class Study:
                 self._set_attrs(trial, outcome.attrs | {"constraints": [outcome.uncovered_db]})
                 self._finish(trial, outcome)
                 self._settle_twins()
-            return self.trials[number].state
+            state = self.trials[number].state
+        # A failed trial goes on from its checkpoint, a stopped one may; the others are through.
+        if state in COUNTED and not (outcome.reason or "").startswith(STOPPED):
+            (self.student_folder(trial) / CHECKPOINT).unlink(missing_ok=True)
+        return state
 
     def goes_on(self, number: int, step: int, values: list[float]) -> bool:
         """Whether a trial goes on past a rung, given its values there; they are kept with it."""
@@ -262,7 +268,6 @@ class Study:
     def _finish(self, trial: FrozenTrial, outcome: Outcome) -> None:
         if outcome.values is not None:
             self.optuna.tell(trial.number, outcome.values)
-            (self.student_folder(trial) / CHECKPOINT).unlink(missing_ok=True)
             return
         reason = outcome.reason or "crash"
         deaths = trial.user_attrs.get("deaths", 0) + (reason in DEATHS)

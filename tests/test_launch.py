@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from nas_kd.launch import Machine, is_fault, search, start_ray
-from nas_kd.study import Settings, open_study
+from nas_kd.study import COUNTED, STOPPED, Settings, open_study
 from nas_kd.trial import Outcome
 
 
@@ -64,11 +64,12 @@ def kill_the_worker_once_it_has_saved(killed):
     while time.monotonic() < until and not list(Path("studies/s/students").glob("*/checkpoint.pt")):
         time.sleep(0.01)
     for process in psutil.Process().children(recursive=True):
-        if process.name().startswith("ray::Worker"):
+        if process.name().startswith("ray::ResourceTrainable"):
             process.kill()
             killed.append(process.pid)
 
 
+@pytest.mark.slow
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(ray, settings):
     killed = []
     killer = threading.Thread(target=kill_the_worker_once_it_has_saved, args=(killed,))
@@ -78,7 +79,8 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(ray, setting
     killer.join()
     assert len(killed) == 1
     first, second = open_study("s").trials
-    assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert first.state == TrialState.FAIL
+    assert second.state in COUNTED
     assert first.user_attrs["reason"] == "worker_died"
     assert second.user_attrs["retry_of"] == first.number
     assert second.user_attrs["first_step"] > 20
@@ -90,10 +92,12 @@ def test_early_stopping_prunes_at_a_rung_and_keeps_the_checkpoint(ray, settings)
         settings(steps=180, early_stopping=True), 9, Machine(1), lambda kind, detail: None
     )
     assert study.counted() == 9
-    stopped = [t for t in study.trials if t.state == TrialState.PRUNED]
-    assert stopped
+    reasons = {t.number: t.user_attrs.get("reason") or "" for t in study.trials}
+    stopped = [t for t in study.trials if reasons[t.number].startswith(STOPPED)]
+    assert stopped, reasons
     for trial in stopped:
-        step = trial.user_attrs["reason"].removeprefix("stopped at step ")
+        assert trial.state == TrialState.PRUNED
+        step = reasons[trial.number].removeprefix(STOPPED).strip()
         assert step in trial.user_attrs["rungs"]
         assert (study.student_folder(trial) / "checkpoint.pt").is_file()
 
