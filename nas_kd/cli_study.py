@@ -11,6 +11,13 @@ import typer
 
 from nas_kd.errors import UsageError
 
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="NAS_KD_STORAGE",
+        help="database URL that drivers share [default: SQLite in studies/NAME]",
+    ),
+]
 StudyName = Annotated[str, typer.Argument(help="a study's name, as in studies/NAME")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
@@ -54,7 +61,13 @@ def search(
     form: Annotated[str, typer.Option(help="of the loss: kd, paper or paper-kld")] = "kd",
     max_gmac: Annotated[float | None, typer.Option(help="never train an arch above this")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+    early_stopping: Annotated[
+        bool, typer.Option("--early-stop", help="stop trials that others leave behind")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="trials at once [default: cores]")] = None,
+    address: Annotated[str | None, typer.Option(help="join a Ray cluster: host:port")] = None,
+    gpus_per_trial: Annotated[float, typer.Option(help="share of a GPU for each trial")] = 0.0,
+    storage: Storage = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per event")] = False,
 ) -> None:
@@ -62,22 +75,24 @@ def search(
 
     Example: nas-kd search --space demo --teacher mini --budget 8 --objectives bd_rate,flops
     """
+    from nas_kd.launch import Machine
     from nas_kd.study import Settings, load_studies
 
     if budget is not None and budget < 1:
         raise UsageError(f"budget = {budget}: must be at least 1")
-    apart = ("file", "budget", "name", "workers", "quiet", "as_json")
-    settings = {k: v for k, v in ctx.params.items() if k not in apart}
+    apart = ("file", "budget", "name", "workers", "address", "gpus_per_trial", "storage", "quiet")
+    settings = {k: v for k, v in ctx.params.items() if k not in (*apart, "as_json")}
     settings["objectives"] = tuple(objectives.split(","))
     if file is not None:
         studies = load_studies(file, name, {k: v for k, v in settings.items() if _given(ctx, k)})
     else:
         name = name or f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
         studies = [Settings(name=name, **settings)]
+    machine = Machine(workers or os.cpu_count() or 1, address, gpus_per_trial, storage)
     for study in studies:
         if len(studies) > 1 and not (quiet or as_json):
             print(f"study {study.name}:", flush=True)
-        _search(study, budget, workers or os.cpu_count() or 1, quiet, as_json)
+        _search(study, budget, machine, quiet, as_json)
 
 
 def _given(ctx: typer.Context, option: str) -> bool:
@@ -85,7 +100,7 @@ def _given(ctx: typer.Context, option: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _search(settings: Any, budget: int | None, workers: int, quiet: bool, as_json: bool) -> None:
+def _search(settings: Any, budget: int | None, machine: Any, quiet: bool, as_json: bool) -> None:
     _require_meter(settings.objectives)
     from nas_kd.dashboard import publish
     from nas_kd.errors import Stopped
@@ -94,8 +109,8 @@ def _search(settings: Any, budget: int | None, workers: int, quiet: bool, as_jso
 
     mode = mode_of(quiet, as_json)
     try:
-        with watching(settings.name, budget, mode) as listen:
-            study = launch(settings, budget, workers, listen)
+        with watching(settings.name, budget, mode, machine.storage) as listen:
+            study = launch(settings, budget, machine, listen)
     except KeyboardInterrupt:
         raise Stopped(
             f"stopped; study '{settings.name}' keeps what is finished, the same command again goes on"
@@ -126,6 +141,7 @@ def front(
     study: StudyName,
     as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option(help="write a plot (.png, .svg, .pdf)")] = None,
+    storage: Storage = None,
 ) -> None:
     """The Pareto front: table, JSON or plot.
 
@@ -134,7 +150,7 @@ def front(
     from nas_kd.report import front_json, front_table, plot_front
     from nas_kd.study import open_study
 
-    opened = open_study(study)
+    opened = open_study(study, storage)
     if plot is not None:
         if plot.suffix not in (".png", ".svg", ".pdf"):
             raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
@@ -152,6 +168,7 @@ def export(
     onnx: Annotated[
         bool, typer.Option("--onnx", help="also encoder.onnx and decoder.onnx")
     ] = False,
+    storage: Storage = None,
 ) -> None:
     """Write the front's students, each verified with real bitstreams; a student's folder gives ONNX alone.
 
@@ -164,7 +181,8 @@ def export(
         for path in export_student_onnx(Path(study), out):
             print(path)
         return
-    export_front(open_study(study), out, lambda trial, folder: print(folder, flush=True), onnx)
+    opened = open_study(study, storage)
+    export_front(opened, out, lambda trial, folder: print(folder, flush=True), onnx)
 
 
 @app.command()
@@ -223,6 +241,7 @@ def _studies(spec: str | None, untrained: bool) -> list[Any]:
 def report(
     study: StudyName,
     out: Annotated[Path, typer.Option(help="the file to write")] = Path("report.html"),
+    storage: Storage = None,
 ) -> None:
     """Write the report of a study: one HTML file that needs no network.
 
@@ -233,13 +252,15 @@ def report(
 
     if out.suffix != ".html":
         raise UsageError(f"--out {out}: must end in .html")
-    write_report(open_study(study), out)
+    write_report(open_study(study, storage), out)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
 def dashboard(
-    study: StudyName, port: Annotated[int, typer.Option(help="port; 0: a free one")] = 8080
+    study: StudyName,
+    port: Annotated[int, typer.Option(help="port; 0: a free one")] = 8080,
+    storage: Storage = None,
 ) -> None:
     """Browse a study in the Optuna dashboard, on 127.0.0.1; also while a search runs.
 
@@ -248,7 +269,7 @@ def dashboard(
     from nas_kd.dashboard import serve
     from nas_kd.study import open_study
 
-    serve(open_study(study), port)
+    serve(open_study(study, storage), port)
 
 
 def _say(text: Any) -> None:

@@ -12,7 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from nas_kd.artifacts import store
 from nas_kd.errors import UsageError
 from nas_kd.figures import absent, curves, history
-from nas_kd.study import Study, storage_url
+from nas_kd.study import Study
 from nas_kd.trial import OBJECTIVES
 
 HOST = "127.0.0.1"
@@ -67,7 +67,7 @@ def bind(study: Study, port: int) -> WSGIServer:
     from optuna_dashboard import wsgi
 
     publish(study)
-    app = wsgi(storage_url(study.folder), artifact_store=store(study.folder))
+    app = wsgi(study.url, artifact_store=store(study.folder))
     try:
         return make_server(HOST, port, app, server_class=_Server, handler_class=_Silent)
     except (OSError, OverflowError) as error:

@@ -133,16 +133,17 @@ def distillation_loss(
         adapters: needed where kd_y or kd_z is positive (in the paper's forms: and widths differ).
 
     Returns:
-        loss, bpp (estimated), mse, and kd_x, kd_y, kd_z where they are weighed.
+        loss, bpp (estimated), mse, rd (bpp + lmbda 255^2 mse), and kd_x, kd_y, kd_z where they are weighed.
     """
     pixels = batch.x.shape[-1] * batch.x.shape[-2]
     scale = batch.lmbda * 255**2
     terms = {"bpp": rate_bpp(out["likelihoods"], pixels), "mse": _mse(out["x_hat"], batch.x)}
+    terms["rd"] = terms["bpp"] + scale * terms["mse"]
     if weights.kd_x > 0:
         terms["kd_x"] = _mse(out["x_hat"], _given(batch.x_hat_T, "x_hat"))
     terms |= _latent_terms(out, batch, weights, adapters)
     if weights.form != "kd":
-        rd = weights.rest * (terms["bpp"] + scale * terms["mse"])
+        rd = weights.rest * terms["rd"]
         loss = rd + weights.kd_x * terms.get("kd_x", 0.0)
     else:
         distortion = (1 - weights.kd_x) * terms["mse"] + weights.kd_x * terms.get("kd_x", 0.0)

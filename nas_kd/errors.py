@@ -2,6 +2,7 @@
 
     NasKdError                exit code 1: the work was started and failed
     |- TrialFailed            one trial ended without values; carries a short machine-readable reason
+    |  `- EarlyStop           early stopping ended it
     |- Stopped                the user stopped it (Ctrl-C); exit code 130, as a shell has it
     `- UsageError             exit code 2: the input is at fault; nothing was started
        |- SpaceError          a search space or arch that breaks a rule
@@ -38,6 +39,10 @@ class Stopped(NasKdError):
     """The user stopped the work; what is finished is kept."""
 
     exit_code = 130
+
+
+class EarlyStop(TrialFailed):
+    """Early stopping ended a trial; its checkpoint is kept."""
 
 
 class UsageError(NasKdError):

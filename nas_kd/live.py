@@ -51,13 +51,20 @@ class Watch:
         name: of the study, which exists by the first event about a trial.
         budget: trials the study shall have in the end; None for its default.
         show: hears (kind, detail, study, progress); the last two are None before the first trial.
+        storage: the study's database URL, where it is not its own SQLite.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, name: str, budget: int | None, show: Any, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        budget: int | None,
+        show: Any,
+        storage: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        self.name, self.budget, self.show, self.clock = name, budget, show, clock
+        self.name, self.budget, self.show = name, budget, show
+        self.storage, self.clock = storage, clock
         self.study: Study | None = None
         self.begun_s: float | None = None
         self.seen = 0
@@ -67,7 +74,7 @@ class Watch:
         if kind not in ("started", "trial"):
             self.show(kind, detail, None, None)
             return
-        self.study = self.study or open_study(self.name)
+        self.study = self.study or open_study(self.name, self.storage)
         self.begun_s = self.clock() if self.begun_s is None else self.begun_s
         self.seen += kind == "trial"
         self.show(kind, detail, self.study, self.progress(self.study))
@@ -95,15 +102,17 @@ class Watch:
 
 
 @contextmanager
-def watching(name: str, budget: int | None, mode: Mode) -> Iterator[Listen]:
+def watching(
+    name: str, budget: int | None, mode: Mode, storage: str | None = None
+) -> Iterator[Listen]:
     """A listener for ``launch.search`` that shows what it hears for as long as the context lasts."""
     if mode == "screen":
         screen = Screen()
         with Live(get_renderable=screen.render, refresh_per_second=2, transient=True):
-            yield Watch(name, budget, screen).listen
+            yield Watch(name, budget, screen, storage).listen
     else:
         shows = {"lines": say_line, "json": say_json, "quiet": say_nothing}
-        yield Watch(name, budget, shows[mode]).listen
+        yield Watch(name, budget, shows[mode], storage).listen
 
 
 def mode_of(quiet: bool, as_json: bool) -> Mode:

@@ -105,7 +105,12 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
 
 @cache
 def _task(
-    settings: Settings, lmbdas: tuple[float, ...], pool: str, shared: str | None, anchor: str
+    settings: Settings,
+    lmbdas: tuple[float, ...],
+    pool: str,
+    shared: str | None,
+    anchor: str,
+    device: str,
 ) -> Task:
     """What a worker keeps between trials; made once per process."""
     parsed = json.loads(anchor)
@@ -116,17 +121,19 @@ def _task(
         recipe=settings.recipe(settings.steps),
         weights=settings.loss,
         objectives=settings.objectives,
-        pool=TargetPool(Path(pool)),
+        pool=TargetPool(Path(pool), device),
         eval_images=open_images(settings.eval_data, "eval"),
         anchor=curve,
         max_gmac=settings.max_gmac,
+        device=device,
         shared=load_shared(Path(shared), load_space(settings.space), lmbdas) if shared else None,
     )
 
 
-def task_of(prepared: dict[str, Any]) -> Task:
+def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:
     """The shared part of every trial, from what ``prepare`` returned."""
     stored = prepared["settings"]
     settings = Settings(**stored | {"objectives": tuple(stored["objectives"])})
     anchor = json.dumps(prepared["anchor"], sort_keys=True)
-    return _task(settings, tuple(prepared["lmbdas"]), prepared["pool"], prepared["shared"], anchor)
+    lmbdas, pool, shared = tuple(prepared["lmbdas"]), prepared["pool"], prepared["shared"]
+    return _task(settings, lmbdas, pool, shared, anchor, device)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import tomllib
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,11 @@ from nas_kd.data import BUILTIN, derived_seed
 from nas_kd.distill import Form, Weights
 from nas_kd.errors import StudyError
 from nas_kd.front import pareto_front
+from nas_kd.halving import goes_on
 from nas_kd.space import Arch, Choice, SearchSpace, load_space
+from nas_kd.storage import full_url, locks_of, new_driver, open_storage, shown
 from nas_kd.train import Recipe
-from nas_kd.trial import KNOWN_OBJECTIVES, OBJECTIVES, Outcome
+from nas_kd.trial import CHECKPOINT, KNOWN_OBJECTIVES, OBJECTIVES, Outcome
 
 STUDIES = Path("studies")
 CACHE = STUDIES / ".cache"
@@ -32,6 +32,15 @@ INITS = ("shared", "scratch")
 FAILURES = ("crash", "energy")
 """Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
 DEFAULT_BUDGET = 20
+DEATHS = ("worker_died", "out_of_memory")
+"""Reasons that may be the arch's fault: such a trial is tried again, MAX_DEATHS times in all."""
+MAX_DEATHS = 3
+INTERRUPTED = "interrupted"
+"""Reason of a trial that its surroundings ended (disk full, driver gone): always tried again."""
+STOPPED = "stopped at step"
+"""Beginning of the reason of a trial that early stopping ended."""
+OWN_ATTRS = ("arch", "arch_key", "driver", "retry_of", "deaths")
+"""What a trial does not take over from an earlier one of the same arch."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -62,6 +71,8 @@ class Settings:
     data: str = BUILTIN
     eval_data: str = BUILTIN
     max_gmac: float | None = None
+    early_stopping: bool = False
+    checkpoint_s: float = 30.0
     seed: int = 0
     weights: str | None = None
     lmbda: float | None = None
@@ -86,7 +97,7 @@ class Settings:
 
     def recipe(self, steps: int) -> Recipe:
         """How a run of so many steps trains."""
-        return Recipe(steps, self.batch, self.lr, seed=self.seed)
+        return Recipe(steps, self.batch, self.lr, seed=self.seed, checkpoint_s=self.checkpoint_s)
 
     @property
     def folder(self) -> Path:
@@ -164,26 +175,30 @@ class Study:
 
     Args:
         settings: what is searched; must equal what the storage holds, where it holds any.
+        storage: a database URL, where several drivers share the study; else SQLite in its folder.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, storage: str | None = None):
         self.settings = settings
         self.space: SearchSpace = load_space(settings.space)
         grid = settings.grid
         self.grid = None if grid is None else grid_points(self.space, dict(grid))
         self.folder = settings.folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.url = full_url(storage or storage_url(self.folder))
+        self.driver = new_driver()
+        self.locks = locks_of(self.url, self.folder, settings.name)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.optuna = optuna.create_study(
-            study_name=settings.name,
-            storage=storage_url(self.folder),
-            directions=["minimize"] * len(settings.objectives),
-            load_if_exists=True,
-        )
-        with warnings.catch_warnings():
+        with self.locks.exclusive(), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.optuna = optuna.create_study(
+                study_name=settings.name,
+                storage=open_storage(self.url),
+                directions=["minimize"] * len(settings.objectives),
+                load_if_exists=True,
+            )
             self.optuna.set_metric_names([METRIC_NAMES[name] for name in settings.objectives])
-        self._check_settings()
+            self._check_settings()
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def _check_settings(self) -> None:
         given = json.loads(json.dumps(asdict(self.settings))) | {
@@ -193,11 +208,13 @@ class Study:
         if stored is None:
             self.optuna.set_user_attr("settings", given)
             return
+        # A study begun by an earlier version lacks the newer keys: it ran with their defaults.
+        stored = {f.name: f.default for f in fields(Settings)} | stored
         for key in given:
-            if given[key] != stored.get(key):
+            if key != "checkpoint_s" and given[key] != stored[key]:
                 raise StudyError(
                     f"study {self.settings.name}: {key} = {given[key]!r}, but it was begun with "
-                    f"{stored.get(key)!r}; use that value, or another --name for a new study"
+                    f"{stored[key]!r}; use that value, or another --name for a new study"
                 )
 
     @property
@@ -216,34 +233,67 @@ class Study:
         return len(self.grid) if budget is None else min(budget, len(self.grid))
 
     def reap(self) -> int:
-        """End the RUNNING trials of a driver that died, and line their archs up again."""
-        stale = [t for t in self.trials if t.state == TrialState.RUNNING]
-        for trial in stale:
-            self.optuna.tell(trial.number, state=TrialState.FAIL)
-            self.optuna.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+        """End the RUNNING trials of drivers that live no more, and line their archs up again."""
+        with self.locks.exclusive():
+            running = [t for t in self.trials if t.state == TrialState.RUNNING]
+            own = [t for t in running if "same_as" not in t.user_attrs]
+            lives = {d: self._lives(d) for d in {t.user_attrs.get("driver") for t in own}}
+            stale = [t for t in own if not lives[t.user_attrs.get("driver")]]
+            for trial in stale:
+                self._retry(trial, trial.user_attrs.get("deaths", 0))
+            self._settle_twins()
         return len(stale)
+
+    def _lives(self, driver: str | None) -> bool:
+        # A trial gets its driver inside the lock: without one, its driver died inside.
+        return driver is not None and self.locks.lives(driver)
+
+    def _retry(self, trial: FrozenTrial, deaths: int) -> None:
+        """Line up again, then fail: dying in between neither loses the trial nor doubles it."""
+        params = trial.system_attrs.get("fixed_params", {}) | trial.params
+        lined_up = any(t.user_attrs.get("retry_of") == trial.number for t in self.trials)
+        if params and not lined_up:
+            attrs = {"retry_of": trial.number, "deaths": deaths}
+            self.optuna.enqueue_trial(params, user_attrs=attrs)
+        self.optuna.tell(trial.number, state=TrialState.FAIL)
+
+    def _settle_twins(self) -> None:
+        """Tell the trials that waited for another trial of the same arch."""
+        trials = self.trials
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and "same_as" in trial.user_attrs:
+                known = trials[trial.user_attrs["same_as"]]
+                if known.state in COUNTED:
+                    self._tell_known(trial, known)
+                elif known.state == TrialState.FAIL:
+                    self.optuna.tell(trial.number, state=TrialState.FAIL)
 
     def ask(self, budget: int) -> tuple[int, Arch] | None:
         """The next trial to run, or None where the budget is spent or under way.
 
-        An arch that was tried before is not trained again: its trial gets the known outcome.
+        An arch that was tried before is not trained again: its trial gets the known outcome, at once
+        or, where the arch is in training, together with the trial that trains it.
         """
-        while True:
-            trials = self.trials
-            open_trials = sum(t.state == TrialState.RUNNING for t in trials)
-            if self.counted() + open_trials >= budget:
-                return None
-            self.optuna.sampler = self._sampler(len(trials))
-            if self.grid is not None and not self._line_up(self.grid, trials):
-                return None
-            trial = self.optuna.ask()
-            arch = self.space.suggest(trial)
-            known = self._known(arch)
-            trial.set_user_attr("arch", arch.to_json())
-            trial.set_user_attr("arch_key", arch.key)
-            if known is None:
-                return trial.number, arch
-            self._tell_known(trial, known)
+        with self.locks.exclusive():
+            while True:
+                trials = self.trials
+                open_trials = sum(t.state == TrialState.RUNNING for t in trials)
+                if self.counted() + open_trials >= budget:
+                    return None
+                self.optuna.sampler = self._sampler(len(trials))
+                if self.grid is not None and not self._line_up(self.grid, trials):
+                    return None
+                trial = self.optuna.ask()
+                trial.set_user_attr("driver", self.driver)
+                arch = self.space.suggest(trial)
+                known = self._known(arch)
+                trial.set_user_attr("arch", arch.to_json())
+                trial.set_user_attr("arch_key", arch.key)
+                if known is None:
+                    return trial.number, arch
+                trial.set_user_attr("same_as", known.number)
+                if known.state in COUNTED:
+                    self._tell_known(self.trials[trial.number], known)
 
     def _line_up(self, grid: list[dict[str, Choice]], trials: list[FrozenTrial]) -> bool:
         """Line up the grid's next point, unless one waits already; False where none is left."""
@@ -264,34 +314,69 @@ class Study:
             return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
     def _known(self, arch: Arch) -> FrozenTrial | None:
-        same = (t for t in self.trials if t.user_attrs.get("arch_key") == arch.key)
-        return next((t for t in same if t.state in COUNTED), None)
+        """A trial of the same arch that is finished or, failing that, in training."""
+        same = [t for t in self.trials if t.user_attrs.get("arch_key") == arch.key]
+        done = (t for t in same if t.state in COUNTED)
+        first = (t for t in same if t.state == TrialState.RUNNING)
+        return next(done, next((t for t in first if "same_as" not in t.user_attrs), None))
 
-    def _tell_known(self, trial: optuna.Trial, known: FrozenTrial) -> None:
-        for key, value in known.user_attrs.items():
-            if key not in ("arch", "arch_key"):
-                trial.set_user_attr(key, value)
-        trial.set_user_attr("same_as", known.number)
-        attach_same(trial, known.number)
+    def _tell_known(self, trial: FrozenTrial, known: FrozenTrial) -> None:
+        attrs = {k: v for k, v in known.user_attrs.items() if k not in OWN_ATTRS}
+        self._set_attrs(trial, attrs | {"same_as": known.number})
+        attach_same(optuna.Trial(self.optuna, trial._trial_id), known.number)
         values = known.values if known.state == TrialState.COMPLETE else None
         self.optuna.tell(trial.number, values, state=known.state)
 
-    def tell(self, number: int, outcome: Outcome) -> None:
-        """Store what came of a trial: COMPLETE with values, PRUNED where there is no BD-rate, else FAIL."""
-        trial = optuna.Trial(self.optuna, self._trial_id(number))
-        for key, value in outcome.attrs.items():
-            trial.set_user_attr(key, value)
-        trial.set_user_attr("constraints", [outcome.uncovered_db])
-        attach(trial, self.folder, outcome, self.settings.objectives)
-        if outcome.values is not None:
-            self.optuna.tell(number, outcome.values)
-            return
-        trial.set_user_attr("reason", outcome.reason)
-        failed = outcome.reason is None or outcome.reason.startswith(FAILURES)
-        self.optuna.tell(number, state=TrialState.FAIL if failed else TrialState.PRUNED)
+    def _set_attrs(self, trial: FrozenTrial, attrs: dict[str, Any]) -> None:
+        for key, value in attrs.items():
+            self.optuna._storage.set_trial_user_attr(trial._trial_id, key, value)
 
-    def _trial_id(self, number: int) -> int:
-        return next(t._trial_id for t in self.trials if t.number == number)
+    def tell(self, number: int, outcome: Outcome) -> TrialState:
+        """Store what came of a trial; returns the state it now has.
+
+        COMPLETE with values; PRUNED where there is no BD-rate or the arch killed its worker
+        MAX_DEATHS times; else FAIL, lined up again where the arch is not at fault.
+        """
+        with self.locks.exclusive():
+            trial = self.trials[number]
+            if trial.state == TrialState.RUNNING:  # else it was taken for dead: its retry counts
+                self._set_attrs(trial, outcome.attrs | {"constraints": [outcome.uncovered_db]})
+                shown_as = optuna.Trial(self.optuna, trial._trial_id)
+                attach(shown_as, self.folder, outcome, self.settings.objectives)
+                self._finish(trial, outcome)
+                self._settle_twins()
+            state = self.trials[number].state
+        # A failed trial goes on from its checkpoint, a stopped one may; the others are through.
+        if state in COUNTED and not (outcome.reason or "").startswith(STOPPED):
+            (self.student_folder(trial) / CHECKPOINT).unlink(missing_ok=True)
+        return state
+
+    def goes_on(self, number: int, step: int, values: list[float]) -> bool:
+        """Whether a trial goes on past a rung, given its values there; they are kept with it."""
+        with self.locks.exclusive():
+            trials = self.trials
+            own = trials[number]
+            self._set_attrs(own, {"rungs": own.user_attrs.get("rungs", {}) | {str(step): values}})
+        rungs = {
+            t.user_attrs["arch_key"]: t.user_attrs["rungs"]
+            for t in trials
+            if "rungs" in t.user_attrs
+        }
+        rungs.pop(own.user_attrs["arch_key"], None)
+        return goes_on(values, [r[str(step)] for r in rungs.values() if str(step) in r])
+
+    def _finish(self, trial: FrozenTrial, outcome: Outcome) -> None:
+        if outcome.values is not None:
+            self.optuna.tell(trial.number, outcome.values)
+            return
+        reason = outcome.reason or "crash"
+        deaths = trial.user_attrs.get("deaths", 0) + (reason in DEATHS)
+        self._set_attrs(trial, {"reason": reason, "deaths": deaths})
+        if reason == INTERRUPTED or (reason in DEATHS and deaths < MAX_DEATHS):
+            self._retry(trial, deaths)
+        else:
+            failed = reason.startswith(FAILURES)
+            self.optuna.tell(trial.number, state=TrialState.FAIL if failed else TrialState.PRUNED)
 
     def front(self) -> list[FrozenTrial]:
         """The Pareto front's trials, one per arch, by the first objective."""
@@ -309,17 +394,15 @@ class Study:
 
     @contextmanager
     def driving(self) -> Iterator[None]:
-        """Hold the study's lock: one driver at a time; the kernel frees it when a process dies."""
-        with open(self.folder / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StudyError(
-                    f"study {self.settings.name}: another process is searching it; wait for it or stop it"
-                ) from error
-            lock.write(str(os.getpid()))
-            lock.flush()
+        """Live as one of the study's drivers; what it leaves RUNNING is lined up again."""
+        self.locks.join(self.driver)
+        try:
             yield
+        finally:
+            self.locks.leave(self.driver)
+            # Where the storage cannot be reached the next driver does it.
+            with suppress(optuna.exceptions.StorageInternalError):
+                self.reap()
 
 
 def grid_points(space: SearchSpace, grid: dict[str, tuple[Choice, ...]]) -> list[dict[str, Choice]]:
@@ -338,15 +421,19 @@ def storage_url(folder: Path) -> str:
     return f"sqlite:///{folder / 'study.db'}"
 
 
-def open_study(name: str) -> Study:
-    """A study that is there, by name or folder, with the settings it was begun with."""
+def open_study(name: str, storage: str | None = None) -> Study:
+    """A study that is there, by name, with the settings it was begun with."""
     folder = STUDIES / name
-    if not (folder / "study.db").is_file():
+    if storage is None and not (folder / "study.db").is_file():
         known = ", ".join(sorted(p.parent.name for p in STUDIES.glob("*/study.db"))) or "none"
         raise StudyError(f"study '{name}': there is none in {STUDIES}/ (there: {known})")
-    stored = optuna.load_study(study_name=name, storage=storage_url(folder))
+    url = full_url(storage or storage_url(folder))
+    try:
+        stored = optuna.load_study(study_name=name, storage=open_storage(url))
+    except KeyError as error:
+        raise StudyError(f"study '{name}': there is none in {shown(url)}") from error
     data = dict(stored.user_attrs.get("settings") or {})
     if not data:
         raise StudyError(f"study '{name}': holds no settings; it was not made by nas-kd")
     data.pop("space_fingerprint", None)
-    return Study(Settings(**data | {"objectives": tuple(data["objectives"])}))
+    return Study(Settings(**data | {"objectives": tuple(data["objectives"])}), storage)

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,6 @@ from nas_kd.student import Student
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: a look waits for the device."""
-CHECKPOINT_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Recipe:
 
     The learning rate warms up over ``warmup`` of the steps, stays, and falls to zero over the last
     ``decay`` of them. The linear shortcut's kernels, good from the start, move ``linear_lr`` times slower.
+    ``checkpoint_s`` is the time between checkpoints: what a crash may cost.
     """
 
     steps: int
@@ -45,6 +46,7 @@ class Recipe:
     decay: float = 0.5
     clip: float = 1.0
     seed: int = 0
+    checkpoint_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name, low in (("steps", 0), ("batch", 1)):
@@ -172,7 +174,7 @@ class Run:
                 metrics = self._look(terms)
                 if report is not None:
                     report(self.step, metrics)
-            if time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+            if time.monotonic() - saved_at > self.recipe.checkpoint_s:
                 self._look(terms)  # what is not finite is not saved
                 self.save()
                 saved_at = time.monotonic()
@@ -228,8 +230,14 @@ class Run:
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.checkpoint.with_suffix(f".tmp{os.getpid()}")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        packed = BytesIO()
+        torch.save(state, packed)
+        try:
+            # Written by Python: torch's own writer does not say that a disk is full.
+            temporary.write_bytes(packed.getbuffer())
+            os.replace(temporary, self.checkpoint)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _restore(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)

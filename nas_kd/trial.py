@@ -15,7 +15,7 @@ from nas_kd.codec_energy import frame_energy
 from nas_kd.cost import Cost, count
 from nas_kd.data import ImageSet, derived_seed
 from nas_kd.distill import Weights
-from nas_kd.errors import TrialFailed
+from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
 from nas_kd.passes import training_on
 from nas_kd.reading import Reading, require_real
@@ -23,12 +23,14 @@ from nas_kd.shared import Shared
 from nas_kd.space import Arch
 from nas_kd.student import Student
 from nas_kd.targets import TargetPool
-from nas_kd.train import Recipe, Run
+from nas_kd.train import Recipe, Report, Run
 from nas_kd.weights import ready, save_student
 
 OBJECTIVES = ("bd_rate", "flops", "energy")
 KNOWN_OBJECTIVES = (*OBJECTIVES, "rd_cost")
 """rd_cost is R + lmbda 255^2 D: what there is to compare by where a curve has too few levels for a BD-rate."""
+CHECKPOINT = "checkpoint.pt"
+"""Beside the student; it stays until the outcome is stored, so that a lost outcome costs no training."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,13 @@ def distil(
 ) -> Student:
     """Train the student of an arch; its checkpoint lies in ``folder`` until it is saved there."""
     student = initial(task, arch).to(task.device)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / CHECKPOINT
     run = Run(student, task.pool, task.recipe, task.weights, task.pool.latent_widths, checkpoint)
-    run.run(report, between_steps)
+    try:
+        run.run(report, between_steps)
+    except EarlyStop:
+        run.save()
+        raise
     return ready(student)
 
 
@@ -111,7 +117,7 @@ def run_trial(
     task: Task,
     arch: Arch,
     folder: Path,
-    report: Callable[[int, dict[str, float]], None] | None = None,
+    report: Report | None = None,
 ) -> Outcome:
     """Build, count, distil, evaluate and measure one student; it is saved into ``folder``."""
     started = time.perf_counter()
@@ -121,9 +127,15 @@ def run_trial(
     if task.max_gmac is not None and cost.macs > task.max_gmac * 1e9:
         return Outcome(None, "over_max_gmac", 0.0, attrs)
     seconds["start"] = time.perf_counter() - started
+
+    def hear(step: int, metrics: dict[str, float]) -> None:
+        attrs.setdefault("first_step", step)
+        if report is not None:
+            report(step, metrics | {"macs": float(cost.macs)})
+
     try:
         with training_on(task.device) as between_steps:
-            student = distil(task, arch, folder, report, between_steps)
+            student = distil(task, arch, folder, hear, between_steps)
             seconds["distil"] = time.perf_counter() - started - sum(seconds.values())
             measured = evaluate(StudentCodec(student), task.eval_images, task.device)
     except TrialFailed as failure:
@@ -131,7 +143,6 @@ def run_trial(
     seconds["evaluate"] = time.perf_counter() - started - sum(seconds.values())
     outcome = _score(task, student, cost, measured, attrs)
     save_student(student, folder, {"rd": measured.to_json(), "steps": task.recipe.steps})
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
     seconds["rest"] = time.perf_counter() - started - sum(seconds.values())
     return outcome
 

@@ -6,11 +6,11 @@ smallest and a few random ones, and the shared weights receive the sum of their 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -55,33 +55,44 @@ def warm_up(
     """The folder of the shared weights below ``cache``: trained now, resumed, or there already."""
     key = _key(space, lmbdas, pool, recipe, weights)
     folder = cache / key
-    if folder.is_dir():
-        return folder
-    unfinished = cache / f".{key}"
-    unfinished.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
-    shared = Shared(space, lmbdas, pool.pictures())
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / f"{key}.lock", "w") as lock:
+        # Whoever comes second waits, and finds what the first one made.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
+            shared = Shared(space, lmbdas, pool.pictures())
+            _train(cache / f".{key}", folder, shared, pool, recipe, weights, report)
+    return folder
+
+
+def _train(
+    unfinished: Path,
+    folder: Path,
+    shared: Shared,
+    pool: TargetPool,
+    recipe: Recipe,
+    weights: Weights,
+    report: Report | None,
+) -> None:
+    unfinished.mkdir(exist_ok=True)
     checkpoint = unfinished / "checkpoint.pt"
     forwards = sandwich(shared, recipe.seed)
     Run(shared, pool, recipe, weights, pool.latent_widths, checkpoint, forwards).run(report)
+    tensors = {n: p.detach().cpu() for n, p in shared.named_parameters()}
+    save_file(tensors, unfinished / "shared.safetensors")
     card = {
         "nas_kd": __version__,
         "torch": torch.__version__,
-        "space": {"name": space.name, "fingerprint": space.fingerprint},
-        "lmbdas": lmbdas,
+        "space": {"name": shared.space.name, "fingerprint": shared.space.fingerprint},
+        "lmbdas": shared.lmbdas,
         "recipe": asdict(recipe),
         "weights": asdict(weights),
         "targets": pool.key,
     }
-    save_file(
-        {n: p.detach().cpu() for n, p in shared.named_parameters()},
-        unfinished / "shared.safetensors",
-    )
     write_text(unfinished / "card.json", json.dumps(card, indent=1) + "\n")
     checkpoint.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)
-    return folder
 
 
 def load_shared(folder: Path, space: SearchSpace, lmbdas: tuple[float, ...]) -> Shared:
@@ -98,5 +109,7 @@ def _key(
     recipe: Recipe,
     weights: Weights,
 ) -> str:
-    parts = [space.fingerprint, lmbdas, pool.key, asdict(recipe), asdict(weights), BETWEEN]
+    trained = asdict(recipe)
+    trained.pop("checkpoint_s")
+    parts = [space.fingerprint, lmbdas, pool.key, trained, asdict(weights), BETWEEN]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

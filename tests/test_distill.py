@@ -61,7 +61,8 @@ def test_without_distillation_the_loss_is_rate_plus_scaled_distortion():
     assert float(terms["loss"]) == pytest.approx(sum(RD) / 2, rel=1e-5)
     assert float(terms["bpp"]) == pytest.approx(sum(RATES) / 2)
     assert float(terms["mse"]) == pytest.approx((0.01 + 0.04) / 2, rel=1e-5)
-    assert set(terms) == {"loss", "bpp", "mse"}
+    assert float(terms["rd"]) == float(terms["loss"])
+    assert set(terms) == {"loss", "bpp", "mse", "rd"}
 
 
 def test_a_teacher_that_returns_the_picture_changes_nothing():

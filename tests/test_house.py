@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init__.py")
 ORDER = (
-    *("errors", "reading", "space", "front", "bd", "lic", "layers"),
+    *("errors", "reading", "space", "front", "halving", "bd", "lic", "layers"),
     *("rans", "exact", "coding", "student", "shared", "weights"),
     *(
         "distill",
@@ -43,8 +43,10 @@ ORDER = (
         "trial",
         "pictures",
         "artifacts",
+        "storage",
         "study",
         "prepare",
+        "pace",
         "launch",
         "export",
         "report",
@@ -101,7 +103,7 @@ def test_a_heavy_package_has_one_door(path: Path):
 
 
 def test_the_lowest_layer_never_imports_torch():
-    for stem in ("errors", "reading", "space", "front", "bd"):
+    for stem in ("errors", "reading", "space", "front", "halving", "bd"):
         tops = {name.split(".")[0] for name in _imported(ROOT / "nas_kd" / f"{stem}.py")}
         assert not tops & {"torch", "compressai", "optuna"}
 

@@ -1,42 +1,139 @@
+import threading
+import time
+import warnings
+from pathlib import Path
+
 import numpy as np
+import psutil
 import pytest
+from optuna.trial import TrialState
 from PIL import Image
 
-from nas_kd.launch import search
-from nas_kd.study import Settings, open_study
+from nas_kd.launch import Machine, is_fault, search, start_ray
+from nas_kd.study import COUNTED, STOPPED, Settings, open_study
+from nas_kd.trial import Outcome
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """One Ray for all searches here: it takes long to start."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+
+        start_ray(Machine(1))
+        yield ray
+        ray.shutdown()
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
+def settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, columns = np.mgrid[0:96, 0:128]
     red = 128 + 90 * np.sin(rows / 9.0) * np.cos(columns / 13.0)
     picture = np.stack([red, red[::-1], 255 - red], axis=2).astype(np.uint8)
     (tmp_path / "pictures").mkdir()
     Image.fromarray(picture).save(tmp_path / "pictures" / "waves.png")
-    return str(tmp_path / "pictures")
+
+    def make(**changes):
+        given = {"name": "s", "space": "demo", "objectives": ("bd_rate", "flops"), "steps": 2}
+        given |= {"crops": 16, "crop_size": 64, "batch": 1, "warmup": 2}
+        given |= {"data": str(tmp_path / "pictures"), "eval_data": str(tmp_path / "pictures")}
+        return Settings(**given | changes)
+
+    return make
 
 
-def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(pictures):
-    settings = Settings(
-        name="s",
-        space="demo",
-        objectives=("bd_rate", "flops"),
-        steps=2,
-        warmup=2,
-        crops=16,
-        crop_size=64,
-        data=pictures,
-        eval_data=pictures,
-    )
+def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray, settings):
     heard = []
-    search(settings, 2, 1, lambda kind, detail: heard.append((kind, detail)))
+    search(settings(), 2, Machine(1), lambda kind, detail: heard.append((kind, detail)))
     study = open_study("s")
     assert study.counted() == 2
     assert [detail for kind, detail in heard if kind == "trial"] == [0, 1]
     for trial in study.trials:
         assert len(trial.user_attrs["rd"]["bpp_est"]) == 6
         assert (study.student_folder(trial) / "student.safetensors").is_file()
+        assert not (study.student_folder(trial) / "checkpoint.pt").exists()
     heard.clear()
-    search(settings, 2, 1, lambda kind, detail: heard.append((kind, detail)))
+    search(settings(), 2, Machine(1), lambda kind, detail: heard.append((kind, detail)))
     assert heard == []
+
+
+def kill_the_worker_once_it_has_saved(killed):
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not list(Path("studies/s/students").glob("*/checkpoint.pt")):
+        time.sleep(0.01)
+    for process in psutil.Process().children(recursive=True):
+        if process.name().startswith("ray::ResourceTrainable"):
+            process.kill()
+            killed.append(process.pid)
+
+
+@pytest.mark.slow
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(ray, settings):
+    killed = []
+    killer = threading.Thread(target=kill_the_worker_once_it_has_saved, args=(killed,))
+    killer.start()
+    long = settings(steps=300, checkpoint_s=0.0)
+    search(long, 1, Machine(1), lambda kind, detail: None)
+    killer.join()
+    assert len(killed) == 1
+    first, second = open_study("s").trials
+    assert first.state == TrialState.FAIL
+    assert second.state in COUNTED
+    assert first.user_attrs["reason"] == "worker_died"
+    assert second.user_attrs["retry_of"] == first.number
+    assert second.user_attrs["first_step"] > 20
+
+
+@pytest.mark.slow
+def test_early_stopping_prunes_at_a_rung_and_keeps_the_checkpoint(ray, settings):
+    study = search(
+        settings(steps=180, early_stopping=True), 9, Machine(1), lambda kind, detail: None
+    )
+    assert study.counted() == 9
+    reasons = {t.number: t.user_attrs.get("reason") or "" for t in study.trials}
+    stopped = [t for t in study.trials if reasons[t.number].startswith(STOPPED)]
+    assert stopped, reasons
+    for trial in stopped:
+        assert trial.state == TrialState.PRUNED
+        step = reasons[trial.number].removeprefix(STOPPED).strip()
+        assert step in trial.user_attrs["rungs"]
+        assert (study.student_folder(trial) / "checkpoint.pt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_search_joins_a_cluster_and_trains_on_both_of_its_nodes(settings):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    if ray.is_initialized():
+        ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        machine = Machine(2, address=cluster.address)
+        study = search(settings(steps=100), 6, machine, lambda kind, detail: None)
+    finally:
+        cluster.shutdown()
+    assert study.counted() == 6
+    assert len({t.user_attrs["ray_node"] for t in study.trials}) == 2
+    for trial in study.trials:
+        assert (study.student_folder(trial) / "student.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("reason", "state", "fault"),
+    [
+        (None, TrialState.COMPLETE, False),
+        ("nan", TrialState.PRUNED, False),
+        ("worker_died", TrialState.FAIL, False),
+        ("worker_died", TrialState.PRUNED, True),
+        ("interrupted", TrialState.FAIL, True),
+        ("crash", TrialState.FAIL, True),
+        ("energy: noisy", TrialState.FAIL, True),
+    ],
+)
+def test_what_counts_towards_giving_up(reason, state, fault):
+    assert is_fault(Outcome(None, reason), state) == fault

@@ -20,7 +20,7 @@ class Clock:
 
 def played(small, show):
     """The events of a search whose trials are those of the small study."""
-    watch = Watch(small.settings.name, 6, show, Clock())
+    watch = Watch(small.settings.name, 6, show, clock=Clock())
     watch.listen("preparing", "teacher's outputs: 1 of 2 crops")
     watch.listen("reaped", 1)
     for kind, number in (("started", 0), ("trial", 0), ("trial", 3), ("trial", 4)):
@@ -66,7 +66,7 @@ def test_quiet_says_nothing(small, capsys):
 
 def test_the_screen_shows_what_runs_and_the_front(small):
     screen = Screen()
-    watch = Watch(small.settings.name, 6, screen, Clock())
+    watch = Watch(small.settings.name, 6, screen, clock=Clock())
     watch.listen("started", 2)
     assert "running arch" in text(screen)
     watch.listen("trial", 2)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from optuna.trial import TrialState
 
@@ -60,6 +62,102 @@ def test_the_front_is_optunas_best_trials(study):
     assert {t.number for t in study.front()} == best
 
 
-def test_a_second_driver_is_refused(study):
-    with study.driving(), pytest.raises(StudyError, match="another process"), study.driving():
-        pass
+def test_what_a_driver_leaves_running_is_lined_up_again(study):
+    with study.driving():
+        number, _ = study.ask(5)
+        assert study.reap() == 0
+    assert study.trials[number].state == TrialState.FAIL
+    assert study.trials[number + 1].state == TrialState.WAITING
+
+
+def test_a_driver_that_dies_between_lining_up_and_failing_doubles_nothing(study):
+    number, arch = study.ask(5)
+    trial = study.trials[number]
+    study.optuna.enqueue_trial(trial.params, user_attrs={"retry_of": number})
+    study.reap()
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert study.ask(5)[1] == arch
+
+
+def test_a_retry_that_dies_before_its_arch_is_known_is_still_that_arch(study):
+    _, arch = study.ask(5)
+    study.reap()
+    study.optuna.ask()
+    study.reap()
+    assert study.ask(5)[1] == arch
+
+
+def test_an_arch_in_training_is_not_handed_out_and_its_twins_get_its_outcome(study):
+    asked = []
+    while (trial := study.ask(12)) is not None:
+        asked.append(trial)
+    assert len({arch.key for _, arch in asked}) == len(asked) <= 8
+    for number, _ in asked:
+        study.tell(number, Outcome([float(number), 1.0]))
+    assert study.counted() == 12
+    for trial in study.trials:
+        assert trial.values[0] == float(trial.user_attrs.get("same_as", trial.number))
+
+
+def test_the_twins_of_a_trial_that_failed_are_outside_the_budget_too(study):
+    asked = []
+    while (trial := study.ask(10)) is not None:
+        asked.append(trial)
+    for number, _ in asked:
+        study.tell(number, Outcome(None, "crash"))
+    assert {t.state for t in study.trials} == {TrialState.FAIL}
+
+
+@pytest.mark.parametrize("reason", ["worker_died", "out_of_memory"])
+def test_an_arch_that_kills_its_worker_three_times_is_given_up(study, reason):
+    keys = []
+    for _ in range(3):
+        number, arch = study.ask(5)
+        keys.append(arch.key)
+        study.tell(number, Outcome(None, reason))
+    assert len(set(keys)) == 1
+    assert [t.state.name for t in study.trials] == ["FAIL", "FAIL", "PRUNED"]
+    assert study.ask(5)[1].key != keys[0]
+
+
+def test_an_interrupted_trial_is_tried_again_however_often(study):
+    for _ in range(5):
+        number, arch = study.ask(5)
+        assert study.tell(number, Outcome(None, "interrupted")) == TrialState.FAIL
+    assert study.ask(5)[1] == arch
+    assert study.counted() == 0
+
+
+def test_a_trial_that_was_taken_for_dead_does_not_count_when_it_comes_back(study):
+    number, _ = study.ask(5)
+    study.reap()
+    assert study.tell(number, Outcome([1.0, 1.0])) == TrialState.FAIL
+    assert study.counted() == 0
+
+
+def test_the_checkpoint_stays_until_the_values_are_stored(study):
+    number, _ = study.ask(5)
+    checkpoint = study.student_folder(study.trials[number]) / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    study.tell(number, Outcome([1.0, 2.0]))
+    assert not checkpoint.exists()
+
+
+def test_at_a_rung_the_worst_of_three_stops_and_its_own_past_does_not_count(study):
+    first, second, third = (study.ask(9)[0] for _ in range(3))
+    assert study.goes_on(first, 10, [1.0, 1.0])
+    assert study.goes_on(second, 10, [2.0, 2.0])
+    assert not study.goes_on(third, 10, [3.0, 3.0])
+    assert study.goes_on(third, 20, [3.0, 3.0])
+    assert study.goes_on(first, 10, [5.0, 0.5])
+    assert study.trials[third].user_attrs["rungs"] == {"10": [3.0, 3.0], "20": [3.0, 3.0]}
+
+
+def test_a_study_of_an_earlier_version_lacks_newer_settings_and_still_opens(study):
+    stored = dict(study.optuna.user_attrs["settings"])
+    del stored["early_stopping"]
+    study.optuna.set_user_attr("settings", stored)
+    assert open_study("s").settings == study.settings
+    with pytest.raises(StudyError, match="early_stopping = True"):
+        Study(replace(study.settings, early_stopping=True))

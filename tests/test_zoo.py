@@ -14,14 +14,14 @@ from nas_kd.alone import distill_alone
 from nas_kd.cli import main
 from nas_kd.distill import Weights
 from nas_kd.errors import StudyError, TeacherError
-from nas_kd.launch import prepare, run_in_worker, search
+from nas_kd.launch import Machine, paced_trial, search
 from nas_kd.lic import CompressionModel
+from nas_kd.prepare import prepare
 from nas_kd.space import load_arch
 from nas_kd.student import LMBDAS
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
-from nas_kd.trial import Outcome
 from nas_kd.zoo import load_member
 
 ARCH = """
@@ -209,6 +209,7 @@ def test_a_study_with_two_teachers_trains_its_whole_grid_and_then_rests(
         name="s",
         space="prim",
         teacher="bmshj2018-hyperprior:5",
+        init="scratch",
         teacher_z="bmshj2018-hyperprior:1",
         weights="zoo",
         objectives=("rd_cost", "flops"),
@@ -229,7 +230,7 @@ def test_a_study_with_two_teachers_trains_its_whole_grid_and_then_rests(
     prepared = prepare(study, teacher, lambda kind, detail: None)
     while (asked := study.ask(study.affordable(None))) is not None:
         config = {"arch": asked[1].to_json(), "prepared": prepared}
-        study.tell(asked[0], Outcome(**json.loads(json.dumps(run_in_worker(config)))))
+        study.tell(asked[0], paced_trial(config, "cpu").advance()["outcome"])
     again = open_study("s")
     assert again.settings == settings
     assert [t.params["N"] for t in again.trials] == [16, 32]
@@ -242,7 +243,7 @@ def test_a_bd_rate_is_not_asked_of_one_level(zoo: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     settings = Settings(name="s", space="prim", teacher="bmshj2018-hyperprior:1", weights=str(zoo))
     with pytest.raises(StudyError, match="1 level, and a BD-rate needs 4; take rd_cost"):
-        search(settings, 1, 1, lambda kind, detail: None)
+        search(settings, 1, Machine(1), lambda kind, detail: None)
     assert not (tmp_path / "studies").exists()
 
 

@@ -1,0 +1,231 @@
+"""Kills a search at random moments, resumes it, and counts what was lost or counted twice.
+
+    python benchmarks/chaos.py --kills 50                # --quick: 4 kills, one of each kind
+    python benchmarks/chaos.py --kills 5 --victims driver --storage postgresql://user@host/database
+
+Victims: ``driver`` (SIGKILL), ``worker`` (SIGKILL of a trial's process), ``raylet`` (SIGKILL), ``ctrl-c`` (SIGINT).
+The last line is JSON; ``lost``, ``duplicated``, ``stale_running`` and ``hung`` shall be 0. It counts the
+kills that hit: with --minutes the series ends early, and says so by a smaller ``kills``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import psutil
+from optuna.trial import FrozenTrial, TrialState
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+VICTIMS = ("driver", "worker", "raylet", "ctrl-c")
+STUDY = """\
+space = "demo"
+objectives = ["bd_rate", "flops"]
+steps = 120
+batch = 1
+crops = 16
+crop_size = 64
+data = "pictures"
+eval_data = "pictures"
+checkpoint_s = 0.2
+early_stopping = {early_stopping}
+"""
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+ENDS_S = 300.0
+"""A driver that was told to stop, or whose raylet died, and has not ended by then hangs."""
+FOREVER = 100_000
+"""A budget that no series of kills reaches."""
+
+
+def main() -> None:
+    options = parse()
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        prepare(folder, options.early_stop)
+        began, seen = time.monotonic(), Counter[str]()
+        victims = [options.victims[i % len(options.victims)] for i in range(options.kills)]
+        rng.shuffle(victims)
+        driver: psutil.Popen | None = None
+        for victim in victims:
+            if time.monotonic() - began > options.minutes * 60:
+                break
+            driver = driver or start(folder, options, FOREVER)
+            driver = strike(driver, victim, folder, options, rng, seen)
+            print(f"{sum(seen[v] for v in VICTIMS)} {victim} {dict(seen)}", flush=True)
+        if driver is not None:
+            seen["hung"] += end(driver, signal.SIGINT)
+        left = (*COUNTED, TrialState.RUNNING, TrialState.WAITING)
+        budget = max(1, sum(t.state in left for t in trials(folder, options)))
+        last = start(folder, options, budget)
+        code = last.wait(ENDS_S * 4)
+        found = trials(folder, options)
+        if options.log:
+            options.log.write_text((folder / "log").read_text())
+        print(json.dumps(report(found, seen, budget, code, time.monotonic() - began)))
+
+
+def parse() -> Any:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument(
+        "--minutes", type=float, default=1e9, help="start no further kill after this"
+    )
+    parser.add_argument("--quick", action="store_true", help="4 kills, one of each kind")
+    parser.add_argument("--victims", type=lambda text: text.split(","), default=list(VICTIMS))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--storage")
+    parser.add_argument("--log", type=Path, help="keep what the searches print")
+    parser.add_argument("--early-stop", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.kills = len(options.victims)
+    return options
+
+
+def prepare(folder: Path, early_stop: bool) -> None:
+    """A study file and one picture."""
+    rows, columns = np.mgrid[0:96, 0:128]
+    red = 128 + 90 * np.sin(rows / 9.0) * np.cos(columns / 13.0)
+    (folder / "pictures").mkdir()
+    picture = np.stack([red, red[::-1], 255 - red], axis=2).astype(np.uint8)
+    Image.fromarray(picture).save(folder / "pictures" / "waves.png")
+    (folder / "chaos.toml").write_text(STUDY.format(early_stopping=str(early_stop).lower()))
+
+
+def start(folder: Path, options: Any, budget: int) -> psutil.Popen:
+    """The same command each time."""
+    words = ["search", "chaos.toml", "--budget", str(budget), "--workers", str(options.workers)]
+    if options.storage:
+        words += ["--storage", options.storage]
+    paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    with open(folder / "log", "a") as log:
+        return psutil.Popen(
+            [sys.executable, "-c", "from nas_kd.cli import main; main()", *words],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def strike(
+    driver: psutil.Popen,
+    victim: str,
+    folder: Path,
+    options: Any,
+    rng: random.Random,
+    seen: Counter[str],
+) -> psutil.Popen | None:
+    """Wait for a random moment and kill; returns the driver where it goes on."""
+    if rng.random() < 0.8:  # else as it comes: while it starts, as a rule
+        wait_for_trials(driver, folder, options)
+    time.sleep(rng.uniform(0, 8))
+    target = find(driver, victim)
+    if target is None or driver.poll() is not None:
+        seen["missed"] += 1
+        return driver if driver.poll() is None else None
+    seen[victim] += 1
+    if victim == "ctrl-c":  # a terminal sends it to all of the group
+        os.killpg(driver.pid, signal.SIGINT)
+    else:
+        target.kill()
+    if victim == "worker":
+        return driver
+    if victim == "driver":
+        driver.wait()
+        return None
+    seen["hung"] += end(driver, None)
+    return None
+
+
+def end(driver: psutil.Popen, with_signal: signal.Signals | None) -> int:
+    """Wait until the driver has ended; 1 where it had to be killed."""
+    if with_signal is not None:
+        driver.send_signal(with_signal)
+    try:
+        driver.wait(ENDS_S)
+        return 0
+    except psutil.TimeoutExpired:
+        driver.kill()
+        driver.wait()
+        return 1
+
+
+def find(driver: psutil.Popen, victim: str) -> psutil.Process | None:
+    """The process of a victim, where there is one now."""
+    if victim in ("driver", "ctrl-c"):
+        return driver
+    try:
+        children = driver.children(recursive=True)
+        named = "ray::ResourceTrainable" if victim == "worker" else "raylet"
+        return next((c for c in children if named in (c.cmdline() or [""])[0]), None)
+    except psutil.Error:
+        return None
+
+
+def wait_for_trials(driver: psutil.Popen, folder: Path, options: Any) -> None:
+    """Until a trial is under way."""
+    while driver.poll() is None:
+        running = any(t.state == TrialState.RUNNING for t in trials(folder, options))
+        if running and find(driver, "worker") is not None:
+            return
+        time.sleep(0.5)
+
+
+def trials(folder: Path, options: Any) -> list[FrozenTrial]:
+    """All trials, as the storage has them."""
+    url = options.storage or f"sqlite:///{folder}/studies/chaos/study.db"
+    if options.storage is None and not (folder / "studies/chaos/study.db").exists():
+        return []
+    try:
+        return optuna.load_study(study_name="chaos", storage=url).trials
+    except (KeyError, optuna.exceptions.StorageInternalError):
+        return []
+
+
+def report(
+    found: list[FrozenTrial], seen: Counter[str], budget: int, code: int, took_s: float
+) -> dict[str, Any]:
+    """What came of it: every arch that was ever begun has one trained trial, and all is told."""
+    begun = {t.user_attrs["arch_key"] for t in found if "arch_key" in t.user_attrs}
+    own = [t for t in found if t.state in COUNTED and "same_as" not in t.user_attrs]
+    trained = Counter(t.user_attrs["arch_key"] for t in own)
+    states = Counter(t.state.name for t in found)
+    return {
+        "benchmark": "chaos",
+        "kills": sum(seen[v] for v in VICTIMS),
+        "by_victim": {v: seen[v] for v in VICTIMS},
+        "lost": len(begun - set(trained)),
+        "duplicated": sum(n - 1 for n in trained.values()),
+        "stale_running": states["RUNNING"] + states["WAITING"],
+        "hung": seen["hung"],
+        "missed": seen["missed"],
+        "counted": states["COMPLETE"] + states["PRUNED"],
+        "budget": budget,
+        "last_exit_code": code,
+        "resumed_from_a_checkpoint": sum(t.user_attrs.get("first_step", 0) > 20 for t in own),
+        "given_up": sum(t.user_attrs.get("reason") in ("worker_died", "crash") for t in own),
+        "trials": dict(states),
+        "hardware": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "date": time.strftime("%Y-%m-%d"),
+        "took_s": round(took_s),
+    }
+
+
+if __name__ == "__main__":
+    main()

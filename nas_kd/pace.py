@@ -1,0 +1,96 @@
+"""A trial that waits at rungs until it is told to go on or to stop."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
+from nas_kd.study import INTERRUPTED, STOPPED
+from nas_kd.train import Report
+from nas_kd.trial import Outcome
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
+"""What torch says, in a RuntimeError, where the memory of a device or of the host is spent."""
+NO_SPACE = ("No space left", "File too large", "os error")
+"""What the writer of safetensors, which raises no OSError, says where a file cannot grow."""
+
+
+class Paced:
+    """Runs a trial in a thread of its own; between rungs the caller waits, at a rung the trial.
+
+    Args:
+        run: the trial; calls what it is given with (step, metrics) and returns its outcome.
+        rungs: steps at which it waits.
+    """
+
+    def __init__(self, run: Callable[[Report], Outcome], rungs: tuple[int, ...] = ()):
+        self._run, self._rungs, self._seen = run, list(rungs), list[dict[str, float]]()
+        self._heard: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._told: queue.Queue[bool] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._waits = False
+
+    def advance(self) -> dict[str, Any]:
+        """Go on to the next rung, {"step", "metrics"} with the means since the last one, or to the
+        end, {"outcome"}.
+        """  # noqa: D205
+        if self._waits:
+            self._told.put(True)
+        else:
+            self._thread.start()
+        heard = self._heard.get()
+        self._waits = "outcome" not in heard
+        return heard
+
+    def stop(self) -> None:
+        """End a trial that waits at a rung, and wait for it to keep its checkpoint."""
+        if self._waits:
+            self._told.put(False)
+            self._thread.join()
+            self._waits = False
+
+    def _work(self) -> None:
+        self._heard.put({"outcome": outcome_of(lambda: self._run(self._report))})
+
+    def _report(self, step: int, metrics: dict[str, float]) -> None:
+        self._seen.append(metrics)
+        if not self._rungs or step < self._rungs[0]:
+            return
+        rung = self._rungs[0]
+        # A resumed trial may come in past several rungs: it is compared at the last of them.
+        while self._rungs and step >= self._rungs[0]:
+            rung = self._rungs.pop(0)
+        means = {k: sum(m[k] for m in self._seen) / len(self._seen) for k in metrics}
+        self._seen.clear()
+        self._heard.put({"step": rung, "metrics": means})
+        if not self._told.get():
+            raise EarlyStop(f"{STOPPED} {rung}", "others did better for their cost")
+
+
+def outcome_of(run: Callable[[], Outcome]) -> Outcome:
+    """What came of a trial; whatever goes wrong becomes its reason."""
+    try:
+        return run()
+    except TrialFailed as failure:
+        return Outcome(None, failure.reason, attrs={"message": str(failure)})
+    except NasKdError as error:
+        # Pictures that went bad are mended, and then every trial of theirs is run again.
+        reason = INTERRUPTED if isinstance(error, DataError) else "crash"
+        return Outcome(None, reason, attrs={"message": str(error)})
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        attrs = {"message": message, "traceback": traceback.format_exc()}
+        return Outcome(None, _reason(error), attrs=attrs)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
+        return "out_of_memory"
+    if isinstance(error, OSError) or any(words in text for words in NO_SPACE):
+        return INTERRUPTED
+    return "crash"
