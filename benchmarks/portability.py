@@ -64,6 +64,13 @@ def students() -> dict[str, object]:
     return made
 
 
+def stored(folder: Path) -> dict[str, object]:
+    """The writer's students, as a reader gets them."""
+    from nas_kd.weights import load_student
+
+    return {path.name: load_student(path) for path in (folder / "students").iterdir()}
+
+
 def crops(data: str, count: int) -> list[np.ndarray]:
     from nas_kd.data import crop_pool, open_images
 
@@ -73,9 +80,12 @@ def crops(data: str, count: int) -> list[np.ndarray]:
 
 def write(data: str, count: int, folder: Path) -> int:
     from nas_kd.data import to_tensor
+    from nas_kd.weights import save_student
 
     files = []
     for name, student in students().items():
+        save_student(student, folder / "students" / name)
+    for name, student in stored(folder).items():
         for picture in crops(data, count):
             for level in LEVELS:
                 coded = student.compress(to_tensor(np.ascontiguousarray(picture)), level)
@@ -89,7 +99,7 @@ def write(data: str, count: int, folder: Path) -> int:
 def read(folder: Path, onednn: bool) -> dict[str, int]:
     counts = {"differ": 0, "garbled": 0}
     torch.backends.mkldnn.set_flags(_enabled=onednn, _allow_tf32=None)
-    everyone = students()
+    everyone = stored(folder)
     for n, (name, level, strings, shape) in enumerate(
         json.loads((folder / "files.json").read_text())
     ):
