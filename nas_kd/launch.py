@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import tempfile
+import threading
 import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
@@ -35,6 +38,9 @@ MAX_FAILURES = 3
 
 WAIT_S = 0.5
 """Between looks at a study that has nothing to do but wait for other drivers."""
+
+SHUTDOWN_S = 30.0
+"""What Ray may take to end; its processes end with this one at the latest."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +230,10 @@ def _tune(
             """Nothing: a trial keeps its own checkpoint."""
 
     started_here = not ray.is_initialized()
+    died = threading.Event()
     if started_here:
         start_ray(machine)
+        threading.Thread(target=_watch_raylet, args=(died,), daemon=True).start()
     resources = {"cpu": 1.0} | ({"gpu": machine.gpus_per_trial} if machine.gpus_per_trial else {})
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -241,9 +249,16 @@ def _tune(
                 ),
                 run_config=tune.RunConfig(storage_path=scratch, name="run", verbose=0),
             ).fit()
+        except KeyboardInterrupt:
+            if died.is_set():
+                raise NasKdError("Ray died (its raylet); run the same command again") from None
+            raise
         finally:
             if started_here:
-                ray.shutdown()
+                # In a thread: where the raylet is dead it may never return.
+                end = threading.Thread(target=ray.shutdown, daemon=True)
+                end.start()
+                end.join(SHUTDOWN_S)
     if searcher.failures_in_a_row >= MAX_FAILURES:
         raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
 
@@ -256,6 +271,32 @@ def is_fault(outcome: Outcome, state: TrialState) -> bool:
     reason = outcome.reason or ""
     given_up = reason in DEATHS and state == TrialState.PRUNED
     return given_up or reason == INTERRUPTED or reason.startswith(FAILURES)
+
+
+def _watch_raylet(died: threading.Event) -> None:
+    """Interrupt the main thread once the raylet is dead: Tune would wait for it for ever."""
+    children = psutil.Process().children(recursive=True)
+    raylets = [c for c in children if c.name() == "raylet"]
+    while raylets and all(map(_is_alive, raylets)):
+        time.sleep(1.0)
+        if not _ray_is_up():
+            return
+    if raylets and _ray_is_up():
+        died.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _ray_is_up() -> bool:
+    import ray
+
+    return ray.is_initialized()
 
 
 def start_ray(machine: Machine, attempts: int = 3) -> None:

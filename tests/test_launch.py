@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from optuna.trial import TrialState
 from PIL import Image
 
@@ -59,10 +60,18 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray
     assert heard == []
 
 
+def saved():
+    return Path("studies/s/students").glob("*/checkpoint.pt")
+
+
+def is_past_step_20(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["step"] > 20
+
+
 def kill_the_worker_once_it_has_saved(killed):
     until = time.monotonic() + 120
-    while time.monotonic() < until and not list(Path("studies/s/students").glob("*/checkpoint.pt")):
-        time.sleep(0.01)
+    while time.monotonic() < until and not any(map(is_past_step_20, saved())):
+        time.sleep(0.05)
     for process in psutil.Process().children(recursive=True):
         if process.name().startswith("ray::ResourceTrainable"):
             process.kill()
