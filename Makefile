@@ -11,7 +11,7 @@ demo: $(BIN)/nas-kd   ## search, front, export and a picture there and back, on 
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh
 
 test: $(BIN)/nas-kd   ## the default suite
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not network"
 
 lint: $(BIN)/nas-kd   ## style and types
 	$(BIN)/ruff check .
