@@ -21,10 +21,10 @@ from nas_kd.teacher import Teacher
 from nas_kd.trial import Anchor, Task, interval_of
 from nas_kd.warmup import load_shared, warm_up
 
-TRIM = 0.15
+TRIM = 0.25
 """Share of the teacher's PSNR range left out at each end of the study's interval.
 
-A student trained briefly falls short of the teacher's end points; over the middle 70 % both can be compared."""
+A student trained briefly falls short of the teacher's end points; over the middle half both can be compared."""
 
 Listen = Callable[[str, Any], None]
 """Hears (kind, details): "preparing", "reaped", "started", "trial"."""
