@@ -24,7 +24,7 @@ from nas_kd.study import Settings
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
 from nas_kd.train import CropPool, Recipe, Run
-from nas_kd.trial import Anchor, Task, run_trial
+from nas_kd.trial import CHECKPOINT, Anchor, Task, run_trial
 from nas_kd.weights import ready, save_student, weights_digest, write_text
 
 
@@ -49,8 +49,9 @@ def distill_alone(settings: Settings, arch: Arch, out: Path) -> dict[str, Any]:
         outcome = run_trial(task, arch, out)
     if outcome.reason == "nan":
         raise TrialFailed("nan", outcome.attrs["message"])
-    values = outcome.values or [None] * len(objectives)
-    named = dict(zip(objectives, values, strict=True))
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    named: dict[str, Any] = {"flops": float(outcome.attrs["cost"]["macs"])}
+    named |= dict(zip(objectives, outcome.values or (), strict=False))
     return {"student": str(out), **named, "reason": outcome.reason, **outcome.attrs}
 
 

@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas_kd.alone import distill_alone, train_teacher
+from nas_kd.cost import count
+from nas_kd.space import load_arch, load_space
+from nas_kd.study import Settings
+from nas_kd.targets import PoolRecipe
+from nas_kd.teacher import load_teacher
+from nas_kd.train import Recipe
+from nas_kd.weights import load_student
+
+torch.set_num_threads(1)
+ARCH = load_space("demo").extreme(largest=False)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("pictures")
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(noise).resize((128, 96), Image.Resampling.BICUBIC).save(folder / "a.png")
+    return str(folder)
+
+
+def test_an_arch_distilled_alone_leaves_a_student_and_its_figures(tmp_path: Path, pictures: str):
+    settings = Settings(
+        name="alone",
+        space="demo",
+        objectives=("bd_rate", "flops"),
+        steps=2,
+        batch=2,
+        crops=16,
+        crop_size=64,
+        data=pictures,
+        eval_data=pictures,
+    )
+    said = distill_alone(settings, ARCH, tmp_path / "student")
+    assert sorted(p.name for p in (tmp_path / "student").iterdir()) == [
+        "arch.json",
+        "student.safetensors",
+    ]
+    student = load_student(tmp_path / "student")
+    assert student.arch == ARCH.canonical()
+    assert said["flops"] == count(student).macs
+    assert len(said["rd"]["bpp_est"]) == student.levels == 6
+    assert json.loads(json.dumps(said)) == said
+
+
+def test_a_teacher_that_was_trained_teaches_and_its_card_says_how(tmp_path: Path, pictures: str):
+    pool, recipe = PoolRecipe(pictures, 16, 64), Recipe(3, batch=2, seed=5)
+    train_teacher(ARCH, pool, recipe, pictures, tmp_path / "mine")
+    teacher = load_teacher(str(tmp_path / "mine"))
+    card = json.loads((tmp_path / "mine" / "card.json").read_text())
+    assert card["sha256"] == teacher.fingerprint
+    assert (card["training"]["recipe"]["steps"], card["training"]["recipe"]["seed"]) == (3, 5)
+    assert len(card["bpp"]) == len(card["psnr_db"]) == teacher.levels
+    assert not (tmp_path / "mine" / "checkpoint.pt").exists()
+
+
+def test_the_built_in_teachers_arch_can_be_given_as_an_arch_file(tmp_path: Path):
+    teacher = load_teacher("mini")
+    file = tmp_path / "arch.json"
+    file.write_text(json.dumps({"arch": teacher.student.arch.to_json()}))
+    assert load_arch(file) == teacher.student.arch
+
+
+def test_the_card_of_the_built_in_teacher_is_true_of_its_weights():
+    teacher = load_teacher("mini")
+    folder = Path(__file__).parents[1] / "nas_kd" / "teachers" / "mini"
+    card = json.loads((folder / "card.json").read_text())
+    assert card["sha256"] == teacher.fingerprint
+    assert card["psnr_db"] == sorted(card["psnr_db"])
+    assert card["bd_rate_percent"]["JPEG"] < 0
