@@ -51,6 +51,7 @@ def search(
     steps: Annotated[int, typer.Option(help="training steps per trial")] = 2000,
     init: Annotated[str, typer.Option(help="where students start: shared, scratch")] = "shared",
     warmup: Annotated[int, typer.Option(help="steps of the shared weights' warm-up")] = 1000,
+    rank: Annotated[int, typer.Option(help="archs to rank by their slices first")] = 0,
     batch: Annotated[int, typer.Option(help="crops per step")] = 8,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
     data: Annotated[str, typer.Option(help="training pictures: builtin or a folder")] = "builtin",

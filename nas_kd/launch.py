@@ -26,7 +26,7 @@ from nas_kd.bd import MIN_POINTS
 from nas_kd.errors import NasKdError, StudyError
 from nas_kd.halving import rungs_of
 from nas_kd.pace import Paced
-from nas_kd.prepare import Listen, prepare, task_of
+from nas_kd.prepare import Listen, prepare, rank, task_of
 from nas_kd.space import Arch
 from nas_kd.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, Settings, Study
 from nas_kd.teacher import Teacher, load_teacher
@@ -74,6 +74,7 @@ def search(settings: Settings, budget: int | None, machine: Machine, listen: Lis
                 listen("reaped", reaped)
             if study.counted() < budget:
                 prepared = prepare(study, teacher, listen)
+                rank(study, prepared, listen)
                 _tune(study, budget, machine, prepared, listen)
     except StorageInternalError as error:
         reason = str(error.__cause__ or error).splitlines()[0]

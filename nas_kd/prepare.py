@@ -14,6 +14,7 @@ from nas_kd.artifacts import made_with
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.evaluate import evaluate
+from nas_kd.ranking import ranked
 from nas_kd.space import SearchSpace, load_space
 from nas_kd.study import CACHE, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
@@ -137,3 +138,17 @@ def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:
     anchor = json.dumps(prepared["anchor"], sort_keys=True)
     lmbdas, pool, shared = tuple(prepared["lmbdas"]), prepared["pool"], prepared["shared"]
     return _task(settings, lmbdas, pool, shared, anchor, device)
+
+
+def rank(study: Study, prepared: dict[str, Any], listen: Listen) -> None:
+    """The first of two rounds, where the settings ask for one and it has not been done."""
+    n = study.settings.rank
+    if not n or study.ranked is not None:
+        return
+
+    def progress(done: int, total: int) -> None:
+        if done % 10 == 0 or done == total:
+            listen("preparing", f"ranked by their slices: {done} of {total} archs")
+
+    found = ranked(task_of(prepared), study.space, n, study.settings.seed, progress)
+    study.optuna.set_user_attr("ranked", found)

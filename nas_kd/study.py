@@ -66,6 +66,7 @@ class Settings:
     form: Form = "kd"
     init: str = "shared"
     warmup: int = 1000
+    rank: int = 0
     crops: int = 256
     crop_size: int = 128
     data: str = BUILTIN
@@ -90,6 +91,11 @@ class Settings:
             )
         if self.init not in INITS:
             raise StudyError(f"init = {self.init!r}: must be one of {', '.join(INITS)}")
+        if self.rank < 0 or (self.rank and self.init != "shared"):
+            raise StudyError(
+                f"rank = {self.rank} with init = {self.init!r}: must be 0 or more, and archs are ranked "
+                "by their slices: take init = 'shared'"
+            )
         if self.crop_size % 64 or self.crop_size < 64:
             raise StudyError(f"crop_size = {self.crop_size}: must be a multiple of 64")
         if self.crops < 16:
@@ -222,6 +228,11 @@ class Study:
         """All trials, as the storage holds them now."""
         return self.optuna.get_trials(deepcopy=False)
 
+    @property
+    def ranked(self) -> list[dict[str, Any]] | None:
+        """The archs of the first round, best first, where there was one."""
+        return self.optuna.user_attrs.get("ranked")
+
     def counted(self) -> int:
         """Trials that the budget counts: finished, with values or without."""
         return sum(t.state in COUNTED for t in self.trials)
@@ -283,6 +294,8 @@ class Study:
                 self.optuna.sampler = self._sampler(len(trials))
                 if self.grid is not None and not self._line_up(self.grid, trials):
                     return None
+                if self.ranked is not None:
+                    self._line_up([arch["params"] for arch in self.ranked], trials)
                 trial = self.optuna.ask()
                 trial.set_user_attr("driver", self.driver)
                 arch = self.space.suggest(trial)

@@ -45,6 +45,7 @@ ORDER = (
         "artifacts",
         "storage",
         "study",
+        "ranking",
         "prepare",
         "pace",
         "launch",
