@@ -31,6 +31,11 @@ Listen = Callable[[str, Any], None]
 """Hears (kind, details): "preparing", "reaped", "started", "trial"."""
 
 
+SLICE_LR = 0.2
+"""Share of the learning rate for a trial that starts from its slice: the whole rate undid some of the warm-up
+within 75 steps, a tenth to a third did not (benchmarks/LOG.md)."""
+
+
 def interval_db(curve: RDCurve) -> tuple[float, float] | None:
     """The middle of the teacher's PSNR range, over which students are compared, if it has one."""
     whole = interval_of(curve)
@@ -119,7 +124,7 @@ def _task(
     curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(interval) if interval else None)
     return Task(
         lmbdas=lmbdas,
-        recipe=settings.recipe(settings.steps),
+        recipe=settings.recipe(settings.steps, SLICE_LR if shared else 1.0),
         weights=settings.loss,
         objectives=settings.objectives,
         pool=TargetPool(Path(pool), device),

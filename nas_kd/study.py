@@ -101,9 +101,10 @@ class Settings:
         if self.crops < 16:
             raise StudyError(f"crops = {self.crops}: must be at least 16")
 
-    def recipe(self, steps: int) -> Recipe:
-        """How a run of so many steps trains."""
-        return Recipe(steps, self.batch, self.lr, seed=self.seed, checkpoint_s=self.checkpoint_s)
+    def recipe(self, steps: int, lr_share: float = 1.0) -> Recipe:
+        """How a run of so many steps trains, at a share of the study's learning rate."""
+        lr = self.lr * lr_share
+        return Recipe(steps, self.batch, lr, seed=self.seed, checkpoint_s=self.checkpoint_s)
 
     @property
     def folder(self) -> Path:
