@@ -60,9 +60,14 @@ def warm_up(
         # Whoever comes second waits, and finds what the first one made.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
-            shared = Shared(space, lmbdas, pool.pictures())
-            _train(cache / f".{key}", folder, shared, pool, recipe, weights, report)
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # sums of several threads come out otherwise each time
+            try:
+                torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
+                shared = Shared(space, lmbdas, pool.pictures())
+                _train(cache / f".{key}", folder, shared, pool, recipe, weights, report)
+            finally:
+                torch.set_num_threads(threads)
     return folder
 
 

@@ -85,3 +85,14 @@ def test_a_sandwich_is_the_largest_the_smallest_and_the_same_two_others_each_tim
     assert seen[:4] == seen[4:]
     assert seen[0] in {a.key for a in shared.largest}
     assert seen[1] in {a.key for a in shared.smallest}
+
+
+def test_a_warm_up_is_the_same_whatever_the_number_of_threads(tmp_path, pool):
+    files = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        folder = warm(tmp_path / str(threads), pool, Recipe(4, batch=2))
+        assert torch.get_num_threads() == threads
+        files.append((folder / "shared.safetensors").read_bytes())
+    torch.set_num_threads(1)
+    assert files[0] == files[1]
