@@ -83,7 +83,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.grid is not None:
             object.__setattr__(self, "grid", _frozen_grid(self.grid))
-        _ = self.loss  # raises where a weight breaks a rule
+        _ = self.loss, self.recipe(self.steps)  # raise where a weight or a number breaks a rule
+        if self.warmup < 0:
+            raise StudyError(f"warmup = {self.warmup}: must be at least 0")
         unknown = [o for o in self.objectives if o not in KNOWN_OBJECTIVES]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise StudyError(

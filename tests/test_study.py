@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from nas_kd.errors import StudyError
+from nas_kd.errors import StudyError, UsageError
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.trial import Outcome
 
@@ -161,3 +161,11 @@ def test_a_study_of_an_earlier_version_lacks_newer_settings_and_still_opens(stud
     assert open_study("s").settings == study.settings
     with pytest.raises(StudyError, match="early_stopping = True"):
         Study(replace(study.settings, early_stopping=True))
+
+
+@pytest.mark.parametrize("key", ["steps", "warmup", "rank"])
+def test_a_negative_number_is_refused_before_anything_is_written(key, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"{key} = -1"):
+        Settings(name="s", space="demo", **{key: -1})
+    assert not list(tmp_path.iterdir())
