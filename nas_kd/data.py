@@ -18,7 +18,6 @@ import importlib.util
 import json
 import logging
 import os
-import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -147,13 +146,6 @@ def derived_seed(seed: int, *keys: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch (every device)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def _generator(seed: int, *keys: str | int) -> np.random.Generator:
     # PCG64 by name: default_rng may become another generator in a later NumPy.
     sequence = np.random.SeedSequence(derived_seed(seed, *keys))
@@ -195,20 +187,6 @@ def photograph(name: str) -> bytes:
         f"the built-in images need {file}, which the installed {distribution} lacks: "
         f"reinstall {distribution} from its wheel, or name a folder of images"
     )
-
-
-def read_image(path: Path) -> Image8:
-    """One picture's file.
-
-    Raises:
-        DataError: the file is missing or no picture.
-    """
-    try:
-        return _decode(path.read_bytes())
-    except Exception as error:  # Pillow's plugins raise many kinds
-        raise DataError(
-            f"{path}: cannot be read as a picture ({error}); give a PNG, JPEG or WebP file"
-        ) from error
 
 
 def _centre(image: Image8) -> Image8:

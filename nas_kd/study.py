@@ -171,14 +171,6 @@ def _settings(path: Path, name: str, data: dict[str, Any]) -> Settings:
     return Settings(name=name, **data | {"objectives": tuple(data.get("objectives", OBJECTIVES))})
 
 
-def load_settings(path: Path, name: str | None = None) -> Settings:
-    """The study of a study file that holds one."""
-    studies = load_studies(path, name)
-    if len(studies) > 1:
-        raise StudyError(f"{path}: holds {len(studies)} studies; this takes one")
-    return studies[0]
-
-
 class Study:
     """An Optuna study with its settings; every change of state goes through here.
 

@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from nas_kd.errors import SpaceError, StudyError, UsageError
 from nas_kd.space import load_space, prim
-from nas_kd.study import Settings, Study, grid_points, load_settings, load_studies
+from nas_kd.study import Settings, Study, grid_points, load_studies
 from nas_kd.trial import Outcome
 
 FILES = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
@@ -74,8 +74,6 @@ def test_one_file_may_hold_several_studies(tmp_path: Path):
     assert (a.name, a.steps, a.kd_y, a.seed) == ("f-a", 5, 0.5, 3)
     assert (b.name, b.steps, b.kd_y, b.seed) == ("f-b", 6, 0.05, 3)
     assert [s.name for s in load_studies(tmp_path / "f.toml", "mine")] == ["mine-a", "mine-b"]
-    with pytest.raises(StudyError, match="holds 2 studies"):
-        load_settings(tmp_path / "f.toml")
 
 
 @pytest.mark.parametrize(
