@@ -119,6 +119,8 @@ def start(folder: Path, options: Any, budget: int) -> psutil.Popen:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            # A shell's background job, as this benchmark may be, hands on that SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         )
 

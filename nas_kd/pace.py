@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from nas_kd.artifacts import illustrate
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
+from nas_kd.halving import rungs_of
+from nas_kd.prepare import task_of
+from nas_kd.space import Arch
 from nas_kd.study import INTERRUPTED, STOPPED
 from nas_kd.train import Report
-from nas_kd.trial import Outcome
+from nas_kd.trial import Outcome, run_trial
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 """What torch says, in a RuntimeError, where the memory of a device or of the host is spent."""
@@ -69,6 +76,60 @@ class Paced:
         self._heard.put({"step": rung, "metrics": means})
         if not self._told.get():
             raise EarlyStop(f"{STOPPED} {rung}", "others did better for their cost")
+
+
+def paced_trial(
+    config: dict[str, Any],
+    device: str,
+    first: Callable[[Path], None] | None = None,
+    brings: Callable[[Path], None] | None = None,
+) -> Paced:
+    """The trial of a worker's configuration, not yet begun.
+
+    Args:
+        config: ``arch`` as JSON, and ``prepared``, what ``prepare`` returned.
+        device: of torch.
+        first: called with the student's folder before the trial, where its checkpoint must be fetched.
+        brings: called with the folder whenever something new may lie there, and at the end.
+    """
+    import torch
+
+    prepared, arch = config["prepared"], Arch.from_json(config["arch"])
+    settings = prepared["settings"]
+    os.chdir(prepared["cwd"])
+    # Named by the arch: a trial that is tried again goes on from its checkpoint.
+    folder = Path(prepared["students"]) / arch.key
+
+    def run(report: Report) -> Outcome:
+        torch.set_num_threads(1)  # counts for the thread that sets it
+        if first is not None:
+            first(folder)
+        task = task_of(prepared, device)
+        outcome = run_trial(task, arch, folder, _also(report, brings, folder))
+        started = time.perf_counter()
+        illustrate(task.anchor, task.eval_images, folder, outcome)
+        outcome.attrs.setdefault("seconds", {})["draw"] = time.perf_counter() - started
+        return outcome
+
+    def run_and_bring(report: Report) -> Outcome:
+        try:
+            return run(report)
+        finally:
+            if brings is not None:
+                brings(folder)
+
+    return Paced(run_and_bring, rungs_of(settings["steps"]) if settings["early_stopping"] else ())
+
+
+def _also(report: Report, brings: Callable[[Path], None] | None, folder: Path) -> Report:
+    """Reports that bring home a checkpoint written since the last one."""
+
+    def heard(step: int, metrics: dict[str, float]) -> None:
+        if brings is not None:
+            brings(folder)
+        report(step, metrics)
+
+    return heard
 
 
 def outcome_of(run: Callable[[], Outcome]) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,8 @@ from nas_kd.artifacts import made_with
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.evaluate import evaluate
-from nas_kd.ranking import ranked
-from nas_kd.space import SearchSpace, load_space
+from nas_kd.ranking import draws, in_order
+from nas_kd.space import Choice, SearchSpace, load_space
 from nas_kd.study import CACHE, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import Teacher
@@ -29,6 +29,9 @@ A student trained briefly falls short of the teacher's end points; over the midd
 
 Listen = Callable[[str, Any], None]
 """Hears (kind, details): "preparing", "reaped", "started", "trial"."""
+
+Scores = Callable[[list[dict[str, Choice]]], Iterable[dict[str, Any] | None]]
+"""Scores points of a space straight from their slices (ranking.score), in order."""
 
 
 SLICE_LR = 0.2
@@ -145,15 +148,16 @@ def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:
     return _task(settings, lmbdas, pool, shared, anchor, device)
 
 
-def rank(study: Study, prepared: dict[str, Any], listen: Listen) -> None:
+def rank(study: Study, scores: Scores, listen: Listen) -> None:
     """The first of two rounds, where the settings ask for one and it has not been done."""
     n = study.settings.rank
     if not n or study.ranked is not None:
         return
-
-    def progress(done: int, total: int) -> None:
-        if done % 10 == 0 or done == total:
-            listen("preparing", f"ranked by their slices: {done} of {total} archs")
-
-    found = ranked(task_of(prepared), study.space, n, study.settings.seed, progress)
-    study.optuna.set_user_attr("ranked", found)
+    archs = draws(study.space, n, study.settings.seed)
+    points = [params for arch in archs if (params := study.space.params_of(arch)) is not None]
+    found = []
+    for done, score in enumerate(scores(points), start=1):
+        found.append(score)
+        if done % 10 == 0 or done == len(points):
+            listen("preparing", f"ranked by their slices: {done} of {len(points)} archs")
+    study.optuna.set_user_attr("ranked", in_order([s for s in found if s is not None]))

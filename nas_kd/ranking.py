@@ -6,14 +6,14 @@ the rate-distortion cost of the slice and the MACs of the arch (halving.ranks).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from nas_kd.cost import count
 from nas_kd.data import derived_seed
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.halving import ranks
-from nas_kd.space import Arch, SearchSpace
+from nas_kd.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.trial import Task, rd_cost
 
 DRAWS_PER_ARCH = 20
@@ -31,28 +31,21 @@ def draws(space: SearchSpace, n: int, seed: int) -> list[Arch]:
     return list(found.values())
 
 
-def ranked(
-    task: Task,
-    space: SearchSpace,
-    n: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Random archs, best first: their ``params``, ``rd_cost`` (bits per pixel) and ``macs``.
+def score(task: Task, space: str, point: dict[str, Choice]) -> dict[str, Any] | None:
+    """The arch of a point straight from its slice: its ``params``, ``rd_cost`` (bits per pixel) and ``macs``.
 
-    The task must hold shared weights. ``progress`` hears (done, of).
+    None where its MACs are over the task's limit. The task must hold shared weights.
     """
     assert task.shared is not None
-    scored: list[dict[str, Any]] = []
-    archs = draws(space, n, seed)
-    for done, arch in enumerate(archs, start=1):
-        student = task.shared.student(arch)
-        measured = evaluate(StudentCodec(student), task.eval_images, task.device)
-        params, macs = space.params_of(arch), count(student.to("cpu")).macs
-        if task.max_gmac is None or macs <= task.max_gmac * 1e9:
-            cost = rd_cost(measured, task.lmbdas)
-            scored.append({"params": params, "rd_cost": cost, "macs": macs})
-        if progress is not None:
-            progress(done, len(archs))
+    student = task.shared.student(load_space(space).arch(point))
+    macs = count(student).macs
+    if task.max_gmac is not None and macs > task.max_gmac * 1e9:
+        return None
+    measured = evaluate(StudentCodec(student), task.eval_images, task.device)
+    return {"params": point, "rd_cost": rd_cost(measured, task.lmbdas), "macs": macs}
+
+
+def in_order(scored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Scores, best first: by layer of the front of ``rd_cost`` and ``macs``."""
     places = ranks([(s["rd_cost"], float(s["macs"])) for s in scored]) if scored else []
     return [s for _, s in sorted(zip(places, scored, strict=True), key=lambda pair: pair[0])]

@@ -47,7 +47,9 @@ ORDER = (
         "study",
         "ranking",
         "prepare",
+        "courier",
         "pace",
+        "engine",
         "launch",
         "export",
         "report",
@@ -65,7 +67,7 @@ ORDER = (
         "cli",
     ),
 )
-ONLY_IN = {"ray": "launch", "pynvml": "meters", "fvcore": "cost"}
+ONLY_IN = {"ray": "engine", "pynvml": "meters", "fvcore": "cost"}
 
 
 def _imported(path: Path) -> set[str]:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -10,7 +13,8 @@ import torch
 from optuna.trial import TrialState
 from PIL import Image
 
-from nas_kd.launch import Machine, is_fault, search, start_ray
+from nas_kd.engine import is_fault, start_ray
+from nas_kd.launch import Machine, search
 from nas_kd.study import COUNTED, STOPPED, Settings, open_study
 from nas_kd.trial import Outcome
 
@@ -22,7 +26,7 @@ def ray():
         warnings.simplefilter("ignore")
         import ray
 
-        start_ray(Machine(1))
+        start_ray(1)
         yield ray
         ray.shutdown()
 
@@ -130,6 +134,58 @@ def test_a_search_joins_a_cluster_and_trains_on_both_of_its_nodes(settings):
     assert len({t.user_attrs["ray_node"] for t in study.trials}) == 2
     for trial in study.trials:
         assert (study.student_folder(trial) / "student.safetensors").is_file()
+
+
+NODE = """
+mount -t tmpfs none {students}
+mount -t tmpfs none {cache}
+mount -t tmpfs none {pictures}
+mount -t tmpfs none {scratch}
+exec {ray} start --address={address} --num-cpus=1 --block
+"""
+
+
+def hidden_node(address):
+    """A node in a mount namespace of its own, to which the study's folders are empty."""
+    folders = {"students": "studies/s/students", "cache": "studies/.cache"}
+    folders |= {"pictures": "pictures", "scratch": "scratch"}
+    for folder in folders.values():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    paths = {name: Path(folder).resolve() for name, folder in folders.items()}
+    script = NODE.format(ray=Path(sys.executable).with_name("ray"), address=address, **paths)
+    return subprocess.Popen(["unshare", "--mount", "sh", "-ec", script], stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0,
+    reason="mount namespaces need root",
+)
+def test_a_node_with_a_disk_of_its_own_fetches_what_it_needs_and_brings_its_students_home(
+    settings, monkeypatch
+):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    if ray.is_initialized():
+        ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    node = hidden_node(cluster.address)
+    monkeypatch.setattr(tempfile, "tempdir", str(Path("scratch").resolve()))  # Tune's, too
+    try:
+        machine = Machine(1, address=cluster.address)
+        study = search(settings(steps=4, rank=3), 3, machine, lambda kind, detail: None)
+    finally:
+        node.terminate()
+        node.wait()
+        cluster.shutdown()
+    assert len(study.ranked) == 3
+    assert study.counted() == 3
+    for trial in study.trials:
+        names = {p.name for p in study.student_folder(trial).iterdir()}
+        assert {"student.safetensors", "arch.json"} <= names
+        assert "checkpoint.pt" not in names
 
 
 @pytest.mark.parametrize(

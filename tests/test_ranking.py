@@ -5,8 +5,8 @@ from PIL import Image
 
 from nas_kd.errors import StudyError
 from nas_kd.front import dominates
-from nas_kd.prepare import prepare, rank
-from nas_kd.ranking import draws
+from nas_kd.prepare import prepare, rank, task_of
+from nas_kd.ranking import draws, score
 from nas_kd.space import load_space
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.teacher import load_teacher
@@ -29,7 +29,12 @@ def settings(tmp_path, monkeypatch) -> Settings:
 def test_the_best_ranked_archs_are_tried_first_and_a_resumed_study_keeps_the_order(settings):
     study, heard = Study(settings), []
     prepared = prepare(study, load_teacher("mini"), lambda kind, detail: None)
-    rank(study, prepared, lambda kind, detail: heard.append(detail))
+    task = task_of(prepared)
+
+    def scores(points):
+        return (score(task, "demo", point) for point in points)
+
+    rank(study, scores, lambda kind, detail: heard.append(detail))
     points = [(r["rd_cost"], r["macs"]) for r in study.ranked]
     assert len(points) == 4
     for place, point in enumerate(points):
@@ -41,7 +46,7 @@ def test_the_best_ranked_archs_are_tried_first_and_a_resumed_study_keeps_the_ord
         study.tell(number, Outcome([1.0, 1.0]))
         asked.append(arch.key)
     again = open_study("s")
-    rank(again, prepared, lambda kind, detail: pytest.fail("ranked twice"))
+    rank(again, scores, lambda kind, detail: pytest.fail("ranked twice"))
     for _ in range(3):
         number, arch = again.ask(9)
         again.tell(number, Outcome([1.0, 1.0]))

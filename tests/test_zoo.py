@@ -14,8 +14,9 @@ from nas_kd.alone import distill_alone
 from nas_kd.cli import main
 from nas_kd.distill import Weights
 from nas_kd.errors import StudyError, TeacherError
-from nas_kd.launch import Machine, paced_trial, search
+from nas_kd.launch import Machine, search
 from nas_kd.lic import CompressionModel
+from nas_kd.pace import paced_trial
 from nas_kd.prepare import prepare
 from nas_kd.space import load_arch
 from nas_kd.student import LMBDAS

@@ -1,0 +1,351 @@
+"""Ray: workers that keep torch and the targets between trials, one Searcher over our study, one scheduler of rungs.
+
+Every launch is a new Tune run over the same study; the study's storage is the only state that counts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+from optuna.trial import TrialState
+
+from nas_kd.courier import Away, Home, lent, mark, root_of, shares_disk
+from nas_kd.errors import NasKdError
+from nas_kd.pace import Paced, paced_trial
+from nas_kd.prepare import Listen, task_of
+from nas_kd.ranking import score
+from nas_kd.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, Study
+from nas_kd.trial import CHECKPOINT, Outcome
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+# Tune's newer output prints a banner at every verbosity.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Ctrl-C raises here as everywhere; Tune's own handler ends the run as if it were complete.
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+with warnings.catch_warnings():
+    # Ray and pydantic deprecate their own internals.
+    warnings.simplefilter("ignore")
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import FIFOScheduler
+    from ray.tune.search import Searcher
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+MAX_FAILURES = 3
+"""Trials in a row that may fail before the search gives up: the next one would fail as well."""
+
+WAIT_S = 0.5
+"""Between looks at a study that has nothing to do but wait for other drivers."""
+
+SHUTDOWN_S = 30.0
+"""What Ray may take to end; its processes end with this one at the latest."""
+
+COURIER = "nas-kd-home"
+"""Ray's namespace of the actors that touch the files of a study, one per driver."""
+
+
+RAY_DIED = signal.SIGUSR2
+"""Raised here, by ourselves, once the raylet is dead. Not SIGINT: a shell's background jobs ignore it."""
+
+
+class RayDied(BaseException):
+    """The raylet is dead; no ``Exception``, for Tune goes on after one."""
+
+
+class OverStudy(Searcher):
+    """Ask and tell of our study, in Tune's words."""
+
+    def __init__(self, study: Study, budget: int, prepared: dict[str, Any], listen: Listen) -> None:
+        super().__init__(metric="done_at", mode="max")
+        self.study, self.budget, self.prepared, self.listen = study, budget, prepared, listen
+        self.numbers: dict[str, int] = {}
+        self.failures_in_a_row = 0
+        self.last_message: Any = None
+        self.quiet_until = 0.0
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration, None to wait, or FINISHED."""
+        if self.failures_in_a_row >= MAX_FAILURES:
+            return Searcher.FINISHED
+        if time.monotonic() < self.quiet_until:
+            return None
+        if reaped := self.study.reap():
+            self.listen("reaped", reaped)
+        asked = self.study.ask(self.budget)
+        if asked is None:
+            # Trials under way, other drivers' too, may still fail and free their place.
+            self.quiet_until = time.monotonic() + WAIT_S
+            return Searcher.FINISHED if self.study.counted() >= self.budget else None
+        number, arch = asked
+        self.numbers[trial_id] = number
+        self.listen("started", number)
+        return {"arch": arch.to_json(), "prepared": self.prepared}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study."""
+        number = self.numbers.pop(trial_id, None)
+        if number is None:
+            return
+        outcome = outcome_of_result(None if error else result)
+        state = self.study.tell(number, outcome)
+        if is_fault(outcome, state):
+            self.failures_in_a_row += 1
+            self.last_message = outcome.attrs.get("message", outcome.reason)
+        elif outcome.reason not in DEATHS:
+            self.failures_in_a_row = 0
+        self.quiet_until = 0.0
+        self.listen("trial", number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study's storage is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study's storage is the state."""
+
+
+class Rungs(FIFOScheduler):
+    """Stops a trial at a rung where the study says so."""
+
+    def __init__(self, searcher: OverStudy) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Go on, or stop here."""
+        number = self.searcher.numbers.get(trial.trial_id)
+        if number is None or "rung" not in result:
+            return FIFOScheduler.CONTINUE
+        values = [result["rd"], result["macs"]]
+        on = self.searcher.study.goes_on(number, int(result["rung"]), values)
+        return FIFOScheduler.CONTINUE if on else FIFOScheduler.STOP
+
+
+class Worker(tune.Trainable):
+    """Runs a trial from rung to rung, and stays alive for the next one."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the first trial."""
+        self.paced = begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in the same process."""
+        self.paced.stop()
+        self.paced = begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """To the next rung or to the end."""
+        heard = self.paced.advance()
+        if "outcome" in heard:
+            heard["outcome"].attrs["ray_node"] = ray.get_runtime_context().get_node_id()
+            # As text: Tune flattens nested results.
+            outcome = json.dumps(asdict(heard["outcome"]))
+            return {"outcome": outcome, "done": True, "done_at": 1}
+        metrics = heard["metrics"]
+        rung = {"rung": heard["step"], "rd": metrics["rd"], "macs": metrics["macs"]}
+        return rung | {"done_at": 0}  # Tune wants its metric in every result
+
+    def cleanup(self) -> None:
+        """A trial that waits at a rung keeps its checkpoint."""
+        self.paced.stop()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a trial keeps its own checkpoint."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a trial keeps its own checkpoint."""
+
+
+def begin(config: dict[str, Any]) -> Paced:
+    """The trial of a configuration on this machine, which may have to fetch its files first."""
+    prepared, away = at_hand(config["prepared"])
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    if away is None:
+        return paced_trial(config, device)
+    home = config["prepared"]["students"]
+    return paced_trial(
+        config | {"prepared": prepared},
+        device,
+        first=lambda folder: away.resume(folder.name, home, CHECKPOINT),
+        brings=away.bring,
+    )
+
+
+def at_hand(prepared: dict[str, Any]) -> tuple[dict[str, Any], Away | None]:
+    """A study's configuration with paths that hold here, and the way home from a disk of one's own."""
+    if prepared.get("word") is None or shares_disk(prepared["students"], prepared["word"]):
+        return prepared, None
+    home = ray.get_actor(prepared["home"], namespace=COURIER)
+    away = Away(
+        lambda method, *given: ray.get(getattr(home, method).remote(*given)),
+        root_of(prepared["word"]),
+    )
+    return away.settle(prepared), away
+
+
+def outcome_of_result(result: dict[str, Any] | None) -> Outcome:
+    """What a worker's last result says of its trial."""
+    if result and "outcome" in result:
+        return Outcome(**json.loads(result["outcome"]))
+    if result and "rung" in result:
+        return Outcome(None, f"{STOPPED} {result['rung']}")
+    return Outcome(None, "worker_died", attrs={"message": "its worker died"})
+
+
+def is_fault(outcome: Outcome, state: TrialState) -> bool:
+    """Whether a trial counts towards the failures in a row that end a search.
+
+    A worker's death does once its arch is given up: before, the trial is tried again.
+    """
+    reason = outcome.reason or ""
+    given_up = reason in DEATHS and state == TrialState.PRUNED
+    return given_up or reason == INTERRUPTED or reason.startswith(FAILURES)
+
+
+def run_trials(
+    study: Study,
+    budget: int,
+    prepared: dict[str, Any],
+    listen: Listen,
+    workers: int,
+    gpus_per_trial: float,
+) -> None:
+    """One Tune run: trials until the study has ``budget`` finished ones."""
+    searcher = OverStudy(study, budget, prepared, listen)
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tune.Tuner(
+            tune.with_resources(Worker, _resources(gpus_per_trial)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=Rungs(searcher),
+                num_samples=-1,
+                reuse_actors=True,
+                max_concurrent_trials=workers,
+            ),
+            run_config=tune.RunConfig(storage_path=scratch, name="run", verbose=0),
+        ).fit()
+    if searcher.failures_in_a_row >= MAX_FAILURES:
+        raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
+
+
+def _resources(gpus_per_trial: float) -> dict[str, float]:
+    return {"cpu": 1.0} | ({"gpu": gpus_per_trial} if gpus_per_trial else {})
+
+
+@ray.remote
+def _score(prepared: dict[str, Any], points: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    here, _ = at_hand(prepared)
+    return [score(task_of(here, device), here["settings"]["space"], point) for point in points]
+
+
+def score_all(
+    prepared: dict[str, Any], points: list[dict[str, Any]], gpus_per_trial: float
+) -> Iterator[dict[str, Any] | None]:
+    """The scores of archs from their slices, in order, by plain tasks on all workers."""
+    resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
+    shared, task = ray.put(prepared), _score.options(**resources)
+    waiting = [task.remote(shared, [point]) for point in points]
+    for reference in waiting:
+        yield from ray.get(reference)
+
+
+@contextmanager
+def ray_up(workers: int, address: str | None) -> Iterator[None]:
+    """Ray while the block runs, started here or joined, unless it is up already."""
+    if ray.is_initialized():
+        yield
+        return
+    start_ray(workers, address)
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(RAY_DIED, _ray_died) if in_main else None
+    if in_main:  # no other thread can be interrupted
+        threading.Thread(target=_watch_raylet, daemon=True).start()
+    try:
+        yield
+    except RayDied:
+        raise NasKdError("Ray died (its raylet); run the same command again") from None
+    finally:
+        if in_main:
+            signal.signal(RAY_DIED, before)
+        # In a thread: where the raylet is dead it may never return.
+        end = threading.Thread(target=ray.shutdown, daemon=True)
+        end.start()
+        end.join(SHUTDOWN_S)
+
+
+@contextmanager
+def home_open(prepared: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The configuration with a word by which workers know the study's disk, while files can be fetched."""
+    word = mark(Path(prepared["students"]))
+    name = f"{COURIER}-{secrets.token_hex(8)}"
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(Home)
+    home = actor.options(name=name, namespace=COURIER, num_cpus=0, scheduling_strategy=here).remote(
+        prepared["students"], lent(prepared)
+    )
+    yield prepared | {"word": word, "home": name}
+    ray.kill(home)
+
+
+def _ray_died(*_: Any) -> None:
+    raise RayDied
+
+
+def _watch_raylet() -> None:
+    """Interrupt the main thread once the raylet is dead: Tune would wait for it for ever."""
+    children = psutil.Process().children(recursive=True)
+    raylets = [c for c in children if c.name() == "raylet"]
+    while raylets and all(map(_is_alive, raylets)):
+        time.sleep(1.0)
+        if not ray.is_initialized():
+            return
+    if raylets and ray.is_initialized():
+        os.kill(os.getpid(), RAY_DIED)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> None:
+    """Start Ray here with so many CPUs, or join the cluster at an address."""
+    # "local": else Ray joins a cluster that happens to run on this machine.
+    here = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    try:
+        ray.init(
+            **({"address": address} if address else here),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except Exception as error:  # Ray raises bare Exception where its processes do not come up
+        ray.shutdown()
+        # It waits 30 s for its own processes, which may be too short on a machine under load.
+        if attempts > 1 and "timed out" in str(error):
+            return start_ray(workers, address, attempts - 1)
+        where = f"at {address}" if address else "here"
+        raise NasKdError(
+            f"Ray did not start {where} ({str(error).splitlines()[0]}); run the same command again"
+        ) from error
