@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,8 @@ import torch
 from optuna.trial import TrialState
 from PIL import Image
 
-from nas_kd.engine import is_fault, start_ray
+from nas_kd.engine import is_fault, ray_up, start_ray
+from nas_kd.errors import NasKdError
 from nas_kd.launch import Machine, search
 from nas_kd.study import COUNTED, STOPPED, Settings, open_study
 from nas_kd.trial import Outcome
@@ -186,6 +188,27 @@ def test_a_node_with_a_disk_of_its_own_fetches_what_it_needs_and_brings_its_stud
         names = {p.name for p in study.student_folder(trial).iterdir()}
         assert {"student.safetensors", "arch.json"} <= names
         assert "checkpoint.pt" not in names
+
+
+def kill_the_raylet_and_wait():
+    for process in psutil.Process().children(recursive=True):
+        if process.name() == "raylet":
+            process.kill()
+    time.sleep(100)
+
+
+@pytest.mark.slow
+def test_a_search_ends_with_its_raylet_also_where_ctrl_c_is_ignored():
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background job
+    try:
+        with pytest.raises(NasKdError, match="Ray died"), ray_up(1, None):
+            kill_the_raylet_and_wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
