@@ -61,7 +61,9 @@ def search(
     kd_x: Annotated[float, typer.Option(help="weight of the teacher's output, 0 to 1")] = 0.5,
     kd_y: Annotated[float, typer.Option(help="weight of the teacher's latents")] = 0.05,
     kd_z: Annotated[float, typer.Option(help="weight of the teacher's hyper-latents")] = 0.0,
-    form: Annotated[str, typer.Option(help="of the loss: kd, paper or paper-kld")] = "kd",
+    form: Annotated[
+        str, typer.Option(help="of the loss: kd, paper, ... (docs/commands.md)")
+    ] = "kd",
     max_gmac: Annotated[float | None, typer.Option(help="never train an arch above this")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
     early_stopping: Annotated[
