@@ -53,13 +53,17 @@ def search(
     warmup: Annotated[int, typer.Option(help="steps of the shared weights' warm-up")] = 1000,
     rank: Annotated[int, typer.Option(help="archs to rank by their slices first")] = 0,
     batch: Annotated[int, typer.Option(help="crops per step")] = 8,
+    lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
+    crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 128,
     data: Annotated[str, typer.Option(help="training pictures: builtin or a folder")] = "builtin",
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
     kd_x: Annotated[float, typer.Option(help="weight of the teacher's output, 0 to 1")] = 0.5,
     kd_y: Annotated[float, typer.Option(help="weight of the teacher's latents")] = 0.05,
     kd_z: Annotated[float, typer.Option(help="weight of the teacher's hyper-latents")] = 0.0,
-    form: Annotated[str, typer.Option(help="of the loss: kd, paper or paper-kld")] = "kd",
+    form: Annotated[
+        str, typer.Option(help="of the loss: kd, paper, ... (docs/commands.md)")
+    ] = "kd",
     max_gmac: Annotated[float | None, typer.Option(help="never train an arch above this")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
     early_stopping: Annotated[

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from nas_kd.errors import UsageError
+
 app = typer.Typer()
 
 teacher_app = typer.Typer(no_args_is_help=True, help="Make a teacher of your own.")
@@ -90,9 +92,18 @@ def distill(
 
 @teacher_app.command(name="train")
 def teacher_train(
-    arch: Annotated[Path, typer.Option(help="arch file (.toml, .json)")],
+    arch: Annotated[
+        str, typer.Option(help="arch file (.toml, .json), or a family such as cheng2020-anchor")
+    ],
     out: Annotated[Path, typer.Option(help="folder to write the teacher to")],
-    steps: Annotated[int, typer.Option(help="training steps")] = 20000,
+    width: Annotated[
+        int | None, typer.Option(help="channels N of a family [default: the zoo's own]")
+    ] = None,
+    levels: Annotated[
+        str, typer.Option(help="qualities; of a family one model each")
+    ] = "1,2,3,4,5,6",
+    steps: Annotated[int, typer.Option(help="training steps, of each model")] = 20000,
+    lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 6000,
     crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 128,
     batch: Annotated[int, typer.Option(help="crops per step")] = 8,
@@ -100,14 +111,26 @@ def teacher_train(
     eval_data: Annotated[str, typer.Option(help="pictures for the card's curve")] = "builtin",
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
 ) -> None:
-    """Train a variable-rate codec to distil from; run again to resume.
+    """Train a codec to distil from, ours or one of CompressAI's families; run again to resume.
 
-    Example: nas-kd teacher train --arch mini.toml --data photographs --out my-teacher
+    Example: nas-kd teacher train --arch bmshj2018-hyperprior --width 64 --levels 5 --out my-teacher
     """
-    from nas_kd.alone import train_teacher
+    from nas_kd.families import check, parsed_levels
     from nas_kd.space import load_arch
+    from nas_kd.student import LMBDAS
     from nas_kd.targets import PoolRecipe
+    from nas_kd.teaching import train_family, train_teacher
     from nas_kd.train import Recipe
 
-    pool = PoolRecipe(data, crops, crop_size, seed)
-    train_teacher(load_arch(arch), pool, Recipe(steps, batch, seed=seed), eval_data, out)
+    if crop_size % 64 or crop_size < 64:
+        raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
+    qualities = parsed_levels(levels)
+    pool, recipe = PoolRecipe(data, crops, crop_size, seed), Recipe(steps, batch, lr, seed=seed)
+    if not Path(arch).is_file():
+        check(arch, width)
+        train_family(arch, width, qualities, pool, recipe, eval_data, out)
+    elif width is not None:
+        raise UsageError(f"--width {width}: the arch file {arch} says its own widths; leave it out")
+    else:
+        lmbdas = tuple(LMBDAS[q - 1] for q in qualities)
+        train_teacher(load_arch(Path(arch)), pool, recipe, eval_data, out, lmbdas)

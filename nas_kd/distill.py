@@ -17,6 +17,8 @@ Student latents carry uniform noise, teacher latents are rounded, the output ter
 widths agree there is no adapter. D is the mean squared error in "paper"; in "paper-kld" it is the
 Kullback-Leibler divergence from teacher to student of the softmax over channels,
 sum_c p_T (log p_T - log p) / C, mean over positions (torch's KLDivLoss with its default reduction).
+What is wrong with "paper" can be put right one by one: "paper-scaled" weighs the output term by lmbda 255^2 as the
+distortion is, "paper-clean" compares latents before quantisation and noise, "paper-corrected" does both.
 Two departures: z_T is rounded to whole numbers, not to its medians' grid, and the noise is drawn apart from
 that of the rate.
 """
@@ -24,14 +26,17 @@ that of the rate.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from nas_kd.errors import UsageError
 
-Form = Literal["kd", "paper", "paper-kld"]
+Form = Literal["kd", "paper", "paper-kld", "paper-scaled", "paper-clean", "paper-corrected"]
+FORMS: tuple[str, ...] = get_args(Form)
+SCALED = ("paper-scaled", "paper-corrected")
+CLEAN = ("kd", "paper-clean", "paper-corrected")
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Weights:
     """What the terms weigh; all zero in our form is the control without distillation.
 
     form "kd": kd_x in [0, 1], kd_y and kd_z >= 0, as in the module's equation.
-    forms "paper" and "paper-kld": what kd_x, kd_y and kd_z leave of 1 weighs the R-D term.
+    all other forms: what kd_x, kd_y and kd_z leave of 1 weighs the R-D term.
     """
 
     kd_x: float = 0.5
@@ -53,8 +58,8 @@ class Weights:
         for name in ("kd_y", "kd_z"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} = {getattr(self, name)}: must not be negative")
-        if self.form not in ("kd", "paper", "paper-kld"):
-            raise UsageError(f"form = {self.form!r}: must be 'kd', 'paper' or 'paper-kld'")
+        if self.form not in FORMS:
+            raise UsageError(f"form = {self.form!r}: must be one of {', '.join(FORMS)}")
         if self.form != "kd" and self.rest < -1e-9:
             raise UsageError(
                 f"kd_x + kd_y + kd_z = {1 - self.rest:g}: must be at most 1 in form {self.form!r}, "
@@ -144,7 +149,8 @@ def distillation_loss(
     terms |= _latent_terms(out, batch, weights, adapters)
     if weights.form != "kd":
         rd = weights.rest * terms["rd"]
-        loss = rd + weights.kd_x * terms.get("kd_x", 0.0)
+        output = terms.get("kd_x", 0.0) * (scale if weights.form in SCALED else 1.0)
+        loss = rd + weights.kd_x * output
     else:
         distortion = (1 - weights.kd_x) * terms["mse"] + weights.kd_x * terms.get("kd_x", 0.0)
         loss = terms["bpp"] + scale * distortion
@@ -159,7 +165,7 @@ def _latent_terms(
     for name, weight, target in (("y", weights.kd_y, batch.y_T), ("z", weights.kd_z, batch.z_T)):
         if weight > 0:
             target, latents = _given(target, name), out[name]
-            if weights.form != "kd":
+            if weights.form not in CLEAN:
                 latents = latents + torch.rand_like(latents) - 0.5
                 target = torch.round(target)
             if weights.form == "kd" or latents.shape != target.shape:

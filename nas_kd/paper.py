@@ -30,6 +30,8 @@ from nas_kd.weights import read_arch_file
 LMBDA = 0.025
 TEACHER = "bmshj2018-hyperprior:5"
 TEACHER_N = 128
+TEACHER_HASH = "f8b614e1"
+"""Of CompressAI's file of that quality (compressai.zoo.image.model_urls); others are teachers made elsewhere."""
 RUNS = 5
 
 LABELS = {
@@ -147,7 +149,7 @@ def _trained(study: Study, N: int) -> tuple[dict[str, Reading], dict[str, Any]] 
     if trial is None or level is None:
         return None
     loss = f"{weights.form} x {weights.kd_x:g} y {weights.kd_y:g} z {weights.kd_z:g}"
-    about |= {"steps": settings.steps, "loss": loss}
+    about |= {"steps": settings.steps, "loss": loss, "teacher": _taught_by(study)}
     rd = trial.user_attrs["rd"]
     return _quality(rd["bpp_est"][level], rd["psnr_db"][level], settings.eval_data), about
 
@@ -155,12 +157,35 @@ def _trained(study: Study, N: int) -> tuple[dict[str, Reading], dict[str, Any]] 
 def _teacher(
     study: Study, about: dict[str, Any]
 ) -> tuple[dict[str, Reading], dict[str, Any]] | None:
+    """The teacher's own row, where it is as wide as the paper's."""
     anchor = study.optuna.user_attrs.get("anchor")
     if anchor is None or anchor["teacher"].partition(",")[0] != TEACHER:
         return None
+    if _teacher_width(anchor) not in (None, TEACHER_N):
+        return None
     curve = anchor["curve"]
-    about = about | {"loss": "CompressAI's own", "data": "CompressAI's"}
+    official = anchor.get("teacher_fingerprint", TEACHER_HASH).startswith(TEACHER_HASH)
+    trained = "CompressAI's" if official else "see the card beside its file"
+    about = about | {"loss": "rate-distortion", "data": trained}
     return _quality(curve["bpp"][0], curve["psnr_db"][0], study.settings.eval_data), about
+
+
+def _teacher_width(anchor: dict[str, Any]) -> int | None:
+    """N of a study's teacher, where the study says it: the channels of its hyper-latents."""
+    widths = anchor.get("latent_widths")
+    return None if widths is None else widths[1]
+
+
+def _taught_by(study: Study) -> str:
+    """The teacher of a study's students in words, none where nothing came from it."""
+    if not study.settings.loss.needs_teacher:
+        return "none"
+    anchor = study.optuna.user_attrs.get("anchor", {})
+    width, name = _teacher_width(anchor), anchor.get("teacher", study.settings.teacher)
+    curve = anchor.get("curve")
+    if width is None or curve is None or len(curve["bpp"]) > 1:
+        return str(name)
+    return f"{name} of N = {width}, {curve['psnr_db'][0]:.2f} dB at {curve['bpp'][0]:.2f} bpp"
 
 
 def _quality(bpp: float, psnr_db: float, data: str) -> dict[str, Reading]:
@@ -261,8 +286,9 @@ def _sources(all_rows: list[Row]) -> list[str]:
 def _source(row: Row) -> str:
     about = row.about
     steps = f"{about['steps']} steps, " if "steps" in about else ""
+    teacher = f"teacher {about['teacher']}, " if "teacher" in about else ""
     return (
-        f"{about['study']}: {steps}loss {about['loss']}, data {about['data']}, "
+        f"{about['study']}: {steps}loss {about['loss']}, {teacher}data {about['data']}, "
         f"judged by {about['eval_data']}"
     )
 

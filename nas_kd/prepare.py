@@ -105,6 +105,7 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
     anchor = {
         "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint,
+        "latent_widths": list(teacher.latent_widths),
         "curve": curve.to_json(),
         "interval_db": interval_db(curve),
     }

@@ -12,7 +12,14 @@ from nas_kd.distill import rate_bpp
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.student import LMBDAS, Student
 from nas_kd.weights import load_student, weights_digest
-from nas_kd.zoo import NO_HYPER_LATENTS, ZOO_NAMES, Member, load_member, zoo_member
+from nas_kd.zoo import (
+    NO_HYPER_LATENTS,
+    ZOO_NAMES,
+    Member,
+    family_members,
+    load_member,
+    zoo_member,
+)
 
 BUILT_IN = Path(__file__).parent / "teachers"
 ALIASES = {"cheng2020": "cheng2020-anchor"}
@@ -194,11 +201,14 @@ def load_teacher(
 
 
 def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
-    if (BUILT_IN / spec).is_dir():
+    if any(spec == folder.name for folder in BUILT_IN.iterdir()):
         return VariableRateTeacher(spec, load_student(BUILT_IN / spec))
     name, _, quality = spec.partition(":")
     if (name := ALIASES.get(name, name)) in ZOO_NAMES:
         return _from_zoo(name, quality, weights)
+    if members := family_members(Path(spec)):
+        lmbdas = tuple(LMBDAS[m.quality - 1] for m in members if m.quality)
+        return FixedRateTeacher(spec, members, lmbdas)
     if Path(spec).is_dir():
         try:
             return VariableRateTeacher(spec, load_student(spec))

@@ -80,6 +80,23 @@ def _ways_out(name: str, quality: int, file: Path) -> str:
     )
 
 
+def family_members(folder: Path) -> list[Member]:
+    """The models of a folder of files named as the zoo's, by quality; none where there are no such files.
+
+    Raises TeacherError unless they are of one name, one per quality.
+    """
+    found = [(f, *_says(f)) for f in sorted(folder.glob("*.pth.tar"))]
+    served = [(name, quality, f) for f, name, quality in found if name and quality]
+    kinds = sorted({(name, quality) for name, quality, _ in served})
+    if len({name for name, _ in kinds}) > 1 or len(kinds) < len(served):
+        names = ", ".join(f.name for _, _, f in served)
+        raise TeacherError(
+            f"{folder}: holds several families, or two files of one quality ({names}); "
+            "name one, as NAME:QUALITY with --weights, or keep one of each quality"
+        )
+    return [load_member(f, name) for name, _, f in sorted(served, key=lambda one: one[1])]
+
+
 def _says(file: Path) -> tuple[str | None, int | None]:
     """Zoo name and quality that a file's name begins with, each None where it does not say."""
     # The zoo has one file stem that is not the model's name: cheng2020_attn-mse.

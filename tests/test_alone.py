@@ -6,13 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_kd.alone import distill_alone, train_teacher
+from nas_kd.alone import distill_alone
 from nas_kd.cost import count
 from nas_kd.space import load_arch, load_space
 from nas_kd.study import Settings
-from nas_kd.targets import PoolRecipe
 from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe
 from nas_kd.weights import load_student
 
 torch.set_num_threads(1)
@@ -49,17 +47,6 @@ def test_an_arch_distilled_alone_leaves_a_student_and_its_figures(tmp_path: Path
     assert said["flops"] == count(student).macs
     assert len(said["rd"]["bpp_est"]) == student.levels == 6
     assert json.loads(json.dumps(said)) == said
-
-
-def test_a_teacher_that_was_trained_teaches_and_its_card_says_how(tmp_path: Path, pictures: str):
-    pool, recipe = PoolRecipe(pictures, 16, 64), Recipe(3, batch=2, seed=5)
-    train_teacher(ARCH, pool, recipe, pictures, tmp_path / "mine")
-    teacher = load_teacher(str(tmp_path / "mine"))
-    card = json.loads((tmp_path / "mine" / "card.json").read_text())
-    assert card["sha256"] == teacher.fingerprint
-    assert (card["training"]["recipe"]["steps"], card["training"]["recipe"]["seed"]) == (3, 5)
-    assert len(card["bpp"]) == len(card["psnr_db"]) == teacher.levels
-    assert not (tmp_path / "mine" / "checkpoint.pt").exists()
 
 
 def test_the_built_in_teachers_arch_can_be_given_as_an_arch_file(tmp_path: Path):

@@ -124,6 +124,22 @@ def test_the_papers_form_by_hand():
     assert float(terms["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_papers_defects_are_put_right_one_by_one():
+    """Scaled: the output counts lambda 255^2 times; clean: latents as they are, without noise."""
+    output = [0.04, 0.01]
+    scaled = (0.01 * 255**2 * output[0] + 0.02 * 255**2 * output[1]) / 2
+    for form, x, y in (
+        ("paper-scaled", scaled, None),
+        ("paper-clean", sum(output) / 2, 4.0),
+        ("paper-corrected", scaled, 4.0),
+    ):
+        terms = distillation_loss(_out(), _batch(), Weights(0.2, 0.3, form=form), None)
+        y = float(terms["kd_y"]) if y is None else y
+        assert float(terms["kd_y"]) == pytest.approx(y, rel=1e-5)
+        expected = 0.5 * sum(RD) / 2 + 0.2 * x + 0.3 * y
+        assert float(terms["loss"]) == pytest.approx(expected, rel=1e-5), form
+
+
 def test_the_papers_second_equation_weighs_four_terms_that_add_up_to_one():
     batch = replace(_batch(), z_T=torch.tensor([5.25, -3.0]).reshape(2, 1, 1, 1))
     weights = Weights(0.2, 0.2, 0.2, form="paper")
@@ -206,7 +222,7 @@ def test_a_term_without_its_target_is_an_error():
         ({"kd_x": math.nan}, "kd_x = nan"),
         ({"kd_y": -1}, "kd_y = -1: must not be negative"),
         ({"kd_z": math.nan}, "kd_z = nan"),
-        ({"form": "mse"}, "form = 'mse': must be 'kd', 'paper' or 'paper-kld'"),
+        ({"form": "mse"}, "form = 'mse': must be one of kd, paper, paper-kld"),
         ({"kd_x": 0.6, "kd_y": 0.5, "form": "paper"}, r"kd_y \+ kd_z = 1.1: must be at most 1"),
         ({"kd_x": 0.3, "kd_y": 0.4, "kd_z": 0.4, "form": "paper-kld"}, "= 1.1: must be at most 1"),
     ],

@@ -189,3 +189,19 @@ def test_the_teachers_row_is_the_studys_own_anchor(
     study.optuna.set_user_attr("anchor", {"teacher": f"{TEACHER}, z of x:1", "curve": curve})
     teacher = rows(figures, [study])[0]
     assert (teacher.N, teacher.ours["psnr_db"].value) == (128, 34.6)
+
+
+def test_another_teacher_of_that_name_is_not_the_papers(
+    study: Study, figures: dict[int, dict[str, Reading]]
+):
+    """A narrower one has no row; one of the paper's width has, and is not said to be CompressAI's."""
+    curve = {"bpp": [0.9], "psnr_db": [30.0]}
+    anchor = {"teacher": TEACHER, "curve": curve, "teacher_fingerprint": "0123abcd"}
+    study.optuna.set_user_attr("anchor", anchor | {"latent_widths": [192, 64]})
+    found = {row.N: row for row in rows(figures, [study])}
+    assert found[128].about == {}
+    assert found[32].about["teacher"] == f"{TEACHER} of N = 64, 30.00 dB at 0.90 bpp"
+    study.optuna.set_user_attr("anchor", anchor | {"latent_widths": [192, 128]})
+    teacher = rows(figures, [study])[0]
+    assert teacher.ours["psnr_db"].value == 30.0
+    assert teacher.about["data"] == "see the card beside its file"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from nas_kd.distill import FORMS
 from nas_kd.errors import SpaceError, StudyError, UsageError
 from nas_kd.space import load_space, prim
 from nas_kd.study import Settings, Study, grid_points, load_studies
@@ -49,7 +50,8 @@ def test_the_papers_experiments_are_all_there():
     """Section 3 of arXiv 2509.10366: widths, lambdas and teachers, weights, and what the loss compares."""
     found = {path.stem: load_studies(path) for path in FILES}
     assert set(found) == {"control"} | {
-        f"prim-{what}" for what in ("channels", "lambda", "weights", "kld", "hyper", "hybrid")
+        f"prim-{what}"
+        for what in ("channels", "lambda", "weights", "kld", "hyper", "hybrid", "corrected")
     }
     channels = found["prim-channels"][0]
     assert (_widths(channels), channels.loss.rest) == ([16, 32, 64, 96, 112], pytest.approx(0.6))
@@ -67,6 +69,13 @@ def test_the_papers_experiments_are_all_there():
     assert (hybrid.teacher, hybrid.teacher_z[-2:]) == ("bmshj2018-hyperprior:5", ":1")
     assert not any(s.loss.needs_teacher for s in found["control"])
     assert _widths(found["control"][0]) == _widths(channels)
+    corrected = {s.name.removeprefix("prim-corrected-"): s for s in found["prim-corrected"]}
+    assert not corrected.pop("control").loss.needs_teacher
+    assert corrected.pop("ours").loss == found["prim-channels"][1].loss
+    assert {s.form for s in corrected.values()} == set(FORMS) - {"kd", "paper-kld"}
+    assert {(s.kd_y, s.kd_x, s.lr, s.steps) for s in corrected.values()} == {
+        (0.2, 0.2, channels.lr, channels.steps)
+    }
 
 
 def test_one_file_may_hold_several_studies(tmp_path: Path):
