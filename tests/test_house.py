@@ -58,6 +58,7 @@ ORDER = (
         "paper",
         "doctor",
         "alone",
+        "api",
         "cli_study",
         "cli_codec",
         "cli_train",
