@@ -60,13 +60,16 @@ def seeds_of(student: object) -> list[bytes]:
     """Valid files to start from."""
     import numpy as np
 
-    from nas_kd.bitstream import encode
+    from nas_kd.bitstream import analyse, write
 
     rng = np.random.default_rng(0)
     sizes = ((1, 1), (64, 64), (70, 130))
     pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
     smooth = np.add.outer(np.arange(64), np.arange(90)).astype(np.uint8)
-    return [encode(student, p, level) for p in (*pictures, smooth) for level in (1, 2.5)]
+    analysed = [analyse(student, p) for p in (*pictures, smooth)]
+    return [
+        write(student, p, level, v) for p in analysed for level, v in ((1, 3), (2.5, 3), (1, 2))
+    ]
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -119,7 +122,8 @@ def forged(student: object, data: bytes) -> bytes:
         if z_shape[0] * z_shape[1] > 64 or header.y_parts != student.y_parts:
             return data
         coder = student.coder
-        symbols = coder.decode(strings, z_shape, header.level, bitstream.TILE).checksum
+        quiet = bitstream.QUIET_OF[header.version]
+        symbols = coder.decode(strings, z_shape, header.level, bitstream.TILE, quiet).checksum
     except (bitstream.BitstreamError, ValueError, OverflowError):
         return data  # what decode() refuses before it gets that far
     changed = bytearray(data)

@@ -3,7 +3,7 @@
 Little-endian, in this order::
 
     magic        4 bytes  NKD1
-    version      u8       2
+    version      u8       3 (2 is read too: there every symbol of y is in a string)
     student      8 bytes  start of the sha256 in the student's arch.json
     height       u32      of the picture, before padding
     width        u32
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nas_kd.coding import tiles_of
+from nas_kd.coding import QUIET, tiles_of
 from nas_kd.data import Image8
 from nas_kd.errors import BitstreamError
 from nas_kd.student import MULTIPLE, Student
@@ -40,7 +40,10 @@ from nas_kd.tiles import analysis, synthesis
 from nas_kd.weights import weights_digest
 
 MAGIC = b"NKD1"
-VERSION = 2
+VERSION = 3
+QUIET_OF = {2: 0, VERSION: QUIET}
+"""How many of the narrowest tables a version leaves uncoded."""
+
 MAX_PIXELS = 2**26
 """Largest area, after padding to multiples of 64."""
 
@@ -64,6 +67,7 @@ class Header:
     y_parts: int
     symbols: int
     lengths: tuple[int, ...]
+    version: int = VERSION
 
     @property
     def size(self) -> int:
@@ -75,7 +79,7 @@ class Header:
         fixed = (self.student, self.height, self.width, self.level)
         rest = (self.flags, self.y_parts, self.symbols)
         lengths = struct.pack(f"<{len(self.lengths)}I", *self.lengths)
-        return FIXED.pack(MAGIC, VERSION, *fixed, *rest) + lengths
+        return FIXED.pack(MAGIC, self.version, *fixed, *rest) + lengths
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,12 @@ def analyse(student: Student, image: Image8) -> Analysed:
     return Analysed(height, width, grey, *analysis(student, colour))
 
 
-def write(student: Student, picture: Analysed, level: float) -> bytes:
+def write(student: Student, picture: Analysed, level: float, version: int = VERSION) -> bytes:
     """The file of an analysed picture at one level."""
     coder = _check_updated(student)
     _check_level(student, level)
     level = float(np.float32(level))
-    coded = coder.encode(picture.y, picture.z, level, TILE)
+    coded = coder.encode(picture.y, picture.z, level, TILE, QUIET_OF[version])
     header = Header(
         fingerprint(student),
         picture.height,
@@ -130,6 +134,7 @@ def write(student: Student, picture: Analysed, level: float) -> bytes:
         coder.y_parts,
         coded.checksum,
         tuple(len(string) for string in coded.strings),
+        version,
     )
     body = header.pack() + b"".join(coded.strings)
     return body + U32.pack(zlib.crc32(body))
@@ -155,7 +160,8 @@ def decode(student: Student, data: bytes) -> Image8:
         )
     _check_level(student, header.level)
     z_shape = _cells(header.height, header.width)
-    decoded = coder.decode(_strings(header, data), z_shape, header.level, TILE)
+    quiet = QUIET_OF[header.version]
+    decoded = coder.decode(_strings(header, data), z_shape, header.level, TILE, quiet)
     if decoded.checksum != header.symbols:
         raise BitstreamError(
             "the decoded latents are not those that were coded: the file was altered, or this "
@@ -172,7 +178,7 @@ def info(data: bytes) -> dict[str, Any]:
     header = _parse(data)
     return {
         "magic": MAGIC.decode(),
-        "version": VERSION,
+        "version": header.version,
         "student": header.student.hex(),
         "height": header.height,
         "width": header.width,
@@ -202,10 +208,11 @@ def _parse(data: bytes) -> Header:
         raise BitstreamError(
             f"the file starts with {data[:4]!r}, not {MAGIC!r}: not compressed here"
         )
-    if len(data) > 4 and data[4] != VERSION:
-        raise BitstreamError(f"format version {data[4]}: only {VERSION} can be read")
+    if len(data) > 4 and data[4] not in QUIET_OF:
+        known = " and ".join(str(version) for version in QUIET_OF)
+        raise BitstreamError(f"format version {data[4]}: only {known} can be read")
     _check_length(data, FIXED.size)
-    _, _, student, height, width, level, flags, y_parts, symbols = FIXED.unpack_from(data)
+    _, version, student, height, width, level, flags, y_parts, symbols = FIXED.unpack_from(data)
     if y_parts not in (1, 2) or flags not in (0, GREY):
         raise BitstreamError(
             f"y is in {y_parts} parts, flags {flags}: must be 1 or 2, and 0 or 1; the file is damaged"
@@ -214,7 +221,7 @@ def _parse(data: bytes) -> Header:
     count = y_parts * len(tiles_of(*_cells(height, width), TILE)) + 1
     _check_length(data, FIXED.size + U32.size * count)
     lengths = struct.unpack_from(f"<{count}I", data, FIXED.size)
-    header = Header(student, height, width, level, flags, y_parts, symbols, lengths)
+    header = Header(student, height, width, level, flags, y_parts, symbols, lengths, version)
     _check_whole(header, data)
     return header
 

@@ -106,12 +106,13 @@ def _given(ctx: typer.Context, option: str) -> bool:
 
 
 def _search(settings: Any, budget: int | None, machine: Any, quiet: bool, as_json: bool) -> None:
-    _require_meter(settings.objectives)
     from nas_kd.dashboard import publish
     from nas_kd.errors import Stopped
     from nas_kd.launch import search as launch
     from nas_kd.live import mode_of, say_end, watching
+    from nas_kd.meters import require_meter
 
+    require_meter(settings.objectives)
     mode = mode_of(quiet, as_json)
     try:
         with watching(settings.name, budget, mode, machine.storage) as listen:
@@ -122,23 +123,6 @@ def _search(settings: Any, budget: int | None, machine: Any, quiet: bool, as_jso
         ) from None
     publish(study)
     say_end(study, mode)
-
-
-def _require_meter(objectives: tuple[str, ...]) -> None:
-    if "energy" not in objectives:
-        return
-    import torch
-
-    from nas_kd.errors import MeterError
-    from nas_kd.meters import find_meter
-    from nas_kd.reading import Reading
-
-    meter = find_meter("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(meter, Reading):
-        raise MeterError(
-            f"energy cannot be measured here ({meter.reason}); run on a machine with a meter, or take it "
-            "out: --objectives bd_rate,flops"
-        )
 
 
 @app.command()

@@ -375,3 +375,17 @@ def find_meter(
     except MeterError as error:
         reason = str(error)
     return meter if reason is None else Reading.unavailable(reason)
+
+
+def require_meter(objectives: tuple[str, ...]) -> None:
+    """Raise MeterError where energy is among the objectives and nothing here measures it."""
+    if "energy" not in objectives:
+        return
+    import torch
+
+    meter = find_meter("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(meter, Reading):
+        raise MeterError(
+            f"energy cannot be measured here ({meter.reason}); run on a machine with a meter, or take it "
+            "out: --objectives bd_rate,flops"
+        )

@@ -56,3 +56,18 @@ def test_strings_are_read_alike_with_any_threads_and_library(
         torch.set_num_threads(before)
     assert torch.equal(decoded.y_hat, coded.y_hat)
     assert decoded.checksum == coded.checksum
+
+
+@torch.no_grad()
+def test_where_a_narrow_table_is_predicted_symbols_are_zero_and_cost_nothing(student: Student):
+    y, z = latents(student)
+    everything = student.coder.encode(y, z, 1, quiet=0)
+    fewer = student.coder.encode(y, z, 1, quiet=30)
+    assert sum(map(len, fewer.strings)) < sum(map(len, everything.strings))
+    assert fewer.strings[-1] == everything.strings[-1]
+    assert torch.equal(student.coder.decode(fewer.strings, (5, 7), 1, quiet=30).y_hat, fewer.y_hat)
+    nothing = student.coder.encode(y, z, 1, quiet=64)
+    means = student.coder.decode(nothing.strings, (5, 7), 1, quiet=64).y_hat
+    assert torch.equal(nothing.y_hat, means)
+    if student.arch.entropy == "scale":
+        assert not means.any()

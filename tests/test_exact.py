@@ -7,16 +7,19 @@ from compressai.models.google import get_scale_table
 from test_bitstream import ARCH, LMBDAS, tiny
 from torch import nn
 
-from nas_kd.coding import make_tables
+from nas_kd.coding import anchors, make_tables
 from nas_kd.exact import (
     FRACTION,
     ExactHyper,
+    exact_context,
     exact_gain,
     exact_layer,
     scale_indexes,
+    scale_logs,
     scale_table,
     snap,
 )
+from nas_kd.layers import CheckerboardContext
 from nas_kd.lic import EntropyBottleneck, GaussianConditional
 from nas_kd.student import Gain, Student
 
@@ -40,6 +43,29 @@ def test_the_order_of_summation_does_not_matter(kind: type, magnitude: float):
     assert torch.equal(first, exact_layer(permuted(layer, order))(x[:, order]))
     inexact = layer.double()(x[:, order])
     assert not torch.equal(inexact, permuted(layer, torch.argsort(order))(x))
+
+
+@torch.no_grad()
+def test_the_context_of_anchors_alone_is_the_masked_convolution():
+    torch.manual_seed(0)
+    layer = CheckerboardContext(9, 5)
+    x = snap(torch.randn(1, 9, 7, 10).double() * 50)
+    for phase in (0, 1):
+        seen = anchors(x, phase)
+        whole = exact_layer(layer)(x * seen)
+        ours = exact_context(layer)(x, seen)
+        assert torch.equal(ours, whole)
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_scales_on_a_bound_and_beside_it_find_the_table_that_counting_finds(logarithmic: bool):
+    bounds = torch.tensor(scale_logs() if logarithmic else scale_table(), dtype=torch.float64)
+    away = torch.tensor([-1e9, 0.0, 1e9, math.inf], dtype=torch.float64)
+    just = [torch.nextafter(bounds, torch.full_like(bounds, side)) for side in (-1e9, 1e9)]
+    middles = (bounds[1:] + bounds[:-1]) / 2
+    scales = torch.cat([away if logarithmic else away.clamp(min=0), bounds, *just, middles])
+    counted = torch.bucketize(scales, bounds[:-1])
+    assert torch.equal(scale_indexes(scales, logarithmic).long(), counted)
 
 
 def test_a_convolution_is_the_one_in_whole_numbers():
@@ -77,7 +103,7 @@ def test_exact_gains_are_the_gain_units(level: float):
     gain = Gain(3, 5)
     nn.init.normal_(gain.log_gain)
     log, value = exact_gain(gain.log_gain, level)
-    assert torch.allclose(value, gain(level)[0].double(), rtol=1e-5)
+    assert torch.allclose(value[..., None], gain(level)[0].double(), rtol=1e-5)
     assert torch.allclose(log.exp(), value, rtol=1e-12)
 
 

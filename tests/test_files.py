@@ -112,7 +112,7 @@ def test_info_needs_no_student(student: Student, tmp_path: Path):
     (tmp_path / "a.nkd").write_bytes(data)
     assert json.loads(run("info", tmp_path / "a.nkd", "--json").output) == info(data)
     said = run("info", tmp_path / "a.nkd").output
-    for words in ("NKD1, version 2", info(data)["student"], "70x90 pixels", "level 2.5", " y + "):
+    for words in ("NKD1, version 3", info(data)["student"], "70x90 pixels", "level 2.5", " y + "):
         assert words in said
 
 

@@ -62,6 +62,7 @@ ORDER = (
         "doctor",
         "alone",
         "teaching",
+        "api",
         "cli_study",
         "cli_codec",
         "cli_train",

@@ -49,6 +49,12 @@ def test_any_symbols_come_back(coded: list[tuple[int, int]]):
     assert CODER.decode(string, indexes).tolist() == symbols.tolist()
 
 
+def test_no_symbols_are_no_bytes_and_any_string_holds_none():
+    nothing = torch.zeros(0, dtype=torch.int32)
+    assert CODER.encode(nothing, nothing) == b""
+    assert CODER.decode(b"anything", nothing).tolist() == []
+
+
 def test_without_escapes_the_string_is_compressais_own():
     scales = torch.full((1, 3, 8, 8), 4.0)
     values = torch.randn(1, 3, 8, 8, generator=torch.manual_seed(0)) * 4

@@ -1,0 +1,115 @@
+"""What ``import nas_kd`` offers, in Python: the commands as functions that return what the commands print.
+
+::
+
+    Settings -> search -> Study -> front -> Member -> load_student -> evaluate, measure
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nas_kd.alone import distill_alone
+from nas_kd.data import open_images
+from nas_kd.evaluate import Measured, evaluate_real
+from nas_kd.launch import Machine
+from nas_kd.launch import search as launch
+from nas_kd.measure import measure_codec
+from nas_kd.meters import require_meter
+from nas_kd.space import Arch, load_arch
+from nas_kd.student import Student
+from nas_kd.study import Settings, Study, open_study
+from nas_kd.weights import load_student
+
+__all__ = [
+    "Arch",
+    "Member",
+    "Settings",
+    "Study",
+    "distill",
+    "evaluate",
+    "front",
+    "load_student",
+    "measure",
+    "search",
+]
+
+
+class Member(NamedTuple):
+    """A trial on the front: its values by objective, its arch, the folder of its student."""
+
+    trial: int
+    values: dict[str, float]
+    arch: Arch
+    student: Path
+
+
+def search(
+    settings: Settings,
+    budget: int | None = None,
+    workers: int | None = None,
+    storage: str | None = None,
+    listen: Callable[[str, Any], None] | None = None,
+) -> Study:
+    """Run a study until it has ``budget`` finished trials; the same call again resumes.
+
+    It lies in ``studies/NAME`` below the current folder. Raises UsageError where the settings cannot hold, MeterError
+    where energy is asked for and there is no meter.
+
+    Args:
+        settings: what is searched.
+        budget: finished trials in the end; by default the whole grid, else 20.
+        workers: trials at once; by default one per core.
+        storage: a database URL, where several drivers share the study.
+        listen: hears (kind, detail) of what happens.
+    """
+    require_meter(settings.objectives)
+    machine = Machine(workers or os.cpu_count() or 1, storage=storage)
+    return launch(settings, budget, machine, listen or (lambda kind, detail: None))
+
+
+def front(study: Study | str, storage: str | None = None) -> list[Member]:
+    """The Pareto front of a study, given or by name, ordered by its first objective."""
+    opened = open_study(study, storage) if isinstance(study, str) else study
+    names = opened.settings.objectives
+    return [
+        Member(
+            trial.number,
+            dict(zip(names, trial.values, strict=True)),
+            Arch.from_json(trial.user_attrs["arch"]),
+            opened.student_folder(trial),
+        )
+        for trial in opened.front()
+    ]
+
+
+def distill(
+    arch: Arch | str | Path, out: str | Path, settings: Settings | None = None
+) -> dict[str, Any]:
+    """Train one student outside any study and write it to ``out``; returns its figures.
+
+    Args:
+        arch: what to build, or the file (.toml, .json) that says so.
+        out: folder for the student; ``load_student`` reads it.
+        settings: teacher, steps, data and the rest; by default those of a search.
+    """
+    built = arch if isinstance(arch, Arch) else load_arch(Path(arch))
+    chosen = settings or Settings("alone", "demo", objectives=("bd_rate", "flops"))
+    return distill_alone(chosen, built, Path(out))
+
+
+def evaluate(student: Student | str | Path, data: str = "builtin") -> Measured:
+    """Rate and distortion by real bitstreams, every level, on ``builtin`` or a folder of pictures."""
+    codec = student if isinstance(student, Student) else load_student(student)
+    return evaluate_real(codec, open_images(data, "eval"))
+
+
+def measure(path: str | Path, quick: bool = False) -> dict[str, Any]:
+    """MACs, memory, latency and energy of a student's folder or an arch file, beside ``mini``'s.
+
+    As ``nas-kd measure --json`` prints them; a figure that could not be measured is null with its reason.
+    """
+    return measure_codec(Path(path), quick)
