@@ -27,6 +27,7 @@ from nas_kd.errors import NasKdError, StudyError
 from nas_kd.halving import rungs_of
 from nas_kd.pace import Paced
 from nas_kd.prepare import Listen, prepare, rank, task_of
+from nas_kd.prior import take_over
 from nas_kd.space import Arch
 from nas_kd.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, Settings, Study
 from nas_kd.teacher import Teacher, load_teacher
@@ -67,6 +68,7 @@ def search(settings: Settings, budget: int | None, machine: Machine, listen: Lis
     """
     teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings, machine.storage)
+    take_over(study)
     budget = study.affordable(budget)
     try:
         with study.driving():

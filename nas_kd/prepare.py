@@ -130,7 +130,7 @@ def _task(
         pool=TargetPool(Path(pool), device),
         eval_images=open_images(settings.eval_data, "eval"),
         anchor=curve,
-        max_gmac=settings.max_gmac,
+        limits=settings.limits,
         device=device,
         shared=load_shared(Path(shared), load_space(settings.space), lmbdas) if shared else None,
     )

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nas_kd.cost import count
 from nas_kd.data import derived_seed
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.halving import ranks
+from nas_kd.macs import arch_cost
 from nas_kd.space import Arch, SearchSpace
 from nas_kd.trial import Task, rd_cost
 
@@ -20,12 +20,15 @@ DRAWS_PER_ARCH = 20
 """Draws after which a space is taken to hold no more archs."""
 
 
-def draws(space: SearchSpace, n: int, seed: int) -> list[Arch]:
-    """Up to ``n`` different random archs; fewer where the space holds no more."""
+def draws(
+    space: SearchSpace, n: int, seed: int, over: Callable[[Arch], float] = lambda arch: 0.0
+) -> list[Arch]:
+    """Up to ``n`` different random archs over no limit; fewer where the space holds no more."""
     found: dict[str, Arch] = {}
     for i in range(n * DRAWS_PER_ARCH):
         arch = space.draw(derived_seed(seed, "rank", i))
-        found.setdefault(arch.key, arch)
+        if over(arch) <= 0:
+            found.setdefault(arch.key, arch)
         if len(found) == n:
             break
     return list(found.values())
@@ -44,14 +47,14 @@ def ranked(
     """
     assert task.shared is not None
     scored: list[dict[str, Any]] = []
-    archs = draws(space, n, seed)
+    levels = len(task.lmbdas)
+    archs = draws(space, n, seed, lambda arch: task.limits.over(arch, levels))
     for done, arch in enumerate(archs, start=1):
         student = task.shared.student(arch)
         measured = evaluate(StudentCodec(student), task.eval_images, task.device)
-        params, macs = space.params_of(arch), count(student.to("cpu")).macs
-        if task.max_gmac is None or macs <= task.max_gmac * 1e9:
-            cost = rd_cost(measured, task.lmbdas)
-            scored.append({"params": params, "rd_cost": cost, "macs": macs})
+        params, macs = space.params_of(arch), arch_cost(arch, levels).total.macs
+        cost = rd_cost(measured, task.lmbdas)
+        scored.append({"params": params, "rd_cost": cost, "macs": macs})
         if progress is not None:
             progress(done, len(archs))
     places = ranks([(s["rd_cost"], float(s["macs"])) for s in scored]) if scored else []
