@@ -101,8 +101,7 @@ def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str
     from optuna_dashboard import save_note
 
     # The dashboard reads this attribute; without it an infeasible trial looks feasible there.
-    short_db = 0.0 if outcome.values is not None else float(outcome.uncovered_db)
-    trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [short_db])
+    trial.storage.set_trial_system_attr(trial._trial_id, "constraints", constraints_of(outcome))
     save_note(trial, note(outcome, names, trial.user_attrs.get("arch")))
     if "arch_key" not in outcome.attrs:
         return
@@ -114,6 +113,12 @@ def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str
         upload_artifact(artifact_store=store(folder), file_path=str(file), study_or_trial=trial)
         if file.suffix == ".zip":
             file.unlink()
+
+
+def constraints_of(outcome: Outcome) -> list[float]:
+    """What a trial lacks, 0 where nothing: decibels of the interval, and the share by which it is over a limit."""
+    short_db = 0.0 if outcome.values is not None else float(outcome.uncovered_db)
+    return [short_db, float(outcome.attrs.get("over", 0.0))]
 
 
 def attach_same(trial: optuna.Trial, known: int) -> None:

@@ -19,6 +19,10 @@ Storage = Annotated[
     ),
 ]
 StudyName = Annotated[str, typer.Argument(help="a study's name, as in studies/NAME")]
+Limit = Annotated[
+    str | None,
+    typer.Option(help="never train an arch above this: NUMBER, or encoder=NUMBER,decoder=NUMBER"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 app = typer.Typer()
@@ -64,7 +68,17 @@ def search(
     form: Annotated[
         str, typer.Option(help="of the loss: kd, paper, ... (docs/commands.md)")
     ] = "kd",
-    max_gmac: Annotated[float | None, typer.Option(help="never train an arch above this")] = None,
+    sampler: Annotated[
+        str, typer.Option(help="auto, exact-cost, gp, tpe, nsga2 or random")
+    ] = "auto",
+    max_gmac: Limit = None,
+    max_params: Limit = None,
+    max_mj: Limit = None,
+    max_latency_ms: Limit = None,
+    from_study: Annotated[
+        str | None, typer.Option("--from", help="a study whose archs and values are a prior")
+    ] = None,
+    polish: Annotated[int, typer.Option(help="steps the front is trained on in the end")] = 0,
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
     early_stopping: Annotated[
         bool, typer.Option("--early-stop", help="stop trials that others leave behind")

@@ -112,8 +112,8 @@ def meter_in_words(device: str) -> str:
     return f"{meter.name}, {period}, its sensor looks {looks[sensor.part_time]}"
 
 
-def frame_energy(student: Student, device: str, mode: Mode = QUICK) -> Reading:
-    """Energy of encoder and decoder on a 768x512 frame in mJ, from the cache where it is known.
+def frame_energy(student: Student, device: str, mode: Mode = QUICK, part: str = "both") -> Reading:
+    """Energy of a part (encoder, decoder, both) on a 768x512 frame in mJ, from the cache where it is known.
 
     Waits until it has the device alone: not while this process shares it.
     """
@@ -121,23 +121,23 @@ def frame_energy(student: Student, device: str, mode: Mode = QUICK) -> Reading:
     if isinstance(meter, Reading):
         return meter
     try:
-        key = _key(student, meter, device, mode)
+        key = _key(student, meter, device, mode, part)
     except MeterError as error:
         return Reading.unavailable(str(error))
     if (known := Readings().get(key)) is not None:
         return known
-    work = passes(student.eval().to(device), [noise_frame(device)])["both"]
+    work = passes(student.eval().to(device), [noise_frame(device)])[part]
     with in_use(device).exclusive():
         reading = energy_of(meter, work, device, mode)
     Readings().put(key, reading)
     return reading
 
 
-def _key(student: Student, meter: Meter, device: str, mode: Mode) -> Key:
+def _key(student: Student, meter: Meter, device: str, mode: Mode, part: str) -> Key:
     identity = meter.identity()
     return Key(
         arch=student.arch.key,
-        part="both",
+        part=part,
         device=identity.device,
         driver=identity.driver,
         torch=torch.__version__,

@@ -251,7 +251,7 @@ def _resources(gpus_per_trial: float) -> dict[str, float]:
 
 
 @ray.remote
-def _score(prepared: dict[str, Any], points: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
+def _score(prepared: dict[str, Any], points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     here, _ = at_hand(prepared)
     return [score(task_of(here, device), here["settings"]["space"], point) for point in points]
@@ -259,7 +259,7 @@ def _score(prepared: dict[str, Any], points: list[dict[str, Any]]) -> list[dict[
 
 def score_all(
     prepared: dict[str, Any], points: list[dict[str, Any]], gpus_per_trial: float
-) -> Iterator[dict[str, Any] | None]:
+) -> Iterator[dict[str, Any]]:
     """The scores of archs from their slices, in order, by plain tasks on all workers."""
     resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
     shared, task = ray.put(prepared), _score.options(**resources)

@@ -11,6 +11,7 @@ from optuna.exceptions import StorageInternalError
 from nas_kd.bd import MIN_POINTS
 from nas_kd.errors import NasKdError, StudyError
 from nas_kd.prepare import Listen, prepare, rank
+from nas_kd.prior import take_over
 from nas_kd.study import Settings, Study
 from nas_kd.teacher import Teacher, load_teacher
 
@@ -39,6 +40,7 @@ def search(settings: Settings, budget: int | None, machine: Machine, listen: Lis
     """
     teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings, machine.storage)
+    take_over(study)
     budget = study.affordable(budget)
     try:
         with study.driving():
@@ -62,7 +64,12 @@ def _run(
     gpus = machine.gpus_per_trial
     home = engine.home_open if machine.address else nullcontext
     with engine.ray_up(machine.workers, machine.address), home(prepared) as given:
-        rank(study, lambda points: engine.score_all(given, points, gpus), listen)
+        rank(
+            study,
+            len(given["lmbdas"]),
+            lambda points: engine.score_all(given, points, gpus),
+            listen,
+        )
         engine.run_trials(study, budget, given, listen, machine.workers, gpus)
 
 

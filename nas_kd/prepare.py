@@ -30,7 +30,7 @@ A student trained briefly falls short of the teacher's end points; over the midd
 Listen = Callable[[str, Any], None]
 """Hears (kind, details): "preparing", "reaped", "started", "trial"."""
 
-Scores = Callable[[list[dict[str, Choice]]], Iterable[dict[str, Any] | None]]
+Scores = Callable[[list[dict[str, Choice]]], Iterable[dict[str, Any]]]
 """Scores points of a space straight from their slices (ranking.score), in order."""
 
 
@@ -134,7 +134,7 @@ def _task(
         pool=TargetPool(Path(pool), device),
         eval_images=open_images(settings.eval_data, "eval"),
         anchor=curve,
-        max_gmac=settings.max_gmac,
+        limits=settings.limits,
         device=device,
         shared=load_shared(Path(shared), load_space(settings.space), lmbdas) if shared else None,
     )
@@ -149,16 +149,17 @@ def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:
     return _task(settings, lmbdas, pool, shared, anchor, device)
 
 
-def rank(study: Study, scores: Scores, listen: Listen) -> None:
+def rank(study: Study, levels: int, scores: Scores, listen: Listen) -> None:
     """The first of two rounds, where the settings ask for one and it has not been done."""
     n = study.settings.rank
     if not n or study.ranked is not None:
         return
-    archs = draws(study.space, n, study.settings.seed)
+    limits = study.settings.limits
+    archs = draws(study.space, n, study.settings.seed, lambda arch: limits.over(arch, levels))
     points = [params for arch in archs if (params := study.space.params_of(arch)) is not None]
     found = []
     for done, score in enumerate(scores(points), start=1):
         found.append(score)
         if done % 10 == 0 or done == len(points):
             listen("preparing", f"ranked by their slices: {done} of {len(points)} archs")
-    study.optuna.set_user_attr("ranked", in_order([s for s in found if s is not None]))
+    study.optuna.set_user_attr("ranked", in_order(found))

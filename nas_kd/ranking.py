@@ -6,13 +6,13 @@ the rate-distortion cost of the slice and the MACs of the arch (halving.ranks).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from nas_kd.cost import count
 from nas_kd.data import derived_seed
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.halving import ranks
+from nas_kd.macs import arch_cost
 from nas_kd.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.trial import Task, rd_cost
 
@@ -20,28 +20,29 @@ DRAWS_PER_ARCH = 20
 """Draws after which a space is taken to hold no more archs."""
 
 
-def draws(space: SearchSpace, n: int, seed: int) -> list[Arch]:
-    """Up to ``n`` different random archs; fewer where the space holds no more."""
+def draws(
+    space: SearchSpace, n: int, seed: int, over: Callable[[Arch], float] = lambda arch: 0.0
+) -> list[Arch]:
+    """Up to ``n`` different random archs over no limit; fewer where the space holds no more."""
     found: dict[str, Arch] = {}
     for i in range(n * DRAWS_PER_ARCH):
         arch = space.draw(derived_seed(seed, "rank", i))
-        found.setdefault(arch.key, arch)
+        if over(arch) <= 0:
+            found.setdefault(arch.key, arch)
         if len(found) == n:
             break
     return list(found.values())
 
 
-def score(task: Task, space: str, point: dict[str, Choice]) -> dict[str, Any] | None:
+def score(task: Task, space: str, point: dict[str, Choice]) -> dict[str, Any]:
     """The arch of a point straight from its slice: its ``params``, ``rd_cost`` (bits per pixel) and ``macs``.
 
-    None where its MACs are over the task's limit. The task must hold shared weights.
+    The task must hold shared weights.
     """
     assert task.shared is not None
-    student = task.shared.student(load_space(space).arch(point))
-    macs = count(student).macs
-    if task.max_gmac is not None and macs > task.max_gmac * 1e9:
-        return None
-    measured = evaluate(StudentCodec(student), task.eval_images, task.device)
+    arch = load_space(space).arch(point)
+    measured = evaluate(StudentCodec(task.shared.student(arch)), task.eval_images, task.device)
+    macs = arch_cost(arch, len(task.lmbdas)).total.macs
     return {"params": point, "rd_cost": rd_cost(measured, task.lmbdas), "macs": macs}
 
 

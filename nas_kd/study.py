@@ -14,14 +14,19 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_kd.artifacts import METRIC_NAMES, attach, attach_same
+from nas_kd.artifacts import METRIC_NAMES, attach, attach_same, constraints_of
 from nas_kd.data import BUILTIN, derived_seed
 from nas_kd.distill import Form, Weights
 from nas_kd.errors import StudyError
 from nas_kd.front import pareto_front
 from nas_kd.halving import goes_on
+from nas_kd.limits import FREE, MEASURED, REFUSED, Limit, Limits, canonical, excess, reason_of
+from nas_kd.macs import arch_cost
+from nas_kd.points import Grid, frozen_grid, grid_points, listed, listed_points, under
+from nas_kd.sampler import DEFAULT, History, checked, make_sampler
 from nas_kd.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.storage import full_url, locks_of, new_driver, open_storage, shown
+from nas_kd.student import LMBDAS
 from nas_kd.train import Recipe
 from nas_kd.trial import CHECKPOINT, KNOWN_OBJECTIVES, OBJECTIVES, Outcome
 
@@ -29,7 +34,7 @@ STUDIES = Path("studies")
 CACHE = STUDIES / ".cache"
 """What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""
 INITS = ("shared", "scratch")
-FAILURES = ("crash", "energy")
+FAILURES = ("crash", "energy", "latency")
 """Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
 DEFAULT_BUDGET = 20
 DEATHS = ("worker_died", "out_of_memory")
@@ -42,6 +47,10 @@ STOPPED = "stopped at step"
 OWN_ATTRS = ("arch", "arch_key", "driver", "retry_of", "deaths")
 """What a trial does not take over from an earlier one of the same arch."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+FREE_TO_CHANGE = ("checkpoint_s", "polish")
+"""Settings that no trial depends on."""
+MAX_REFUSED = 20
+"""Proposals in a row that may be over a limit; then a random arch under it is taken."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,9 @@ class Settings:
 
     weights: folder of CompressAI's zoo files. lmbda: what students of a one-level teacher are trained for.
     teacher_z: a second teacher, for the hyper-latents. grid: values by name of the space; where given, their
-    combinations are enumerated and nothing is sampled.
+    combinations are enumerated and nothing is sampled. archs: likewise, a list of such choices or of arch files.
+    max_*: see Limits. from_study: a study whose archs and values serve as a prior. polish: steps that the front is
+    trained on in the end.
     """
 
     name: str
@@ -71,26 +82,39 @@ class Settings:
     crop_size: int = 128
     data: str = BUILTIN
     eval_data: str = BUILTIN
-    max_gmac: float | None = None
+    sampler: str = DEFAULT
+    max_gmac: Limit = None
+    max_params: Limit = None
+    max_mj: Limit = None
+    max_latency_ms: Limit = None
+    from_study: str | None = None
+    polish: int = 0
     early_stopping: bool = False
     checkpoint_s: float = 30.0
     seed: int = 0
     weights: str | None = None
     lmbda: float | None = None
     teacher_z: str | None = None
-    grid: tuple[tuple[str, tuple[Choice, ...]], ...] | None = None
+    grid: Grid | None = None
+    archs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.grid is not None:
-            object.__setattr__(self, "grid", _frozen_grid(self.grid))
+            object.__setattr__(self, "grid", frozen_grid(self.grid))
+        if self.archs is not None:
+            object.__setattr__(self, "archs", listed(self.archs))
+        for name in (*FREE, *MEASURED):
+            object.__setattr__(self, name, canonical(name, getattr(self, name)))
         _ = self.loss, self.recipe(self.steps)  # raise where a weight or a number breaks a rule
-        if self.warmup < 0:
-            raise StudyError(f"warmup = {self.warmup}: must be at least 0")
+        for name in ("warmup", "polish"):
+            if getattr(self, name) < 0:
+                raise StudyError(f"{name} = {getattr(self, name)}: must be at least 0")
         unknown = [o for o in self.objectives if o not in KNOWN_OBJECTIVES]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise StudyError(
                 f"objectives {list(self.objectives)}: must be one or more of {list(KNOWN_OBJECTIVES)}, each once"
             )
+        checked(self.sampler, self.objectives)
         if self.init not in INITS:
             raise StudyError(f"init = {self.init!r}: must be one of {', '.join(INITS)}")
         if self.rank < 0 or (self.rank and self.init != "shared"):
@@ -114,20 +138,14 @@ class Settings:
         return STUDIES / self.name
 
     @property
+    def limits(self) -> Limits:
+        """What no trained arch may exceed."""
+        return Limits(self.max_gmac, self.max_params, self.max_mj, self.max_latency_ms)
+
+    @property
     def loss(self) -> Weights:
         """What the terms of the loss weigh."""
         return Weights(self.kd_x, self.kd_y, self.kd_z, self.form)
-
-
-def _frozen_grid(grid: Any) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
-    """From a table, or from the pairs that JSON made of it."""
-    pairs = grid.items() if isinstance(grid, dict) else grid
-    try:
-        return tuple((str(name), tuple(values)) for name, values in pairs)
-    except (TypeError, ValueError) as error:
-        raise StudyError(
-            f"grid = {grid!r}: must be a table of lists, such as N = [16, 32]"
-        ) from error
 
 
 def load_studies(
@@ -184,6 +202,8 @@ class Study:
         self.space: SearchSpace = load_space(settings.space)
         grid = settings.grid
         self.grid = None if grid is None else grid_points(self.space, dict(grid))
+        if settings.archs is not None:
+            self.grid = listed_points(self.space, settings.archs)
         self.folder = settings.folder
         self.url = full_url(storage or storage_url(self.folder))
         self.driver = new_driver()
@@ -212,7 +232,7 @@ class Study:
         # A study begun by an earlier version lacks the newer keys: it ran with their defaults.
         stored = {f.name: f.default for f in fields(Settings)} | stored
         for key in given:
-            if key != "checkpoint_s" and given[key] != stored[key]:
+            if key not in FREE_TO_CHANGE and given[key] != stored[key]:
                 raise StudyError(
                     f"study {self.settings.name}: {key} = {given[key]!r}, but it was begun with "
                     f"{stored[key]!r}; use that value, or another --name for a new study"
@@ -230,7 +250,8 @@ class Study:
 
     def counted(self) -> int:
         """Trials that the budget counts: finished, with values or without."""
-        return sum(t.state in COUNTED for t in self.trials)
+        trials = [t for t in self.trials if t.state in COUNTED]
+        return sum(t.user_attrs.get("reason") not in REFUSED for t in trials)
 
     def affordable(self, budget: int | None) -> int:
         """The budget, no more than a grid has points; by default the whole grid, else 20."""
@@ -280,6 +301,7 @@ class Study:
         An arch that was tried before is not trained again: its trial gets the known outcome, at once
         or, where the arch is in training, together with the trial that trains it.
         """
+        refused = 0
         with self.locks.exclusive():
             while True:
                 trials = self.trials
@@ -291,17 +313,45 @@ class Study:
                     return None
                 if self.ranked is not None:
                     self._line_up([arch["params"] for arch in self.ranked], trials)
+                if self.prior is not None:
+                    self._line_up([row["params"] for row in self.prior if row["front"]], trials)
+                if refused == MAX_REFUSED:
+                    seed = derived_seed(self.settings.seed, "under limits", len(trials))
+                    limits, levels = self.settings.limits, self.levels
+                    self.optuna.enqueue_trial(under(self.space, limits, levels, seed))
                 trial = self.optuna.ask()
                 trial.set_user_attr("driver", self.driver)
                 arch = self.space.suggest(trial)
                 known = self._known(arch)
                 trial.set_user_attr("arch", arch.to_json())
                 trial.set_user_attr("arch_key", arch.key)
+                if self._refused(trial, arch):
+                    refused += 1
+                    continue
                 if known is None:
                     return trial.number, arch
                 trial.set_user_attr("same_as", known.number)
                 if known.state in COUNTED:
                     self._tell_known(self.trials[trial.number], known)
+
+    @property
+    def prior(self) -> list[dict[str, Any]] | None:
+        """What another study found, where the settings name one and it was taken over."""
+        return self.optuna.user_attrs.get("prior")
+
+    @property
+    def levels(self) -> int:
+        """Rate points of a student; known once the teacher's curve is."""
+        anchor = self.optuna.user_attrs.get("anchor")
+        return len(anchor["curve"]["bpp"]) if anchor else len(LMBDAS)
+
+    def _refused(self, trial: optuna.Trial, arch: Arch) -> bool:
+        """Tell a trial over a limit that is known in advance by how much; nothing is trained."""
+        ratios = self.settings.limits.free_ratios(arch_cost(arch, self.levels))
+        if (reason := reason_of(ratios)) is not None:
+            attrs = {"limit_ratios": ratios, "over": excess(ratios)}
+            self._tell(self.trials[trial.number], Outcome(None, reason, attrs=attrs))
+        return reason is not None
 
     def _line_up(self, grid: list[dict[str, Choice]], trials: list[FrozenTrial]) -> bool:
         """Line up the grid's next point, unless one waits already; False where none is left."""
@@ -316,10 +366,15 @@ class Study:
 
     def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
         # A fixed seed would repeat its draws after a resume.
-        seed = derived_seed(self.settings.seed, "sampler", trials)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        settings, levels = self.settings, self.levels
+        seed = derived_seed(settings.seed, "sampler", trials)
+        before = History.from_rows(self.prior) if self.prior else None
+
+        def over(arch: Arch) -> float:
+            return settings.limits.over(arch, levels)
+
+        name, objectives = settings.sampler, settings.objectives
+        return make_sampler(name, self.space, objectives, seed, over, before)
 
     def _known(self, arch: Arch) -> FrozenTrial | None:
         """A trial of the same arch that is finished or, failing that, in training."""
@@ -331,6 +386,8 @@ class Study:
     def _tell_known(self, trial: FrozenTrial, known: FrozenTrial) -> None:
         attrs = {k: v for k, v in known.user_attrs.items() if k not in OWN_ATTRS}
         self._set_attrs(trial, attrs | {"same_as": known.number})
+        short = known.system_attrs.get("constraints", [0.0, 0.0])
+        self.optuna._storage.set_trial_system_attr(trial._trial_id, "constraints", short)
         attach_same(optuna.Trial(self.optuna, trial._trial_id), known.number)
         values = known.values if known.state == TrialState.COMPLETE else None
         self.optuna.tell(trial.number, values, state=known.state)
@@ -348,16 +405,19 @@ class Study:
         with self.locks.exclusive():
             trial = self.trials[number]
             if trial.state == TrialState.RUNNING:  # else it was taken for dead: its retry counts
-                self._set_attrs(trial, outcome.attrs | {"constraints": [outcome.uncovered_db]})
-                shown_as = optuna.Trial(self.optuna, trial._trial_id)
-                attach(shown_as, self.folder, outcome, self.settings.objectives)
-                self._finish(trial, outcome)
+                self._tell(trial, outcome)
                 self._settle_twins()
             state = self.trials[number].state
         # A failed trial goes on from its checkpoint, a stopped one may; the others are through.
         if state in COUNTED and not (outcome.reason or "").startswith(STOPPED):
             (self.student_folder(trial) / CHECKPOINT).unlink(missing_ok=True)
         return state
+
+    def _tell(self, trial: FrozenTrial, outcome: Outcome) -> None:
+        self._set_attrs(trial, outcome.attrs | {"constraints": constraints_of(outcome)})
+        shown_as = optuna.Trial(self.optuna, trial._trial_id)
+        attach(shown_as, self.folder, outcome, self.settings.objectives)
+        self._finish(trial, outcome)
 
     def goes_on(self, number: int, step: int, values: list[float]) -> bool:
         """Whether a trial goes on past a rung, given its values there; they are kept with it."""
@@ -411,17 +471,6 @@ class Study:
             # Where the storage cannot be reached the next driver does it.
             with suppress(optuna.exceptions.StorageInternalError):
                 self.reap()
-
-
-def grid_points(space: SearchSpace, grid: dict[str, tuple[Choice, ...]]) -> list[dict[str, Choice]]:
-    """The combinations of a grid, each arch once; names it leaves out take all their values."""
-    for name in grid:
-        if name not in space.vary:
-            raise StudyError(
-                f"grid.{name}: search space {space.name} has no such name; it varies {', '.join(space.vary)}"
-            )
-    points = SearchSpace(space.name, space.vary | grid, space.template).grid()
-    return list({space.arch(point).key: point for point in points}.values())
 
 
 def storage_url(folder: Path) -> str:

@@ -17,6 +17,8 @@ from nas_kd.data import ImageSet, derived_seed
 from nas_kd.distill import Weights
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
+from nas_kd.gate import gate
+from nas_kd.limits import Limits, excess, reason_of
 from nas_kd.passes import training_on
 from nas_kd.reading import Reading, require_real
 from nas_kd.shared import Shared
@@ -68,7 +70,7 @@ class Task:
     pool: TargetPool
     eval_images: ImageSet
     anchor: Anchor
-    max_gmac: float | None = None
+    limits: Limits = Limits()
     device: str = "cpu"
     shared: Shared | None = None
     frame_energy: Callable[[Student, str], Reading] = frame_energy
@@ -124,8 +126,8 @@ def run_trial(
     seconds: dict[str, float] = {}
     cost = count(Student(arch, task.lmbdas))
     attrs: dict[str, Any] = {"arch_key": arch.key, "cost": cost.to_json(), "seconds": seconds}
-    if task.max_gmac is not None and cost.macs > task.max_gmac * 1e9:
-        return Outcome(None, "over_max_gmac", 0.0, attrs)
+    if (stopped := _at_the_gate(task, arch, attrs)) is not None:
+        return stopped
     seconds["start"] = time.perf_counter() - started
 
     def hear(step: int, metrics: dict[str, float]) -> None:
@@ -145,6 +147,19 @@ def run_trial(
     save_student(student, folder, {"rd": measured.to_json(), "steps": task.recipe.steps})
     seconds["rest"] = time.perf_counter() - started - sum(seconds.values())
     return outcome
+
+
+def _at_the_gate(task: Task, arch: Arch, attrs: dict[str, Any]) -> Outcome | None:
+    """The outcome of an arch that breaks a limit, or whose cost could not be measured."""
+    gated = gate(Student(arch, task.lmbdas), task.limits, task.device)
+    if gated.readings:
+        attrs["gate"] = gated.readings
+    if gated.missing is not None:
+        return Outcome(None, gated.missing, 0.0, attrs)
+    if gated.ratios:
+        attrs |= {"limit_ratios": gated.ratios, "over": excess(gated.ratios)}
+    reason = reason_of(gated.ratios)
+    return None if reason is None else Outcome(None, reason, 0.0, attrs)
 
 
 def _score(

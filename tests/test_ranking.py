@@ -34,7 +34,7 @@ def test_the_best_ranked_archs_are_tried_first_and_a_resumed_study_keeps_the_ord
     def scores(points):
         return (score(task, "demo", point) for point in points)
 
-    rank(study, scores, lambda kind, detail: heard.append(detail))
+    rank(study, 6, scores, lambda kind, detail: heard.append(detail))
     points = [(r["rd_cost"], r["macs"]) for r in study.ranked]
     assert len(points) == 4
     for place, point in enumerate(points):
@@ -46,7 +46,7 @@ def test_the_best_ranked_archs_are_tried_first_and_a_resumed_study_keeps_the_ord
         study.tell(number, Outcome([1.0, 1.0]))
         asked.append(arch.key)
     again = open_study("s")
-    rank(again, scores, lambda kind, detail: pytest.fail("ranked twice"))
+    rank(again, 6, scores, lambda kind, detail: pytest.fail("ranked twice"))
     for _ in range(3):
         number, arch = again.ask(9)
         again.tell(number, Outcome([1.0, 1.0]))

@@ -1,5 +1,6 @@
 """Study files: every one in studies/ loads, and a grid is enumerated."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ from optuna.trial import TrialState
 
 from nas_kd.distill import FORMS
 from nas_kd.errors import SpaceError, StudyError, UsageError
+from nas_kd.points import grid_points
 from nas_kd.space import load_space, prim
-from nas_kd.study import Settings, Study, grid_points, load_studies
+from nas_kd.study import Settings, Study, load_studies, open_study
 from nas_kd.trial import Outcome
 
 FILES = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
@@ -147,3 +149,37 @@ def test_the_budget_of_a_grid_is_its_size(tmp_path: Path, monkeypatch):
     assert (sampled.affordable(None), sampled.affordable(99)) == (20, 99)
     grid = Study(Settings("b", "prim", objectives=("flops",), grid={"N": [16, 32]}))
     assert [grid.affordable(n) for n in (None, 1, 99)] == [2, 1, 2]
+
+
+def test_a_list_of_archs_is_tried_in_its_order_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student = json.dumps({"arch": prim(96).to_json()})
+    (tmp_path / "arch.json").write_text(student)
+    text = 'space = "prim"\nobjectives = ["rd_cost", "flops"]\narchs = [{N = 32}, "arch.json", {N = 16}]'
+    (settings,) = load_studies(_file(tmp_path, text))
+    study = Study(settings)
+    assert study.affordable(None) == 3
+    asked = []
+    while (trial := study.ask(study.affordable(None))) is not None:
+        study.tell(trial[0], Outcome([1.0, 1.0]))
+        asked.append(trial[1])
+    assert asked == [prim(32), prim(96), prim(16)]
+    (tmp_path / "arch.json").unlink()
+    assert open_study("f").settings == settings  # the study holds the archs themselves
+
+
+@pytest.mark.parametrize(
+    ("archs", "message"),
+    [
+        ("3", "must be a list of tables"),
+        ("[]", "must be a list of tables"),
+        ("[3]", "must be a table of choices or the name"),
+        ("[{N = 17}]", "N = 17 is not in"),
+        ("[{N = 16, K = 3}]", "has no K"),
+        ('["none.toml"]', "cannot be read as an arch"),
+    ],
+)
+def test_a_bad_list_of_archs_names_the_entry(archs, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        Study(load_studies(_file(tmp_path, f'space = "prim"\narchs = {archs}'))[0])

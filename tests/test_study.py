@@ -4,6 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nas_kd.errors import StudyError, UsageError
+from nas_kd.macs import arch_cost
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.trial import Outcome
 
@@ -48,7 +49,7 @@ def test_an_interrupted_trial_is_failed_and_lined_up_again(study):
 def test_infeasible_is_pruned_with_what_it_lacks_and_a_crash_is_outside_the_budget(study):
     tell(study, asked := study.ask(5), None)
     trial = study.trials[asked[0]]
-    assert (trial.state, trial.user_attrs["constraints"]) == (TrialState.PRUNED, [2.5])
+    assert (trial.state, trial.user_attrs["constraints"]) == (TrialState.PRUNED, [2.5, 0.0])
     study.tell(study.ask(5)[0], Outcome(None, "crash"))
     assert study.counted() == 1
 
@@ -169,3 +170,34 @@ def test_a_negative_number_is_refused_before_anything_is_written(key, tmp_path, 
     with pytest.raises(UsageError, match=f"{key} = -1"):
         Settings(name="s", space="demo", **{key: -1})
     assert not list(tmp_path.iterdir())
+
+
+def test_an_arch_over_a_free_limit_is_never_handed_out_and_told_by_how_much(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    limit = {"max_gmac": "decoder=2", "sampler": "random"}
+    study = Study(Settings(name="s", space="prim", objectives=("bd_rate", "flops"), **limit))
+    while (asked := study.ask(8)) is not None:
+        assert arch_cost(asked[1]).decoder.macs <= 2e9
+        tell(study, asked, [1.0, 1.0])
+    refused = [t for t in study.trials if t.user_attrs.get("reason") == "over_max_gmac"]
+    assert refused
+    assert study.counted() == len(study.trials) - len(refused)
+    for trial in refused:
+        over = arch_cost(study.space.arch(trial.params)).decoder.macs / 2e9 - 1
+        assert trial.state == TrialState.PRUNED
+        assert trial.constraints["1"] == pytest.approx(over)
+        assert over > 0
+
+
+def test_a_limit_that_no_arch_is_under_ends_the_search_with_the_limit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(Settings(name="s", space="prim", objectives=("bd_rate", "flops"), max_params=9))
+    with pytest.raises(StudyError, match=r"max_params = 9.0: none of .* archs of space prim"):
+        study.ask(3)
+
+
+def test_another_sampler_or_limit_under_the_same_name_is_refused_and_more_polish_is_not(study):
+    for other in ({"sampler": "tpe"}, {"max_mj": 3}):
+        with pytest.raises(StudyError, match="but it was begun with"):
+            Study(replace(study.settings, **other))
+    assert Study(replace(study.settings, polish=10)).settings.polish == 10
