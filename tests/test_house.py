@@ -25,6 +25,7 @@ ORDER = (
         "scenes",
         "data",
         "codec_energy",
+        "feed",
         "train",
         "evaluate",
         "baselines",
