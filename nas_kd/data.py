@@ -137,6 +137,13 @@ def to_image(tensor: torch.Tensor) -> Image8:
     return levels.squeeze(0).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
+def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """A tensor of the host on the device; a GPU fetches it by itself while the host goes on."""
+    if torch.device(device).type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def derived_seed(seed: int, *keys: str | int) -> int:
     """A seed in [0, 2^32) for one purpose, the same in every process: sha256 of seed and keys.
 

@@ -1,25 +1,55 @@
-"""The teacher's outputs on a fixed pool of crops: computed once, memory-mapped, keyed by fingerprints."""
+"""The teacher's outputs on a fixed pool of crops: computed once, checked chunk by chunk, memory-mapped.
+
+A pool is a folder of the cache, named by the fingerprints of teacher, pictures and recipe::
+
+    x.npy x_hat.npy   crops [1, n, 3, S, S] and their reconstructions [levels, n, 3, S, S], uint8
+    y.npy z.npy       latents before quantisation [levels, n, C, h, w], float16; [1, ...] where levels share them
+    pool.json         what it holds, and the sha256 of every CHUNK crops
+
+It grows under a hidden name and is renamed when it is whole. Whatever lacks its checksum, since the work was
+interrupted or a file went bad, is computed again, and nothing else.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
+import time
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nas_kd.data import crop_pool, open_images
+from nas_kd.data import crop_pool, open_images, to_device
 from nas_kd.distill import Batch, Weights
+from nas_kd.errors import UsageError
 from nas_kd.teacher import Teacher
+from nas_kd.weights import write_text
 
+FORMAT = 2
 CHUNK = 16
-"""Crops the teacher sees at once."""
+"""Crops the teacher sees at once, and crops under one checksum."""
+KEEP_S = 1.0
+"""Between writes of the checksums while a pool grows: what a crash may cost."""
+FIRST_CROPS = 1500
+"""As many pictures as principal components are made of, at most."""
+SHARE_OF_FREE = 0.25
+"""Of a GPU's free memory that one trial's pool may take; the rest is for training, and for other trials."""
+ARRAYS = ("x", "x_hat", "y", "z")
+MANIFEST = "pool.json"
+
+Arrays = dict[str, np.ndarray]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -33,16 +63,24 @@ class PoolRecipe:
 
 
 class TargetPool:
-    """Crops with the teacher's x_hat (uint8, per level), y and z (float16), memory-mapped."""
+    """Crops with the teacher's x_hat, y and z, on the device where they fit, else mapped from their files.
 
-    def __init__(self, folder: Path, device: str = "cpu"):
-        names = ("x", "x_hat", "y", "z")
-        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
-        self.device = device
-        self.key = folder.name
+    Args:
+        folder: what ``target_pool`` returned; while this object lives, nobody drops it.
+        device: where batches are wanted.
+        room_bytes: what may be copied to the device; by default a share of a GPU's free memory.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu", room_bytes: int | None = None):
+        weakref.finalize(self, os.close, _in_use(folder))
+        # Mapped privately: torch wants memory that could be written to.
+        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
+        self.device, self.key = device, folder.name
+        self._room = _room(device) if room_bytes is None else room_bytes
+        self._placed: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self.arrays["x"])
+        return self.arrays["x"].shape[1]
 
     @property
     def latent_widths(self) -> tuple[int, int]:
@@ -50,72 +88,275 @@ class TargetPool:
         return self.arrays["y"].shape[2], self.arrays["z"].shape[2]
 
     def pictures(self) -> Tensor:
-        """All crops, float [n, 3, S, S] in [0, 1]."""
-        return torch.from_numpy(np.array(self.arrays["x"])).float() / 255
+        """The first crops, float [n, 3, S, S] in [0, 1]."""
+        return torch.from_numpy(np.array(self.arrays["x"][0, :FIRST_CROPS])).float() / 255
 
     def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
         """The crops at ``index`` with the teacher's outputs at ``level`` that the loss weighs."""
         return Batch(
-            x=self._take("x", index).float() / 255,
-            level=level.to(self.device),
-            lmbda=lmbda.to(self.device),
+            x=self._take("x", index, level).float() / 255,
+            level=to_device(level, self.device),
+            lmbda=to_device(lmbda, self.device),
             x_hat_T=self._take("x_hat", index, level).float() / 255 if weights.kd_x > 0 else None,
             y_T=self._take("y", index, level).float() if weights.kd_y > 0 else None,
             z_T=self._take("z", index, level).float() if weights.kd_z > 0 else None,
         )
 
-    def _take(self, name: str, index: Tensor, level: Tensor | None = None) -> Tensor:
-        array = self.arrays[name]
-        # Latents of a variable-rate teacher are stored once for all levels.
-        place = () if level is None else ((level.numpy() - 1) % len(array),)
-        taken = array[(*place, index.numpy())]
-        return torch.from_numpy(np.ascontiguousarray(taken)).to(self.device)
+    def is_far(self, weights: Weights) -> bool:
+        """Whether batches come from the host's memory to another device's."""
+        asked = {"x": 1.0, "x_hat": weights.kd_x, "y": weights.kd_y, "z": weights.kd_z}
+        on_host = [self._place(name).device.type == "cpu" for name in ARRAYS if asked[name] > 0]
+        return self.device != "cpu" and any(on_host)
+
+    def _take(self, name: str, index: Tensor, level: Tensor) -> Tensor:
+        # Latents of a variable-rate teacher are stored once for all levels, as crops are.
+        row = (level - 1) % len(self.arrays[name]) * len(self) + index
+        placed = self._place(name)
+        if placed.device.type == "cpu":
+            return to_device(placed[row], self.device)
+        return placed[to_device(row, self.device)]
+
+    def _place(self, name: str) -> Tensor:
+        """An array [levels x n, ...], copied to the device once where there is room for it."""
+        if name not in self._placed:
+            array = torch.from_numpy(self.arrays[name]).flatten(0, 1)
+            if array.nbytes <= self._room:
+                self._room -= array.nbytes
+                array = array.clone() if self.device == "cpu" else array.to(self.device)
+            self._placed[name] = array
+        return self._placed[name]
+
+
+def _room(device: str) -> int:
+    if not device.startswith("cuda"):
+        return 0  # what is mapped is in the host's memory as it is, and shared by all trials
+    return int(SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
+
+
+def _in_use(folder: Path) -> int:
+    """A shared lock on the pool, as the descriptor that holds it."""
+    try:
+        held = os.open(folder / MANIFEST, os.O_RDONLY)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: the teacher's outputs are gone ({error.strerror}); run the same command again"
+        ) from error
+    fcntl.flock(held, fcntl.LOCK_SH)
+    return held
 
 
 def target_pool(
     cache: Path,
     teacher: Teacher,
     recipe: PoolRecipe,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    limit_gb: float = math.inf,
+    device: str = "cpu",
 ) -> Path:
-    """The pool's folder below ``cache``, computed now unless it is there already.
+    """The pool's folder below ``cache``: there already, and checked, or computed now.
 
-    Written under a temporary name and renamed when complete; ``progress`` hears (done, total) crops.
+    Args:
+        cache: of all pools; the least recently used ones make room where all together exceed the limit.
+        teacher: on the CPU; it is moved to ``device`` for the work.
+        recipe: which crops.
+        progress: hears (done, total) crops while there is something to compute.
+        limit_gb: what pools may take on disk. Raises UsageError where this one takes more.
+        device: where the teacher works.
     """
     images = open_images(recipe.data, "train", recipe.seed)
-    key_of = [teacher.fingerprint, images.fingerprint, asdict(recipe)]
+    key_of = [FORMAT, teacher.fingerprint, images.fingerprint, asdict(recipe)]
     key = hashlib.sha256(json.dumps(key_of, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache / key
-    if folder.is_dir():
-        return folder
-    temporary = cache / f".{key}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    crops = crop_pool(images, recipe.crops, recipe.size, recipe.seed)
-    np.save(temporary / "x.npy", crops)
-    _compute(temporary, teacher, torch.from_numpy(crops), progress)
-    os.replace(temporary, folder)
+    plan = _plan(teacher, recipe)
+    _require_below(limit_gb, plan, recipe)
+    cache.mkdir(parents=True, exist_ok=True)
+    folder, growing = cache / key, cache / f".{key}"
+    with open(cache / f"{key}.lock", "w") as lock:
+        # Whoever comes second waits, and finds what the first one made.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_whole(folder, plan):
+            os.utime(folder / MANIFEST)
+            return folder
+        if folder.is_dir():
+            shutil.rmtree(growing, ignore_errors=True)
+            os.replace(folder, growing)
+        drop(cache, limit_gb * 1e9 - _bytes(plan))
+        about = {"teacher": teacher.name, "fingerprint": teacher.fingerprint} | asdict(recipe)
+        grown = _Growing(growing, plan, {"format": FORMAT, "key": key} | about)
+        if grown.lacking:
+            crops = crop_pool(images, recipe.crops, recipe.size, recipe.seed)
+            _grow(grown, teacher.to(device), torch.from_numpy(crops), device, progress)
+            teacher.to("cpu")
+        grown.keep()
+        os.replace(growing, folder)
     return folder
 
 
-def _compute(
-    folder: Path, teacher: Teacher, crops: Tensor, progress: Callable[[int, int], None] | None
-) -> None:
-    open_memmap = np.lib.format.open_memmap
-    n, size = len(crops), crops.shape[-1]
-    _, y, z = teacher.outputs(crops[:1].float() / 255, 1)
-    x_hats = open_memmap(folder / "x_hat.npy", "w+", np.uint8, (teacher.levels, n, 3, size, size))
+Plan = dict[str, tuple[Any, tuple[int, ...]]]
+
+
+def _plan(teacher: Teacher, recipe: PoolRecipe) -> Plan:
+    """Type and shape of every array."""
+    n, picture = recipe.crops, (3, recipe.size, recipe.size)
+    _, y, z = teacher.to("cpu").outputs(torch.zeros(1, *picture), 1)
     kept = 1 if teacher.shared_latents else teacher.levels
-    latents = {
-        name: open_memmap(folder / f"{name}.npy", "w+", np.float16, (kept, n, *t.shape[1:]))
-        for name, t in (("y", y), ("z", z))
+    return {
+        "x": (np.uint8, (1, n, *picture)),
+        "x_hat": (np.uint8, (teacher.levels, n, *picture)),
+        "y": (np.float16, (kept, n, *y.shape[1:])),
+        "z": (np.float16, (kept, n, *z.shape[1:])),
     }
-    for start in range(0, n, CHUNK):
+
+
+def _bytes(plan: Plan) -> int:
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for kind, shape in plan.values())
+
+
+def _require_below(limit_gb: float, plan: Plan, recipe: PoolRecipe) -> None:
+    size_gb = _bytes(plan) / 1e9
+    if size_gb > limit_gb:
+        fit = int(recipe.crops * limit_gb / size_gb)
+        raise UsageError(
+            f"the teacher's outputs on {recipe.crops} crops of {recipe.size} px take {size_gb:.2g} GB on disk, "
+            f"more than --pool {limit_gb:g}: take a larger --pool, or --crops {fit} or fewer"
+        )
+
+
+class _Growing:
+    """A pool's files, open for writing; ``lacking`` are the chunks without a valid checksum."""
+
+    def __init__(self, folder: Path, plan: Plan, about: dict[str, Any]):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.about = folder, about
+        said = _manifest(folder)
+        self.arrays = {name: _opened(folder / f"{name}.npy", *plan[name]) for name in ARRAYS}
+        self.n = plan["x"][1][1]
+        starts = range(0, self.n, CHUNK)
+        valid = said.get("chunks", {}) if said.get("key") == about["key"] else {}
+        sums = {start: _digest(self.arrays, start) for start in starts if str(start) in valid}
+        self.sums = {start: s for start, s in sums.items() if s == valid[str(start)]}
+        self.lacking = [start for start in starts if start not in self.sums]
+        self.keep()
+
+    def add(self, start: int) -> None:
+        """Take a chunk that was written for done."""
+        self.sums[start] = _digest(self.arrays, start)
+        if time.monotonic() - self._kept_at > KEEP_S:
+            self.keep()
+
+    def keep(self) -> None:
+        """Put what is done on disk: the arrays first, then their checksums."""
+        for array in self.arrays.values():
+            array.flush()  # type: ignore[attr-defined]
+        chunks = {str(start): s for start, s in sorted(self.sums.items())}
+        write_text(self.folder / MANIFEST, json.dumps(self.about | {"chunks": chunks}) + "\n")
+        self._kept_at = time.monotonic()
+
+
+def _opened(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of a file, made anew where the file is missing or of another shape."""
+    with suppress(OSError, ValueError):
+        array = np.load(path, mmap_mode="r+")
+        if array.dtype == kind and array.shape == shape:
+            return array
+    array = np.lib.format.open_memmap(path, "w+", kind, shape)
+    with open(path, "r+b") as file:
+        try:
+            # Taken now: a disk that is full while mapped memory is written kills the process.
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise UsageError(
+                f"{path}: no room for {path.stat().st_size / 1e9:.2g} GB ({error.strerror}); free some, or "
+                "take fewer --crops"
+            ) from error
+    return array
+
+
+def _digest(arrays: Arrays, start: int) -> str:
+    digest = hashlib.sha256()
+    for name in ARRAYS:
+        digest.update(np.ascontiguousarray(arrays[name][:, start : start + CHUNK]).data)
+    return digest.hexdigest()
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        said = json.loads((folder / MANIFEST).read_text())
+        return said if isinstance(said, dict) else {}
+    return {}
+
+
+def _is_whole(folder: Path, plan: Plan) -> bool:
+    """Whether all is there and as it was written."""
+    said, arrays = _manifest(folder), {}
+    try:
+        for name in ARRAYS:
+            arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    if any((array.dtype, array.shape) != plan[name] for name, array in arrays.items()):
+        return False
+    starts, chunks = range(0, plan["x"][1][1], CHUNK), said.get("chunks", {})
+    return said.get("key") == folder.name and all(
+        chunks.get(str(start)) == _digest(arrays, start) for start in starts
+    )
+
+
+def _grow(
+    grown: _Growing, teacher: Teacher, crops: Tensor, device: str, progress: Progress | None
+) -> None:
+    arrays, done = grown.arrays, CHUNK * len(grown.sums)
+    kept = len(arrays["y"])
+    for start in grown.lacking:
         part = slice(start, start + CHUNK)
+        arrays["x"][0, part] = crops[part].numpy()
+        x = crops[part].to(device).float() / 255
         for level in range(teacher.levels):
-            x_hat, y, z = teacher.outputs(crops[part].float() / 255, level + 1)
-            x_hats[level, part] = (x_hat.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-            latents["y"][level % kept, part] = y.half().numpy()
-            latents["z"][level % kept, part] = z.half().numpy()
+            x_hat, y, z = teacher.outputs(x, level + 1)
+            rounded = (x_hat.clamp(0, 1) * 255).round().to(torch.uint8)
+            arrays["x_hat"][level, part] = rounded.cpu().numpy()
+            arrays["y"][level % kept, part] = y.half().cpu().numpy()
+            arrays["z"][level % kept, part] = z.half().cpu().numpy()
+        grown.add(start)
+        done = min(done + CHUNK, grown.n)
         if progress is not None:
-            progress(min(start + CHUNK, n), n)
+            progress(done, grown.n)
+
+
+def pools(cache: Path) -> list[tuple[Path, int, dict[str, Any]]]:
+    """Folder, bytes on disk and description of every pool, the least recently used one first."""
+    found = [folder for folder in cache.glob("*") if folder.is_dir()]  # unfinished ones too
+    found.sort(key=_used_at)
+    sizes = [sum(f.stat().st_size for f in folder.iterdir()) for folder in found]
+    return [(f, size, _manifest(f)) for f, size in zip(found, sizes, strict=True)]
+
+
+def _used_at(folder: Path) -> float:
+    manifest = folder / MANIFEST
+    return (manifest if manifest.exists() else folder).stat().st_mtime
+
+
+def drop(cache: Path, keep_bytes: float = 0) -> int:
+    """Delete the least recently used pools until the others take ``keep_bytes``; returns bytes freed.
+
+    Pools that a process works with stay.
+    """
+    there = pools(cache)
+    total = left = sum(size for _, size, _ in there)
+    for folder, size, _ in there:
+        if left <= max(keep_bytes, 0):
+            break
+        if _drop(folder):
+            left -= size
+    return total - left
+
+
+def _drop(folder: Path) -> bool:
+    lock = folder.parent / f"{folder.name.removeprefix('.')}.lock"
+    with open(lock, "w") as growing, open(folder / MANIFEST, "a") as used:
+        try:
+            fcntl.flock(growing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        shutil.rmtree(folder)
+    return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,9 +99,7 @@ class FixedRateTeacher:
         self.name, self.lmbdas = name, lmbdas
         self.fingerprint = "+".join(member.sha256 for member in members)
         self.members = [member.model.eval().requires_grad_(False) for member in members]
-        widths = [
-            [t.shape[1] for t in _latents(m, torch.zeros(1, 3, 64, 64))] for m in self.members
-        ]
+        widths = [_widths(model) for model in self.members]
         self.latent_widths = (max(y for y, _ in widths), max(z for _, z in widths))
 
     @property
@@ -117,10 +117,10 @@ class FixedRateTeacher:
     @torch.no_grad()
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat, y and z of pictures."""
-        member = self.members[level - 1]
-        y, z = _latents(member, x)
-        filled = (_fill_up(y, self.latent_widths[0]), _fill_up(z, self.latent_widths[1]))
-        return member(x)["x_hat"], *filled
+        with _overheard(self.members[level - 1]) as heard:
+            x_hat = self.members[level - 1](x)["x_hat"]
+        y, z = heard["g_a"], heard["h_a"]
+        return x_hat, _fill_up(y, self.latent_widths[0]), _fill_up(z, self.latent_widths[1])
 
     def to(self, device: str) -> FixedRateTeacher:
         """Move the weights."""
@@ -130,11 +130,28 @@ class FixedRateTeacher:
 
 
 @torch.no_grad()
-def _latents(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    y = model.g_a(x)
-    # CompressAI's ScaleHyperprior feeds |y| to h_a, its descendants y itself.
-    of_magnitudes = type(model).__name__ == "ScaleHyperprior"
-    return y, model.h_a(y.abs() if of_magnitudes else y)
+def _widths(model: Any) -> tuple[int, int]:
+    with _overheard(model) as heard:
+        model(torch.zeros(1, 3, 64, 64))
+    return heard["g_a"].shape[1], heard["h_a"].shape[1]
+
+
+@contextmanager
+def _overheard(model: Any) -> Iterator[dict[str, Tensor]]:
+    """What g_a and h_a return while a model runs: y and z, without computing them twice."""
+    heard: dict[str, Tensor] = {}
+
+    def listen(name: str) -> Any:
+        return getattr(model, name).register_forward_hook(
+            lambda part, given, out: heard.__setitem__(name, out)
+        )
+
+    hooks = [listen("g_a"), listen("h_a")]
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _fill_up(latents: Tensor, C: int) -> Tensor:

@@ -27,6 +27,7 @@ ORDER = (
         "scenes",
         "data",
         "codec_energy",
+        "feed",
         "train",
         "evaluate",
         "baselines",

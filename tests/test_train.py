@@ -1,6 +1,7 @@
 """Training: it learns, it resumes exactly, and it says why it stopped."""
 
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,11 @@ def _loss(student: Student) -> float:
     return total / student.levels
 
 
-def test_the_loss_falls_within_thirty_steps():
-    run = _run(steps=30, lr=5e-3)
+def test_the_loss_falls_within_sixty_steps():
+    run = _run(steps=60, lr=5e-3)
     before = _loss(run.student)
     run.run()
-    assert _loss(run.student) < 0.97 * before
+    assert _loss(run.student) < 0.9 * before  # 0.83 to 0.85 with seeds 0 to 2
 
 
 def test_a_run_that_was_stopped_ends_where_an_uninterrupted_one_does(tmp_path: Path):
@@ -107,6 +108,41 @@ def test_adapters_are_resumed_too(tmp_path: Path):
     again = run()
     assert again.adapters is not None
     assert torch.equal(again.adapters.y, first.adapters.y)
+
+
+class _Far(CropPool):
+    """A pool that says that its batches come from afar; remembers who asked."""
+
+    def __init__(self, crops: Tensor):
+        super().__init__(crops)
+        self.threads: set[str] = set()
+
+    def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
+        self.threads.add(threading.current_thread().name)
+        return super().batch(index, level, lmbda, weights)
+
+    def is_far(self, weights: Weights) -> bool:
+        return True
+
+
+def test_batches_fetched_ahead_are_the_same_and_come_from_a_thread():
+    near, pool = _run(steps=4), _Far(_crops())
+    far = Run(_student(), pool, Recipe(steps=4, batch=4))
+    assert near.run() == far.run()
+    assert _same(near.student, far.student)
+    assert pool.threads
+    assert threading.current_thread().name not in pool.threads
+
+
+def test_a_batch_that_cannot_be_fetched_ends_the_run(monkeypatch):
+    far = Run(_student(), _Far(_crops()), Recipe(steps=4, batch=4))
+
+    def fails(*given):
+        raise OSError("gone")
+
+    monkeypatch.setattr(far.pictures, "batch", fails)
+    with pytest.raises(OSError, match="gone"):
+        far.run()
 
 
 class _Taught(CropPool):

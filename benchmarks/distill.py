@@ -1,0 +1,540 @@
+"""What distillation costs: the paper's loop, a step without a teacher, and ours, side by side in one run.
+
+    python benchmarks/distill.py [--quick] [--data DIR] [--parts speed,outside,quality,compile,packed]
+
+Same student (PRIM, N = 64, M = 192), same teacher, same batch, same machine, interleaved rounds, medians. The arms:
+
+- ``paper``: the loop of arXiv 2509.10366 from its description: two workers decode files and crop, the teacher
+  runs on every step with autograd on, its outputs are not detached, so that the backward pass goes through it too; the
+  paper's loss, Adam, no auxiliary loss. ``paper_detached`` is the same with its outputs detached, which is kinder.
+- ``floor``: a plain training step without any teacher, crops in memory, Adam.
+- ``control``: our loop without a teacher. ``ours_1``, ``ours_6``: our loop, one level and six.
+
+The cheng2020 teacher has untrained weights: the time does not depend on them. Seconds are wall time; beside them CPU
+time of this process, since others may be at work on the machine. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from nas_kd.artifacts import illustrate
+from nas_kd.codec_energy import energy_of
+from nas_kd.cost import count
+from nas_kd.data import open_images
+from nas_kd.distill import CONTROL, Adapters, Batch, Weights, distillation_loss, rate_bpp
+from nas_kd.energy import QUICK
+from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.meters import find_meter
+from nas_kd.passes import LiveBytes, best_device, gpu_busy_share, in_use, numerics, synchroniser
+from nas_kd.prepare import interval_db
+from nas_kd.reading import Reading
+from nas_kd.space import prim
+from nas_kd.student import LMBDAS, Student
+from nas_kd.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teacher import FixedRateTeacher, load_teacher
+from nas_kd.train import Recipe, Run
+from nas_kd.trial import Anchor, Task, rd_cost, run_trial
+from nas_kd.zoo import Member
+
+PAPER = Weights(0.2, 0.2, 0.0, "paper")
+TRIALS = 200
+"""Trials that one pass of the teacher serves, where its seconds are spread over them."""
+STEPS = 5000
+"""Of a trial, for the share of it that is spent outside distillation."""
+CHENG_WIDTHS = (128, 128, 128, 192, 192, 192)
+LEVEL = 5  # the paper's teacher: quality 5
+
+
+# ---------------------------------------------------------------- the teachers
+
+
+def untrained_cheng() -> FixedRateTeacher:
+    """cheng2020-anchor as the zoo has it, six qualities, weights untrained."""
+    from compressai.models import Cheng2020Anchor
+
+    torch.manual_seed(0)
+    members = [
+        Member("cheng2020-anchor", q, Cheng2020Anchor(N), f"untrained-{q}")
+        for q, N in enumerate(CHENG_WIDTHS, start=1)
+    ]
+    return FixedRateTeacher("cheng2020-anchor, untrained", members, LMBDAS)
+
+
+def one_level(teacher, level: int):
+    """The teacher's level alone, as a teacher of one level (its own where it is of variable rate)."""
+    if not teacher.shared_latents:
+        member = Member(teacher.name, level, teacher.members[level - 1], f"untrained-{level}")
+        return FixedRateTeacher(teacher.name, [member], (teacher.lmbdas[level - 1],))
+    return OneLevel(teacher, level)
+
+
+class OneLevel:
+    """A variable-rate teacher held at one level."""
+
+    shared_latents = True
+
+    def __init__(self, teacher, level: int):
+        self.teacher, self.level = teacher, level
+        self.name, self.levels = f"{teacher.name}:{level}", 1
+        self.fingerprint = f"{teacher.fingerprint} level {level}"
+        self.lmbdas, self.latent_widths = (teacher.lmbdas[level - 1],), teacher.latent_widths
+
+    def outputs(self, x, level):
+        return self.teacher.outputs(x, self.level)
+
+    def to(self, device):
+        self.teacher.to(device)
+        return self
+
+
+class LiveTeacher:
+    """A teacher that runs on every step with autograd on: x_hat and y of pictures."""
+
+    def __init__(self, teacher, level: int, device: str):
+        self.level, self.seen = level, None
+        student = getattr(teacher, "student", None)
+        self.model = teacher.members[level - 1] if student is None else student
+        self.model = self.model.to(device).eval().requires_grad_(True)
+        self.variable = student is not None
+        if not self.variable:
+            self.model.g_a.register_forward_hook(self._see)
+
+    def _see(self, module, given, y):
+        self.seen = y
+
+    def __call__(self, x):
+        if self.variable:
+            out = self.model(x, self.level)
+            return out["x_hat"], out["y"]
+        return self.model(x)["x_hat"], self.seen
+
+
+# ---------------------------------------------------------------- the paper's loop
+
+
+class Files(Dataset):
+    """Random crops of picture files, decoded when asked for."""
+
+    def __init__(self, folder: Path, size: int):
+        self.paths, self.size = sorted(folder.rglob("*.[pj][np]g")), size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int):
+        with Image.open(self.paths[index]) as file:
+            picture = np.array(file.convert("RGB"))
+        top, left = (int(torch.randint(0, side - self.size + 1, ())) for side in picture.shape[:2])
+        crop = picture[top : top + self.size, left : left + self.size]
+        return torch.from_numpy(crop.transpose(2, 0, 1).copy()).float() / 255
+
+
+def batches(files: Files, batch: int, device: str, workers: int = 2):
+    sampler = RandomSampler(files, replacement=True, num_samples=10**9)
+    loader = DataLoader(
+        files, batch, sampler=sampler, num_workers=workers, pin_memory=device == "cuda"
+    )
+    return iter(loader)
+
+
+class Paper:
+    """The paper's loop."""
+
+    def __init__(self, student, teacher, lmbda, loader, widths, recipe, device, detached=False):
+        self.student, self.teacher, self.loader = student, teacher, loader
+        self.lmbda, self.device, self.detached, self.recipe = lmbda, device, detached, recipe
+        own = (student.arch.M, student.arch.hyper)
+        self.adapters = None if own[0] == widths[0] else Adapters(1, own, widths).to(device)
+        self.parameters = [p for n, p in student.named_parameters() if "quantiles" not in n]
+        more = [] if self.adapters is None else [self.adapters.y]
+        self.optimiser = torch.optim.Adam([*self.parameters, *more], lr=recipe.lr)
+        self.step = 0
+
+    def __call__(self, steps: int) -> None:
+        self.student.train()
+        for _ in range(steps):
+            x = next(self.loader).to(self.device)
+            ones = torch.ones(len(x), device=self.device)
+            x_hat_T, y_T = self.teacher(x)
+            if self.detached:
+                x_hat_T, y_T = x_hat_T.detach(), y_T.detach()
+            batch = Batch(x, ones, ones * self.lmbda, x_hat_T, y_T)
+            out = self.student(x, ones)
+            loss = distillation_loss(out, batch, PAPER, self.adapters)["loss"]
+            self.optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.recipe.lr * self.recipe.lr_factor(self.step)
+            self.optimiser.step()
+            self.step += 1
+
+
+class Plain:
+    """A training step without any teacher: R + lambda 255^2 MSE, crops in memory on the device."""
+
+    def __init__(self, student, crops, lmbda, recipe, device):
+        self.student, self.crops, self.lmbda, self.batch = student, crops, lmbda, recipe.batch
+        quantiles = [p for n, p in student.named_parameters() if n.endswith(".quantiles")]
+        self.rest = [p for n, p in student.named_parameters() if not n.endswith(".quantiles")]
+        self.optimiser = torch.optim.Adam(self.rest, lr=recipe.lr)
+        self.aux = torch.optim.Adam(quantiles, lr=recipe.aux_lr)
+        self.ones = torch.ones(recipe.batch, device=device)
+
+    def __call__(self, steps: int) -> None:
+        self.student.train()
+        for _ in range(steps):
+            index = torch.randint(len(self.crops), (self.batch,), device=self.crops.device)
+            x = self.crops[index].float() / 255
+            out = self.student(x, self.ones)
+            rate = rate_bpp(out["likelihoods"], x.shape[-1] * x.shape[-2]).mean()
+            loss = rate + self.lmbda * 255**2 * (out["x_hat"] - x).square().mean()
+            self.optimiser.zero_grad()
+            self.aux.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.rest, 1.0)
+            self.optimiser.step()
+            self.student.aux_loss().backward()
+            self.aux.step()
+
+
+class Ours:
+    """Our loop, as a trial runs it."""
+
+    def __init__(self, student, pool, recipe, weights=None):
+        weights = Weights() if weights is None else weights
+        self.run = Run(student, pool, recipe, weights, pool.latent_widths)
+
+    def __call__(self, steps: int) -> None:
+        self.run.run(until=self.run.step + steps)
+
+
+# ---------------------------------------------------------------- speed
+
+
+def matrix_rate(device: str) -> float:
+    """Multiply-adds per second of this machine in float32: the best of some products of matrices."""
+    n = 8192 if device == "cuda" else 2048
+    a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
+    wait, best = synchroniser(device), math.inf
+    # Others may be at work on a CPU: its own time, there.
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    for _ in range(6):
+        wait()
+        start = clock()
+        a @ b
+        wait()
+        best = min(best, clock() - start)
+    return n**3 / best
+
+
+def rounds(arms: dict, n: int, steps: int, device: str, dear: dict[str, int]):
+    """Wall and CPU seconds per step of every arm, a row per round; ``dear`` arms take fewer steps."""
+    wait = synchroniser(device)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+    for i in range(n + 1):
+        for name, arm in arms.items():
+            arm(1)
+            taken = dear.get(name, steps)
+            wait()
+            start, cpu = time.perf_counter(), time.process_time()
+            arm(taken)
+            wait()
+            wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+            if i:  # the first round warms up
+                found[name].append((wall_s / taken, cpu_s / taken))
+        print(f"  round {i} of {n}", flush=True)
+    return {name: list(zip(*pairs, strict=True)) for name, pairs in found.items()}
+
+
+def memory_mb(arm, device: str) -> float:
+    """The most that tensors take at once in a step."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        arm(1)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 1e6
+    with LiveBytes() as live:
+        arm(1)
+    return live.peak / 1e6
+
+
+def joules(arm, device: str, meter) -> dict:
+    """Energy of a step in J, or the reason why there is none."""
+    reading = meter
+    if not isinstance(meter, Reading):
+        with in_use(device).exclusive():  # for this alone: it stops every training on the machine
+            reading = energy_of(meter, lambda: arm(1), device, QUICK)
+    mj = reading.value_or_none
+    return {"step_j": None if mj is None else mj / 1000, "reason": reading.reason}
+
+
+def make_arms(teacher, args, folder: Path, scratch: Path):
+    """The arms of one teacher, what the targets cost, and the student's multiply-adds per pixel."""
+    device, recipe = args.device, Recipe(10**6, args.batch, seed=0, checkpoint_s=1e9)
+    lmbda = teacher.lmbdas[LEVEL - 1]
+
+    def student(lmbdas) -> Student:
+        torch.manual_seed(0)
+        return Student(prim(64), lmbdas).to(device)
+
+    recipes, pools, target_s = PoolRecipe(args.data, args.crops, args.crop), {}, {}
+    for name, taught in (("1", one_level(teacher, LEVEL)), ("6", teacher)):
+        start = time.perf_counter()
+        where = target_pool(scratch / name, taught.to(device), recipes)
+        target_s[name] = time.perf_counter() - start
+        pools[name] = TargetPool(where, device)
+    live, widths = LiveTeacher(teacher, LEVEL, device), teacher.latent_widths
+    files = Files(folder, args.crop)
+
+    def paper(live, detached=False):
+        loader = batches(files, args.batch, device)
+        return Paper(student((lmbda,)), live, lmbda, loader, widths, recipe, device, detached)
+
+    crops = (pools["1"].pictures() * 255).round().to(torch.uint8).to(device)
+    arms = {
+        "paper": paper(live),
+        "paper_detached": paper(live, True),
+        "floor": Plain(student((lmbda,)), crops, lmbda, recipe, device),
+        "control": Ours(student((lmbda,)), pools["1"], recipe, CONTROL),
+        "ours_1": Ours(student((lmbda,)), pools["1"], recipe),
+        "ours_6": Ours(student(LMBDAS), pools["6"], recipe),
+    }
+    if not teacher.shared_latents:  # qualities 1 to 3 have a narrower network
+        low = LiveTeacher(teacher, 1, device)
+        narrow = (CHENG_WIDTHS[0],) * 2
+        loader = batches(files, args.batch, device)
+        own = student((lmbda,))
+        arms["paper_low"] = Paper(own, low, lmbda, loader, narrow, recipe, device)
+    return arms, target_s
+
+
+def speed(name: str, teacher, args, folder: Path) -> dict:
+    """The table of one teacher."""
+    print(f"{name}: targets", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        arms, target_s = make_arms(teacher, args, folder, Path(scratch))
+        dear = {arm: args.paper_steps for arm in arms if arm.startswith("paper")}
+        taken = rounds(arms, args.rounds, args.steps, args.device, dear)
+        meter, rate = find_meter(args.device), matrix_rate(args.device)
+        macs_px = count(Student(prim(64), (0.025,))).kmac_per_px * 1000
+        step_macs = 3 * macs_px * args.batch * args.crop**2  # backward counts twice the forward
+        table = {}
+        for arm, (wall, cpu) in taken.items():
+            step_s, step_cpu_s = statistics.median(wall), statistics.median(cpu)
+            busy_s = step_s if args.device == "cuda" else step_cpu_s
+            table[arm] = {
+                "steps_per_s": 1 / step_s,
+                "step_s": step_s,
+                "step_s_rounds": list(wall),
+                "step_cpu_s": step_cpu_s,
+                "memory_mb": memory_mb(arms[arm], args.device),
+                "mfu": step_macs / busy_s / rate,
+                "energy": joules(arms[arm], args.device, meter),
+                "gpu_busy_share": gpu_busy_share(lambda a=arm: arms[a](1))
+                if args.device == "cuda"
+                else None,
+            }
+    return {"arms": table, "target_s": target_s, "matrix_mac_per_s": rate} | ratios(
+        table, target_s, teacher, args
+    )
+
+
+def median_ratio(table: dict, a: str, b: str) -> dict:
+    """How much dearer a step of one arm is than of another: by wall and by CPU time."""
+    pairs = zip(table[a]["step_s_rounds"], table[b]["step_s_rounds"], strict=True)
+    each = sorted(x / y for x, y in pairs)
+    cpu = table[a]["step_cpu_s"] / table[b]["step_cpu_s"]
+    return {"wall": statistics.median(each), "lowest": each[0], "highest": each[-1], "cpu": cpu}
+
+
+def ratios(table: dict, target_s: dict, teacher, args) -> dict:
+    """The figures that the aims are about."""
+    low = table.get("paper_low", table["paper"])["step_s"]
+    curve_steps_s = 3 * low + 3 * table["paper"]["step_s"]
+    own = table["ours_6"]["step_s"]
+    teachers_s = target_s["6"] / args.crops * args.study_crops
+    return {
+        "ours_over_floor": median_ratio(table, "ours_1", "floor"),
+        "ours_6_over_floor": median_ratio(table, "ours_6", "floor"),
+        "ours_over_control": median_ratio(table, "ours_1", "control"),
+        "paper_over_ours": median_ratio(table, "paper", "ours_1"),
+        "paper_detached_over_ours": median_ratio(table, "paper_detached", "ours_1"),
+        "paper_curve_s": STEPS * curve_steps_s,
+        "ours_curve_s": STEPS * own + teachers_s / TRIALS,
+        "ours_curve_alone_s": STEPS * own + teachers_s,
+        "curve_speedup": STEPS * curve_steps_s / (STEPS * own + teachers_s / TRIALS),
+        "curve_speedup_alone": STEPS * curve_steps_s / (STEPS * own + teachers_s),
+    }
+
+
+# ---------------------------------------------------------------- a whole trial
+
+
+def outside(args, step_s: float) -> dict:
+    """Seconds of a trial of six levels that are not distillation, and their share at STEPS steps."""
+    teacher, images = load_teacher("mini"), open_images(args.eval_data, "eval")
+    recipe = PoolRecipe(args.data, args.crops, args.crop)
+    curve = evaluate(teacher, images, "cpu").curve()
+    with tempfile.TemporaryDirectory() as scratch:
+        pool = TargetPool(target_pool(Path(scratch), teacher.to(args.device), recipe), args.device)
+        anchor = Anchor(curve, interval_db(curve))
+        task = Task(
+            *(teacher.lmbdas, Recipe(20, args.batch), Weights(), ("bd_rate", "flops")),
+            *(pool, images, anchor),
+            device=args.device,
+        )
+        found = []
+        for i in range(3):
+            folder = Path(scratch, str(i))
+            start = time.perf_counter()
+            outcome = run_trial(task, prim(64), folder)
+            illustrate(anchor, images, folder, outcome)
+            whole_s = time.perf_counter() - start
+            seconds = outcome.attrs["seconds"]
+            found.append(whole_s - seconds["distil"])
+            print(f"  trial {i}: {seconds}", flush=True)
+    outside_s = statistics.median(found)
+    share = outside_s / (outside_s + STEPS * step_s)
+    return {"outside_s": outside_s, "trials_s": found, "outside_share": share, "of_last": seconds}
+
+
+# ---------------------------------------------------------------- equal quality
+
+
+def quality(args, folder: Path) -> dict:
+    """R-D loss after equally many steps, ours against the paper's loop: percent, per seed and mean."""
+    teacher, images = load_teacher("mini").to(args.device), open_images(args.eval_data, "eval")
+    level, arch = 3, prim(args.quality_width)
+    held = one_level(teacher, level)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        pool_of = PoolRecipe(args.data, args.quality_crops, args.crop)
+        pool = TargetPool(target_pool(Path(scratch), held, pool_of), args.device)
+        for seed in range(3):
+            recipe = Recipe(args.quality_steps, args.batch, seed=seed, checkpoint_s=1e9)
+            losses = {}
+            for name in ("paper", "ours"):
+                torch.manual_seed(seed)
+                student = Student(arch, held.lmbdas).to(args.device)
+                if name == "ours":
+                    Run(student, pool, recipe, Weights(), pool.latent_widths).run()
+                else:
+                    live = LiveTeacher(teacher, level, args.device)
+                    loader = batches(Files(folder, args.crop), args.batch, args.device)
+                    widths = teacher.latent_widths
+                    given = (student, live, held.lmbdas[0], loader, widths, recipe, args.device)
+                    Paper(*given)(recipe.steps)
+                measured = evaluate(StudentCodec(student), images, args.device)
+                losses[name] = rd_cost(measured, held.lmbdas)
+            rows.append(losses | {"seed": seed})
+            print(f"  {rows[-1]}", flush=True)
+    percent = [100 * (row["ours"] / row["paper"] - 1) for row in rows]
+    half = 4.303 * statistics.stdev(percent) / math.sqrt(3)  # Student's t, 2 degrees, 95 %
+    mean = statistics.fmean(percent)
+    return {
+        "steps": args.quality_steps,
+        "width": args.quality_width,
+        "rows": rows,
+        "ours_against_paper_percent": mean,
+        "interval_percent": [mean - half, mean + half],
+    }
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def picture_files(args, scratch: Path) -> Path:
+    """A folder of files for the paper's loader: the one given, or the built-in set as PNG."""
+    if args.data != "builtin":
+        return Path(args.data)
+    for i, image in enumerate(open_images("builtin", "train").images):
+        if min(image.shape[:2]) >= args.crop:
+            Image.fromarray(image).save(scratch / f"{i:03d}.png")
+    return scratch
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--parts", default="speed,outside,quality")
+    parser.add_argument("--data", default="builtin")
+    parser.add_argument("--eval-data", default="builtin")
+    parser.add_argument("--teachers", default="cheng2020,mini")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    args.device = best_device()
+    gpu, quick = args.device == "cuda", args.quick
+    args.batch, args.crop = (16, 256) if gpu else (4, 128)
+    args.crops, args.study_crops = (256 if gpu else 16), 256
+    args.rounds, args.steps = (3 if quick else 7), (100 if gpu else 3 if quick else 8)
+    args.paper_steps = 20 if gpu else 1
+    args.quality_steps, args.quality_width = (20, 16) if quick else (600, 32)
+    args.quality_crops = 64 if quick else 1024
+    return args
+
+
+def machine(args) -> dict:
+    cuda = args.device == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
+        "numerics": numerics(args.device),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": date.today().isoformat(),
+        "seed": 0,
+    }
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    parts = args.parts.split(",")
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    result = {"benchmark": "distill", "machine": machine(args), "settings": settings}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = picture_files(args, Path(scratch))
+        if "speed" in parts:
+            for name in args.teachers.split(","):
+                teacher = untrained_cheng() if name == "cheng2020" else load_teacher(name)
+                result[name] = speed(name, teacher, args, folder)
+                print(json.dumps({name: result[name]}), flush=True)
+        first = result.get(args.teachers.split(",")[0], {})
+        if "outside" in parts:
+            steps = first.get("arms", {}).get("ours_6", {}).get("step_s")
+            result["trial"] = outside(args, steps) if steps else None
+        if "quality" in parts:
+            result["quality"] = quality(args, folder)
+    wanted = ("ours_over_floor", "paper_over_ours")
+    for name in wanted:
+        result[name] = first[name]["wall"] if name in first else None
+    result["curve_speedup"] = first.get("curve_speedup")
+    result["outside_share"] = (result.get("trial") or {}).get("outside_share")
+    result["trials_per_hour_packed_ratio"] = None
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
