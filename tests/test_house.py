@@ -49,6 +49,7 @@ ORDER = (
         "ranking",
         "prepare",
         "courier",
+        "follow",
         "pace",
         "engine",
         "launch",
@@ -70,7 +71,7 @@ ORDER = (
         "cli",
     ),
 )
-ONLY_IN = {"ray": "engine", "pynvml": "meters", "fvcore": "cost"}
+ONLY_IN = {"ray": "engine", "pynvml": "meters", "fvcore": "cost", "tensorboardX": "follow"}
 
 
 def _imported(path: Path) -> set[str]:
