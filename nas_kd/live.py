@@ -264,7 +264,7 @@ def _counts(p: Progress) -> Text:
 def _volumes(p: Progress, objectives: tuple[str, ...]) -> Text:
     if not p.volumes:
         return Text("hypervolume: none yet, no trial is complete")
-    over = f"after {len(p.volumes)} trials ({', '.join(objectives)}; of the box seen so far)"
+    over = f"after {len(p.volumes)} archs ({', '.join(objectives)}; of the box seen so far)"
     return Text(f"hypervolume {sparkline(p.volumes)} {over}", no_wrap=True, overflow="ellipsis")
 
 

@@ -123,13 +123,15 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
     if stored is not None:
         return stored
     listen("preparing", "teacher's rate-distortion curve")
-    curve = evaluate(teacher, open_images(study.settings.eval_data, "eval")).curve()
+    measured = evaluate(teacher, open_images(study.settings.eval_data, "eval"))
+    curve = measured.curve()
     anchor = {
         "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint,
         "latent_widths": list(teacher.latent_widths),
         "curve": curve.to_json(),
         "interval_db": interval_db(curve),
+        "per_image": [one.to_json() for one in measured.per_image()],
     }
     study.optuna.set_user_attr("anchor", anchor)
     return anchor

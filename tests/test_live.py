@@ -84,7 +84,7 @@ def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
     assert "doing" not in shown
     assert re.search(r"4 of 6 trials ━+.* 10.0 s per trial, about 0.3 min left", shown)
     assert "3 complete, 1 infeasible, 1 failed, 0 running" in shown
-    assert re.search(r"hypervolume .+ after 3 trials \(bd_rate, flops", shown)
+    assert re.search(r"hypervolume .+ after 3 archs \(bd_rate, flops", shown)
     assert "last: trial 2, 60.00 BD-rate %" in shown
     assert "front of 4 trials" in shown
 
