@@ -94,7 +94,7 @@ class OverStudy(Searcher):
         number, arch = asked
         self.numbers[trial_id] = number
         self.listen("started", number)
-        return {"arch": arch.to_json(), "prepared": self.prepared}
+        return {"number": number, "arch": arch.to_json(), "prepared": self.prepared}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

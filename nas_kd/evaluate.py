@@ -48,6 +48,11 @@ class Measured:
         rates = tuple(float(np.mean(r)) for r in self.rate)
         return RDCurve(rates, tuple(float(np.mean(p)) for p in self.psnr_db))
 
+    def per_image(self) -> list[RDCurve]:
+        """A curve for each picture."""
+        rates, qualities = zip(*self.rate, strict=True), zip(*self.psnr_db, strict=True)
+        return [RDCurve(r, q) for r, q in zip(rates, qualities, strict=True)]
+
     def to_json(self) -> dict[str, Any]:
         """Mean points by their own name (bpp_est or bpp), and the points per picture."""
         return {

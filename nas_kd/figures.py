@@ -5,14 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_kd.bd import RDCurve
+from nas_kd.bd import RDCurve, bootstrap_bd_rate
+from nas_kd.errors import StudyError
 from nas_kd.front import Point, hypervolume, pareto_front, reference_point
+from nas_kd.paper import PAPER
+from nas_kd.prepare import interval_db
 from nas_kd.report import SCALE, UNITS
 from nas_kd.study import Study
 
@@ -55,11 +59,46 @@ def value_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
     return None
 
 
-def uncertainty_of(trial: FrozenTrial, name: str) -> float | None:
-    """The standard uncertainty of a measured objective, where one was stored."""
+def uncertainty_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
+    """What the bars show, in the unit that is printed; None where there is none.
+
+    Of a measured objective the standard uncertainty; of a BD-rate half the 95 % interval over pictures.
+    """
+    if name == "bd_rate":
+        return _over_pictures(study, trial)
     reading = trial.user_attrs.get(name)
     found = reading.get("uncertainty") if isinstance(reading, dict) else None
     return None if found is None else found * SCALE[name]
+
+
+def _over_pictures(study: Study, trial: FrozenTrial) -> float | None:
+    anchor, rd = study.optuna.user_attrs.get("anchor") or {}, trial.user_attrs.get("rd")
+    if rd is None or not anchor.get("per_image") or value_of(study, trial, "bd_rate") is None:
+        return None
+    rates = zip(*rd["per_image_bpp_est"], strict=True)
+    curves = [
+        RDCurve(*c) for c in zip(rates, zip(*rd["per_image_psnr_db"], strict=True), strict=True)
+    ]
+    teacher = [RDCurve.from_json(curve) for curve in anchor["per_image"]]
+    if len(teacher) != len(curves):
+        return None
+    pairs = [
+        (t, c, i) for t, c in zip(teacher, curves, strict=True) if (i := _middle(t)) is not None
+    ]
+    found = bootstrap_bd_rate(
+        [t for t, _, _ in pairs],
+        [c for _, c, _ in pairs],
+        seed=0,
+        intervals_db=[i for *_, i in pairs],
+    )
+    return None if found.low is None or found.high is None else (found.high - found.low) / 2
+
+
+def _middle(teacher: RDCurve) -> tuple[float, float] | None:
+    try:
+        return interval_db(teacher)
+    except StudyError:
+        return None  # on this picture the teacher's own curve does not rise
 
 
 def panes(study: Study) -> list[Pane]:
@@ -80,7 +119,12 @@ def _pane(study: Study, x: str, y: str) -> Pane:
     rest = [t for t in complete(study) if t.number not in members]
     front = sorted(study.front(), key=lambda t: value_of(study, t, x) or 0.0)
     dominated = _points(study, rest, x, y, "dominated", GREY, "circle-open")
-    optimal = _points(study, front, x, y, "front", COLOURS[0], "diamond")
+    optimal = _points(study, front, x, y, "front", COLOURS[0], "diamond") | {"meta": "accent"}
+    for axis, objective in (("x", x), ("y", y)):
+        # The front's alone: the bars of a hundred others would hide it.
+        bars = [uncertainty_of(study, t, objective) for t in front]
+        if any(bar is not None for bar in bars):
+            optimal[f"error_{axis}"] = {"type": "data", "array": bars, "thickness": 1, "width": 3}
     optimal["mode"] = "lines+markers" if len(study.settings.objectives) == 2 else "markers"
     optimal["line"] = {"width": 1.5, "shape": "hv", "dash": "dot"}
     optimal["marker"]["size"] = 12
@@ -98,7 +142,7 @@ def absent(study: Study, name: str) -> str:
 def _points(
     study: Study, trials: Sequence[FrozenTrial], x: str, y: str, name: str, colour: str, symbol: str
 ) -> Figure:
-    trace: Figure = {
+    return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
@@ -108,11 +152,6 @@ def _points(
         "marker": {"color": colour, "symbol": symbol, "size": 9},
         "hovertemplate": f"trial %{{customdata}}<br>{UNITS[x]} %{{x:.3f}}<br>{UNITS[y]} %{{y:.2f}}<extra></extra>",
     }
-    for axis, objective in (("x", x), ("y", y)):
-        bars = [uncertainty_of(t, objective) for t in trials]
-        if any(bar is not None for bar in bars):
-            trace[f"error_{axis}"] = {"type": "data", "array": bars, "thickness": 1}
-    return trace
 
 
 def _axes(x: str, y: str) -> Figure:
@@ -132,6 +171,9 @@ def curves(study: Study, baselines: dict[str, RDCurve]) -> Figure:
     for (name, curve), dash in zip(baselines.items(), dashes, strict=False):
         data.append(_curve(name, curve.bpp, curve.psnr_db))
         data[-1] |= {"line": {"dash": dash, "color": GREY}, "mode": "lines"}
+        data[-1]["hovertemplate"] = data[-1]["hovertemplate"].replace(", %{text}", "")
+    if on_kodak(study):
+        data.append(_papers())
     for place, trial in enumerate(study.front()):
         rd = trial.user_attrs["rd"]
         trace = _curve(f"trial {trial.number}", rd["bpp_est"], rd["psnr_db"])
@@ -145,6 +187,28 @@ def curves(study: Study, baselines: dict[str, RDCurve]) -> Figure:
         "yaxis": {"title": {"text": "PSNR dB"}},
     }
     return {"data": data, "layout": layout | _range(data)}
+
+
+def on_kodak(study: Study) -> bool:
+    """Whether the study was judged by the Kodak pictures, as the paper's students were."""
+    judged = (t.user_attrs["rd"]["images"] for t in study.trials if "rd" in t.user_attrs)
+    names = {Path(name).stem for name in next(judged, [])}
+    return names == {f"kodim{i:02d}" for i in range(1, 25)}
+
+
+def _papers() -> Figure:
+    points = [PAPER[N] for N in PAPER]
+    rates, qualities = ([p[key] for p in points] for key in ("bpp_est", "psnr_db"))
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "paper, lambda 0.025",
+        "x": rates,
+        "y": qualities,
+        "text": [f"N = {N}" for N in PAPER],
+        "marker": {"symbol": "x", "size": 9, "color": GREY},
+        "hovertemplate": "arXiv 2509.10366, %{text}<br>%{x:.2f} bpp<br>%{y:.2f} dB<extra></extra>",
+    }
 
 
 def _range(data: list[Figure]) -> Figure:
@@ -168,7 +232,8 @@ def _curve(name: str, rate: Sequence[float], psnr_db: Sequence[float]) -> Figure
         "name": name,
         "x": list(rate),
         "y": list(psnr_db),
-        "hovertemplate": f"{name}<br>%{{x:.3f}} bpp<br>%{{y:.2f}} dB<extra></extra>",
+        "text": [f"level {level}" for level in range(1, len(rate) + 1)],
+        "hovertemplate": f"{name}, %{{text}}<br>%{{x:.3f}} bpp<br>%{{y:.2f}} dB<extra></extra>",
     }
 
 
@@ -210,6 +275,7 @@ def history(study: Study) -> Pane:
         "customdata": [t.number for t in trials],
         "line": {"shape": "hv", "color": COLOURS[0]},
         "marker": {"size": 5},
+        "meta": "accent",
         "hovertemplate": "after trial %{x}<br>%{y:.3f}<extra></extra>",
     }
     upright = {"title": {"text": "share of the box dominated"}, "rangemode": "tozero"}
@@ -235,11 +301,11 @@ def importances(study: Study) -> Pane:
         {
             "type": "bar",
             "orientation": "h",
-            "name": name,
+            "name": UNITS[name],
             "y": dimensions,
             "x": [shares.get(d, 0.0) for d in dimensions],
             "marker": {"color": COLOURS[i]},
-            "hovertemplate": f"{name}<br>%{{y}}: %{{x:.2f}}<extra></extra>",
+            "hovertemplate": f"{UNITS[name]}<br>%{{y}}: %{{x:.2f}}<extra></extra>",
         }
         for i, (name, shares) in enumerate(found.items())
     ]

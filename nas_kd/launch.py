@@ -63,6 +63,7 @@ def _run(
 
     gpus = machine.gpus_per_trial
     home = engine.home_open if machine.address else nullcontext
+    listen("preparing", "starting Ray and its workers")
     with engine.ray_up(machine.workers, machine.address), home(prepared) as given:
         rank(
             study,

@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
-from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from nas_kd.figures import complete, volumes
+from nas_kd.follow import read_now
 from nas_kd.report import SCALE, UNITS, front_json, front_table
 from nas_kd.space import Arch
 from nas_kd.study import Study, open_study
@@ -108,7 +110,7 @@ def watching(
     """A listener for ``launch.search`` that shows what it hears for as long as the context lasts."""
     if mode == "screen":
         screen = Screen()
-        with Live(get_renderable=screen.render, refresh_per_second=2, transient=True):
+        with Live(screen, refresh_per_second=2, transient=True):
             yield Watch(name, budget, screen, storage).listen
     else:
         shows = {"lines": say_line, "json": say_json, "quiet": say_nothing}
@@ -183,62 +185,87 @@ class Screen:
     """The live screen's contents; rich asks for them twice a second."""
 
     def __init__(self) -> None:
-        self.said = "starting"
+        self.said = "starting: loading torch and the teacher"
         self.study: Study | None = None
         self.progress: Progress | None = None
-        self.front: Table | None = None
         self.archs: dict[int, str] = {}
+        self.homes: dict[int, Path] = {}
         self.since_s: dict[int, float] = {}
 
     def __call__(
         self, kind: str, detail: Any, study: Study | None, progress: Progress | None
     ) -> None:
         """An event."""
-        self.study, self.progress = study, progress
         if study is None:
             self.said = f"{kind}: {detail}"
             return
+        self.study, self.progress = study, progress
         trial = study.trials[detail]
         if kind == "started":
             self.archs[detail] = str(Arch.from_json(trial.user_attrs["arch"]))
+            self.homes[detail] = study.student_folder(trial)
             self.since_s[detail] = time.monotonic()
+            if self.said.startswith(("preparing", "starting")):
+                self.said = "the first trial is under way"
         else:
             self.archs.pop(detail, None)
             self.said = f"last: trial {detail}, {result(study, trial)}"
-        self.front = front_table(study)
 
-    def render(self) -> Group:
-        """The screen as it is now."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The screen as it is now, cut to the terminal's height."""
         parts: list[Any] = []
-        if self.progress is not None:
-            parts += [Text(_counts(self.progress)), Text(_times(self.progress))]
-            if self.progress.volumes:
-                parts.append(Text(f"hypervolume {sparkline(self.progress.volumes)}"))
+        if self.progress is not None and self.study is not None:
+            parts += [_bar(self.progress), _counts(self.progress)]
+            parts.append(_volumes(self.progress, self.study.settings.objectives))
             if self.archs:
-                parts.append(self._running())
-            if self.front is not None and self.progress.front:
-                parts.append(self.front)
-        return Group(*parts, Text(self.said))
+                parts += [Text(), self._running()]
+            taken = len(parts) + len(self.archs) + TABLE_LINES
+            if self.progress.front and (lines := console.size.height - taken) > 0:
+                parts += [Text(), front_table(self.study, lines)]
+        yield Group(*parts, Text(self.said, no_wrap=True, overflow="ellipsis"))
 
     def _running(self) -> Table:
-        table = Table("trial", "for s", "running arch", box=None, pad_edge=False)
+        table = Table("worker", "trial", "for s", "doing", box=None, pad_edge=False, expand=True)
+        table.add_column("arch", ratio=1)
+        for column in table.columns:
+            column.no_wrap = True
         for number, arch in list(self.archs.items()):
-            spent = time.monotonic() - self.since_s[number]
-            table.add_row(str(number), f"{spent:.0f}", escape(arch))
+            now = read_now(self.homes[number], number)
+            spent = f"{time.monotonic() - self.since_s[number]:.0f}"
+            worker, doing = (now.worker, str(now)) if now else ("", "wait for a worker")
+            table.add_row(worker, str(number), spent, Text(doing), Text(arch))
         return table
 
 
-def _counts(p: Progress) -> str:
-    return (
-        f"{p.counted} of {p.budget} trials: {p.complete} complete, {p.infeasible} infeasible; "
-        f"{p.failed} failed, {p.running} running"
-    )
+TABLE_LINES = 9
+"""What a front's frame, title and caption, an empty line and the last message take of the height."""
 
 
-def _times(p: Progress) -> str:
-    if p.per_trial_s is None or p.left_s is None:
-        return "no trial has ended yet"
-    return f"{p.per_trial_s:.1f} s per trial, about {p.left_s / 60:.1f} min left"
+def _bar(p: Progress) -> Table:
+    row = Table.grid(padding=(0, 1))
+    times = "no trial has ended yet"
+    if p.per_trial_s is not None and p.left_s is not None:
+        times = f"{p.per_trial_s:.1f} s per trial, about {p.left_s / 60:.1f} min left"
+    bar = ProgressBar(total=p.budget, completed=p.counted, width=BARS_WIDE)
+    row.add_row(f"{p.counted} of {p.budget} trials", bar, times)
+    return row
+
+
+def _counts(p: Progress) -> Text:
+    parts = [
+        (f"{p.complete} complete", ""),
+        (f"{p.infeasible} infeasible", "yellow" if p.infeasible else ""),
+        (f"{p.failed} failed", "red" if p.failed else ""),
+        (f"{p.running} running", ""),
+    ]
+    return Text(", ").join(Text(said, style) for said, style in parts)
+
+
+def _volumes(p: Progress, objectives: tuple[str, ...]) -> Text:
+    if not p.volumes:
+        return Text("hypervolume: none yet, no trial is complete")
+    over = f"after {len(p.volumes)} archs ({', '.join(objectives)}; of the box seen so far)"
+    return Text(f"hypervolume {sparkline(p.volumes)} {over}", no_wrap=True, overflow="ellipsis")
 
 
 def sparkline(values: list[float]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from nas_kd.artifacts import illustrate
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
+from nas_kd.follow import Follow
 from nas_kd.halving import rungs_of
 from nas_kd.prepare import task_of
 from nas_kd.space import Arch
@@ -87,7 +88,7 @@ def paced_trial(
     """The trial of a worker's configuration, not yet begun.
 
     Args:
-        config: ``arch`` as JSON, and ``prepared``, what ``prepare`` returned.
+        config: ``arch`` as JSON, ``number`` of the trial, and ``prepared``, what ``prepare`` returned.
         device: of torch.
         first: called with the student's folder before the trial, where its checkpoint must be fetched.
         brings: called with the folder whenever something new may lie there, and at the end.
@@ -105,10 +106,14 @@ def paced_trial(
         if first is not None:
             first(folder)
         task = task_of(prepared, device)
-        outcome = run_trial(task, arch, folder, _also(report, brings, folder))
-        started = time.perf_counter()
-        illustrate(task.anchor, task.eval_images, folder, outcome)
-        outcome.attrs.setdefault("seconds", {})["draw"] = time.perf_counter() - started
+        with Follow(config["number"], folder, folder.parents[1], settings["steps"]) as follow:
+            heard = _also(report, follow, brings, folder)
+            outcome = run_trial(task, arch, folder, heard, follow.doing)
+            follow.doing("draw")
+            started = time.perf_counter()
+            illustrate(task.anchor, task.eval_images, folder, outcome)
+            outcome.attrs.setdefault("seconds", {})["draw"] = time.perf_counter() - started
+            follow.end(outcome, tuple(settings["objectives"]))
         return outcome
 
     def run_and_bring(report: Report) -> Outcome:
@@ -121,10 +126,13 @@ def paced_trial(
     return Paced(run_and_bring, rungs_of(settings["steps"]) if settings["early_stopping"] else ())
 
 
-def _also(report: Report, brings: Callable[[Path], None] | None, folder: Path) -> Report:
-    """Reports that bring home a checkpoint written since the last one."""
+def _also(
+    report: Report, follow: Follow, brings: Callable[[Path], None] | None, folder: Path
+) -> Report:
+    """Reports that are followed, and bring home a checkpoint written since the last one."""
 
     def heard(step: int, metrics: dict[str, float]) -> None:
+        follow.step(step, metrics)
         if brings is not None:
             brings(folder)
         report(step, metrics)

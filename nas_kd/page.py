@@ -24,6 +24,7 @@ from nas_kd.figures import (
     curves,
     history,
     importances,
+    on_kodak,
     panes,
     uncertainty_of,
     value_of,
@@ -51,7 +52,9 @@ HOW = {
     "mean over levels and pictures.",
     "bd_rate": "BD-rate against the teacher: Akima interpolation of log rate over PSNR, on the mean curves over the "
     "pictures, integrated over one PSNR interval for the whole study; rates are estimated from "
-    "likelihoods. No uncertainty is stored for it; on few pictures small differences mean little.",
+    "likelihoods. The bars are half the 95 % bootstrap interval of the mean of the pictures' own BD-rates, each "
+    "over the middle half of the teacher's range on it: how far another choice of such pictures might move it. "
+    "All trials are judged by the same pictures, so differences between them are less uncertain than the bars.",
     "flops": "Multiply-accumulates of one forward pass, encoder and decoder, on one 768x512 picture, counted by "
     "fvcore (one multiply-add is one); exact, no uncertainty.",
     "energy": "Energy of one forward pass, encoder and decoder without entropy coding, on one 768x512 picture, by a "
@@ -141,7 +144,7 @@ def build(study: Study, seen: Seen) -> str:
         lead=_lead(study),
         css=(ASSETS / "report.css").read_text(),
         panes=_panes(front),
-        curves_note=_curves_note(seen),
+        curves_note=_curves_note(study, seen),
         pictures=_pictures(seen),
         search=_panes(search),
         search_note="Hypervolume: the share that the front dominates of the box between the best value of each "
@@ -156,8 +159,8 @@ def build(study: Study, seen: Seen) -> str:
 def _embedded(study: Study, figures: dict[str, Figure], seen: Seen) -> str:
     columns = [{"name": "trial", "digits": 0}, {"name": "state", "digits": None}]
     columns += [{"name": UNITS[name], "digits": 2} for name in _columns(study)]
-    columns += [{"name": name, "digits": 2} for name in ("encoder kMAC/px", "decoder kMAC/px")]
-    columns += [{"name": "parameters M", "digits": 3}, {"name": "seconds", "digits": 0}]
+    columns += [{"name": name, "digits": 2} for name in ("enc kMAC/px", "dec kMAC/px")]
+    columns += [{"name": "params M", "digits": 3}, {"name": "seconds", "digits": 0}]
     columns += [{"name": "reason", "digits": None}, {"name": "arch", "digits": None}]
     members = {t.number for t in study.front()}
     data = {
@@ -188,7 +191,7 @@ def _trial(study: Study, trial: FrozenTrial, member: bool) -> dict[str, Any]:
     ]
     size = cost["parameters"] / 1e6 if cost else None
     spent = sum(attrs["seconds"].values()) if attrs.get("seconds") else None
-    state, reason = STATES[trial.state], _reason(attrs)
+    state, reason = STATES[trial.state], _reason(study, trial)
     return {
         "number": trial.number,
         "front": member,
@@ -199,22 +202,25 @@ def _trial(study: Study, trial: FrozenTrial, member: bool) -> dict[str, Any]:
     }
 
 
-def _reason(attrs: dict[str, Any]) -> str:
+def _reason(study: Study, trial: FrozenTrial) -> str:
+    attrs = trial.user_attrs
     if "same_as" in attrs:
         return f"same arch as trial {attrs['same_as']}"
-    return attrs.get("reason") or ""
+    again = [t.number for t in study.trials if t.user_attrs.get("retry_of") == trial.number]
+    said = attrs.get("reason") or ("interrupted" if again else "")
+    return f"{said}, again as trial {again[0]}" if again else said
 
 
 def _facts(study: Study, trial: FrozenTrial, member: bool, arch: str) -> list[tuple[str, str]]:
     attrs = trial.user_attrs
     found = [("state", STATES[trial.state] + (", on the front" if member else ""))]
-    if reason := _reason(attrs):
+    if reason := _reason(study, trial):
         found.append(("reason", f"{reason}: {attrs['message']}" if "message" in attrs else reason))
     for name in _columns(study):
-        value, bar = value_of(study, trial, name), uncertainty_of(trial, name)
+        value, bar = value_of(study, trial, name), uncertainty_of(study, trial, name)
         if value is not None:
             found.append(
-                (UNITS[name], f"{value:.3f}" + (f" ± {bar:.3f}" if bar is not None else ""))
+                (UNITS[name], f"{value:.2f}" + (f" ± {bar:.2f}" if bar is not None else ""))
             )
     if "cost" in attrs:
         found.append(("parameters", f"{attrs['cost']['parameters']:,}"))
@@ -248,22 +254,36 @@ def _panes(shown: list[Pane]) -> str:
         for p in shown
         if p.figure is not None
     ]
+    reasons: dict[str, list[str]] = {}
+    for p in shown:
+        if p.figure is None:
+            reasons.setdefault(p.reason or "", []).append(p.title)
     missing = [
-        f'<p class="absent">{html.escape(p.title)}: absent, {html.escape(p.reason or "")}.</p>'
-        for p in shown
-        if p.figure is None
+        f'<p class="absent">Absent: {html.escape("; ".join(titles))}. {html.escape(_sentence(reason))}</p>'
+        for reason, titles in reasons.items()
     ]
     return f'<div class="panes">{"".join(drawn)}</div>{"".join(missing)}'
 
 
-def _curves_note(seen: Seen) -> str:
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _curves_note(study: Study, seen: Seen) -> str:
     note = "Mean over the evaluation pictures. The rates of students and teacher are estimated from likelihoods"
     if seen.baselines:
+        note += "; those of JPEG (4:2:0) and WebP, both Pillow's, are whole files. Click the legend to hide or show. "
+    else:
+        note += f". JPEG and WebP are absent: {html.escape(seen.missing or '')} "
+    if on_kodak(study):
         return (
-            f"{note}; those of JPEG (4:2:0) and WebP, both Pillow's, are whole files. Click the legend to hide or "
-            "show."
+            note
+            + "The paper's students were trained for one lambda each; their rates are estimated."
         )
-    return f"{note}. JPEG and WebP are absent: {html.escape(seen.missing or '')}"
+    return (
+        note
+        + "The figures of the paper (arXiv 2509.10366) are absent: they are on Kodak, and these are other pictures."
+    )
 
 
 def _pictures(seen: Seen) -> str:
@@ -292,6 +312,10 @@ def _method(study: Study) -> str:
             ("compared over", f"{low:.2f} to {high:.2f} dB of PSNR, within the teacher's range")
         )
     facts.append(("judged by", _judged(study)))
+    begun = f"slices of weights shared by the space, {s.warmup} steps of warm-up"
+    facts.append(
+        ("started from", begun if s.init == "shared" else "a KLT, or noise without shortcut")
+    )
     facts.append(
         (
             "trained on",

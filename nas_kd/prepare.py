@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cache
@@ -19,6 +21,7 @@ from nas_kd.space import Choice, SearchSpace, load_space
 from nas_kd.study import CACHE, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import Teacher
+from nas_kd.train import Report
 from nas_kd.trial import Anchor, Task, interval_of
 from nas_kd.warmup import load_shared, warm_up
 
@@ -26,6 +29,9 @@ TRIM = 0.25
 """Share of the teacher's PSNR range left out at each end of the study's interval.
 
 A student trained briefly falls short of the teacher's end points; over the middle half both can be compared."""
+
+TELL_S = 5.0
+"""Between two remarks on where a warm-up is."""
 
 Listen = Callable[[str, Any], None]
 """Hears (kind, details): "preparing", "reaped", "started", "trial"."""
@@ -83,16 +89,32 @@ def warm(
     if settings.init != "shared":
         return None
 
-    def report(step: int, metrics: dict[str, float]) -> None:
-        if step % 100 == 0 or step == settings.warmup:
-            loss = f"loss {metrics['loss']:.3f}"
-            listen(
-                "preparing", f"warm-up of shared weights: step {step} of {settings.warmup}, {loss}"
-            )
-
+    report = _told_of_warmup(settings.warmup, listen)
     recipe = settings.recipe(settings.warmup)
     cache, opened = CACHE / "shared", TargetPool(pool)
     return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.loss, report)
+
+
+def _told_of_warmup(
+    steps: int, listen: Listen, clock: Callable[[], float] = time.monotonic
+) -> Report:
+    """Says where a warm-up is, TELL_S apart, and how long the rest takes at the pace so far."""
+    first: list[tuple[int, float]] = []
+    told_s = [-math.inf]
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        now_s = clock()
+        first.append((step, now_s)) if not first else None
+        if step < steps and now_s - told_s[0] < TELL_S:
+            return
+        told_s[0] = now_s
+        said = f"warm-up of shared weights: step {step} of {steps}, loss {metrics['loss']:.3f}"
+        if step > first[0][0]:
+            left_s = (steps - step) * (now_s - first[0][1]) / (step - first[0][0])
+            said += f", about {left_s / 60:.1f} min left"
+        listen("preparing", said)
+
+    return report
 
 
 def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
@@ -101,13 +123,15 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
     if stored is not None:
         return stored
     listen("preparing", "teacher's rate-distortion curve")
-    curve = evaluate(teacher, open_images(study.settings.eval_data, "eval")).curve()
+    measured = evaluate(teacher, open_images(study.settings.eval_data, "eval"))
+    curve = measured.curve()
     anchor = {
         "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint,
         "latent_widths": list(teacher.latent_widths),
         "curve": curve.to_json(),
         "interval_db": interval_db(curve),
+        "per_image": [one.to_json() for one in measured.per_image()],
     }
     study.optuna.set_user_attr("anchor", anchor)
     return anchor

@@ -45,16 +45,23 @@ def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def front_table(study: Study) -> Table:
-    """The front for a terminal, one row per member."""
+def front_table(study: Study, lines: int | None = None) -> Table:
+    """The front for a terminal, one row per member; ``lines`` keeps it to so many, each on one line."""
     table = Table(title=f"{study.settings.name}: front of {study.counted()} trials")
+    members = study.front()
+    if lines is not None and len(members) > lines:
+        table.caption = f"and {len(members) - lines} more: nas-kd front {study.settings.name}"
     table.add_column("trial", justify="right")
     for name in study.settings.objectives:
         table.add_column(UNITS[name], justify="right")
     for column in ("dec kMAC/px", "params M"):
         table.add_column(column, justify="right")
-    table.add_column("arch", overflow="fold")
-    for trial in study.front():
+    if lines is None:
+        table.add_column("arch", overflow="fold")
+    else:
+        table.add_column("arch", no_wrap=True, ratio=1)
+        table.expand = True
+    for trial in members[:lines]:
         cost = trial.user_attrs["cost"]
         pixels = cost["shape"][2] * cost["shape"][3]
         named = zip(study.settings.objectives, trial.values, strict=True)

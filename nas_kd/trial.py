@@ -120,8 +120,12 @@ def run_trial(
     arch: Arch,
     folder: Path,
     report: Report | None = None,
+    doing: Callable[[str], None] = lambda what: None,
 ) -> Outcome:
-    """Build, count, distil, evaluate and measure one student; it is saved into ``folder``."""
+    """Build, count, distil, evaluate and measure one student; it is saved into ``folder``.
+
+    ``doing`` hears what comes next: wait for the device, distil, evaluate, measure energy.
+    """
     started = time.perf_counter()
     seconds: dict[str, float] = {}
     cost = count(Student(arch, task.lmbdas))
@@ -136,13 +140,18 @@ def run_trial(
             report(step, metrics | {"macs": float(cost.macs)})
 
     try:
+        doing("wait for the device")
         with training_on(task.device) as between_steps:
+            doing("distil")
             student = distil(task, arch, folder, hear, between_steps)
             seconds["distil"] = time.perf_counter() - started - sum(seconds.values())
+            doing("evaluate")
             measured = evaluate(StudentCodec(student), task.eval_images, task.device)
     except TrialFailed as failure:
         return Outcome(None, failure.reason, 0.0, attrs | {"message": str(failure)})
     seconds["evaluate"] = time.perf_counter() - started - sum(seconds.values())
+    if "energy" in task.objectives:
+        doing("measure energy")
     outcome = _score(task, student, cost, measured, attrs)
     save_student(student, folder, {"rd": measured.to_json(), "steps": task.recipe.steps})
     seconds["rest"] = time.perf_counter() - started - sum(seconds.values())

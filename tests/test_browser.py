@@ -40,7 +40,7 @@ def test_the_report_answers_clicks_and_sorts_without_a_complaint(report):
     )
     report.click(*box)
     report.wait("document.querySelector('#pick').value === '2'")
-    assert "60.000" in report.evaluate("document.querySelector('#detail').textContent")
+    assert "60.00" in report.evaluate("document.querySelector('#detail').textContent")
 
     heading = "document.querySelectorAll('#trials th button')[2].click()"
     report.evaluate(heading)

@@ -56,16 +56,17 @@ ORDER = (
         "prepare",
         "courier",
         "polish",
+        "follow",
         "pace",
         "engine",
         "launch",
         "export",
         "report",
+        "paper",
         "figures",
         "page",
         "dashboard",
         "live",
-        "paper",
         "doctor",
         "alone",
         "teaching",
@@ -77,7 +78,7 @@ ORDER = (
         "cli",
     ),
 )
-ONLY_IN = {"ray": "engine", "pynvml": "meters", "fvcore": "cost"}
+ONLY_IN = {"ray": "engine", "pynvml": "meters", "fvcore": "cost", "tensorboardX": "follow"}
 
 
 def _imported(path: Path) -> set[str]:

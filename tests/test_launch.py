@@ -16,6 +16,7 @@ from PIL import Image
 
 from nas_kd.engine import is_fault, ray_up, start_ray
 from nas_kd.errors import NasKdError
+from nas_kd.follow import EVENTS, NOW
 from nas_kd.launch import Machine, search
 from nas_kd.study import COUNTED, STOPPED, Settings, open_study
 from nas_kd.trial import Outcome
@@ -61,6 +62,9 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray
         assert len(trial.user_attrs["rd"]["bpp_est"]) == 6
         assert (study.student_folder(trial) / "student.safetensors").is_file()
         assert not (study.student_folder(trial) / "checkpoint.pt").exists()
+        assert not (study.student_folder(trial) / NOW).exists()
+        (events,) = (study.folder / EVENTS / f"trial-{trial.number:04d}").iterdir()
+        assert b"train/loss" in events.read_bytes()
     heard.clear()
     search(settings(), 2, Machine(1), lambda kind, detail: heard.append((kind, detail)))
     assert heard == []

@@ -1,10 +1,14 @@
 import io
 import json
+import os
+import re
 
 import pytest
 from rich.console import Console
 
+from nas_kd.follow import Follow
 from nas_kd.live import Screen, Watch, mode_of, say_end, say_json, say_line, say_nothing, sparkline
+from nas_kd.report import front_table
 
 
 class Clock:
@@ -64,22 +68,48 @@ def test_quiet_says_nothing(small, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_screen_shows_what_runs_and_the_front(small):
+def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
     screen = Screen()
     watch = Watch(small.settings.name, 6, screen, clock=Clock())
+    assert "starting" in text(screen)
     watch.listen("started", 2)
-    assert "running arch" in text(screen)
+    assert "wait for a worker" in text(screen)
+    follow = Follow(2, small.student_folder(small.trials[2]), tmp_path, 40)
+    follow.step(20, {"loss": 1.5})
+    shown = text(screen)
+    assert re.search(rf"{os.getpid()} +2 +0 +distil, step 20 of 40, loss 1.500 +enc \[", shown)
+    follow.close()
     watch.listen("trial", 2)
     shown = text(screen)
-    assert "running arch" not in shown
-    assert "4 of 6 trials: 3 complete, 1 infeasible; 1 failed, 0 running" in shown
+    assert "doing" not in shown
+    assert re.search(r"4 of 6 trials ━+.* 10.0 s per trial, about 0.3 min left", shown)
+    assert "3 complete, 1 infeasible, 1 failed, 0 running" in shown
+    assert re.search(r"hypervolume .+ after 3 archs \(bd_rate, flops", shown)
     assert "last: trial 2, 60.00 BD-rate %" in shown
     assert "front of 4 trials" in shown
 
 
-def text(screen):
-    console = Console(file=io.StringIO(), width=120)
-    console.print(screen.render())
+@pytest.mark.parametrize("height", [6, 12, 14, 40])
+def test_the_screen_keeps_to_the_terminal_and_its_last_line(small, height):
+    screen = Screen()
+    watch = Watch(small.settings.name, 6, screen, clock=Clock())
+    for number in (0, 1, 2):
+        watch.listen("started", number)
+    watch.listen("trial", 2)
+    lines = text(screen, height).splitlines()
+    assert len(lines) <= max(height, 8)
+    assert lines[-1].startswith("last: trial 2")
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_a_cut_front_says_how_much_is_left_out(small):
+    assert "and 1 more: nas-kd front small" in text(front_table(small, 1))
+    assert "more" not in text(front_table(small, 2))
+
+
+def text(shown, height=40):
+    console = Console(file=io.StringIO(), width=100, height=height)
+    console.print(shown)
     return console.file.getvalue()
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from small import NAME
 
 from nas_kd.errors import UsageError
-from nas_kd.figures import COLOURS, panes, volumes
-from nas_kd.page import build, look, write_report
+from nas_kd.figures import COLOURS, curves, panes, uncertainty_of, volumes
+from nas_kd.page import Seen, build, look, write_report
 from nas_kd.pictures import spread
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.trial import Outcome
@@ -78,7 +78,8 @@ def test_there_is_a_crop_of_every_front_member_and_its_original(page):
 
 def test_what_is_absent_has_its_reason(page):
     text = page[0]
-    assert "mJ per frame against GMAC (768x512): absent, energy was not an objective" in text
+    shown = "Absent: BD-rate % against mJ per frame; mJ per frame against GMAC (768x512). Energy was not"
+    assert shown in text
     assert "fewer than 8 say nothing" in text
 
 
@@ -115,6 +116,58 @@ def test_a_pane_has_bars_where_an_uncertainty_was_measured(tmp_path, monkeypatch
     assert shown["energy-bd_rate"]["data"][1]["error_x"]["array"] == [0.25, 0.25]
     assert shown["flops-energy"]["data"][1]["error_y"]["array"] == [0.25, 0.25]
     assert "error_y" not in shown["energy-bd_rate"]["data"][1]
+
+
+def curve_of(rates):
+    return {"bpp": rates, "psnr_db": [30.0, 32.0, 34.0, 36.0, 38.0]}
+
+
+def test_a_bd_rates_bar_is_half_the_interval_over_the_pictures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(Settings("bars", "demo", objectives=("bd_rate", "flops")))
+    rates = [0.1, 0.2, 0.4, 0.8, 1.6]
+    teacher = curve_of(rates)
+    anchor = {"teacher": "t", "curve": teacher, "interval_db": [32.0, 36.0]}
+    study.optuna.set_user_attr("anchor", anchor | {"per_image": [teacher] * 4})
+    # Ten and thirty per cent more bits for equal quality, on two pictures each.
+    per_image = [[r * f for f in (1.1, 1.1, 1.3, 1.3)] for r in rates]
+    quality = [[db] * 4 for db in teacher["psnr_db"]]
+    rd = {"per_image_bpp_est": per_image, "per_image_psnr_db": quality}
+    rd |= {"bpp_est": rates, "psnr_db": teacher["psnr_db"]}
+    for attrs in ({"rd": rd}, {}):
+        number, _ = study.ask(5)
+        study.tell(number, Outcome([20.0, 3e9], attrs=attrs))
+    bar = uncertainty_of(study, study.trials[0], "bd_rate")
+    draws = np.random.default_rng(0).integers(4, size=(1000, 4))
+    low, high = np.percentile(np.array([10, 10, 30, 30])[draws].mean(1), [2.5, 97.5])
+    assert bar == pytest.approx((high - low) / 2)
+    assert uncertainty_of(study, study.trials[1], "bd_rate") is None
+    study.optuna.set_user_attr("anchor", anchor)
+    assert uncertainty_of(study, study.trials[0], "bd_rate") is None
+
+
+def test_a_retried_trial_names_the_one_that_took_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(Settings("again", "demo", objectives=("bd_rate", "flops")))
+    number, _ = study.ask(5)
+    study.tell(number, Outcome(None, "interrupted"))
+    again = study.ask(5)[0]
+    data = json.loads(embedded(build(study, Seen({}, {}, [], "none"))))
+    assert again == 1
+    assert data["trials"][0]["row"][-2] == "interrupted, again as trial 1"
+
+
+@pytest.mark.parametrize("kodak", [True, False])
+def test_the_papers_points_stand_only_beside_curves_on_its_pictures(small, kodak, monkeypatch):
+    names = [f"kodim{i:02d}.png" for i in range(1, 25)] if kodak else ["kodim01.png"]
+    trials = small.trials
+    for trial in trials:
+        if "rd" in trial.user_attrs:
+            trial.user_attrs["rd"]["images"] = names
+    monkeypatch.setattr(Study, "trials", trials)
+    drawn = [trace for trace in curves(small, {})["data"] if "paper" in trace["name"]]
+    assert [(trace["x"][0], trace["y"][0]) for trace in drawn] == [(0.67, 34.53)] * kodak
+    assert ("figures of the paper" in build(small, Seen({}, {}, [], "none"))) is not kodak
 
 
 def test_the_hypervolumes_history_ends_at_optunas_and_never_falls():

@@ -230,7 +230,7 @@ def test_a_study_with_two_teachers_trains_its_whole_grid_and_then_rests(
     teacher = load_teacher(settings.teacher, settings.weights, None, settings.teacher_z)
     prepared = prepare(study, teacher, lambda kind, detail: None)
     while (asked := study.ask(study.affordable(None))) is not None:
-        config = {"arch": asked[1].to_json(), "prepared": prepared}
+        config = {"number": asked[0], "arch": asked[1].to_json(), "prepared": prepared}
         study.tell(asked[0], paced_trial(config, "cpu").advance()["outcome"])
     again = open_study("s")
     assert again.settings == settings

@@ -33,7 +33,10 @@ function painted(layout) {
 }
 
 function inked(trace) {
-  return trace.meta === "ink" ? { ...trace, line: { ...trace.line, color: colours().fg } } : trace;
+  if (trace.meta !== "ink" && trace.meta !== "accent") return trace;
+  const color = trace.meta === "ink" ? colours().fg : colours().accent;
+  const marker = trace.marker ? { marker: { ...trace.marker, color } } : {};
+  return { ...trace, line: { ...trace.line, color }, ...marker };
 }
 
 function ring() {
@@ -133,7 +136,12 @@ function fill() {
     row.classList.toggle("chosen", trial.number === chosen);
     trial.row.forEach((value, i) => {
       const { digits } = page.columns[i];
-      row.append(make("td", shown(value, digits), digits === null ? { class: "words" } : {}));
+      const cell = make("td", shown(value, digits), digits === null ? { class: "words" } : {});
+      if (page.columns[i].name === "arch") {
+        cell.classList.add("long");
+        cell.title = value;
+      }
+      row.append(cell);
     });
     row.onclick = () => choose(trial.number, true);
     row.onkeydown = (event) => { if (event.key === "Enter") choose(trial.number, true); };
