@@ -41,7 +41,7 @@ def test_it_shows_trials_names_notes_constraints_and_plots(url):
     assert shown["objective_names"] == [METRIC_NAMES["bd_rate"], METRIC_NAMES["flops"]]
     states = [trial["state"] for trial in shown["trials"]]
     assert states == ["Complete"] * 3 + ["Pruned", "Fail"]
-    assert [t["constraints"] for t in shown["trials"][:4]] == [[0.0], [0.0], [0.0], [2.5]]
+    assert [t["constraints"] for t in shown["trials"][:4]] == [[0.0, 0.0]] * 3 + [[2.5, 0.0]]
     assert "| 6 |" in shown["trials"][0]["note"]["body"]
     assert "partial_overlap** (2.50 dB short)" in shown["trials"][3]["note"]["body"]
     assert "out of memory" in shown["trials"][4]["note"]["body"]
