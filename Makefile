@@ -1,4 +1,4 @@
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 BIN := .venv/bin
 
 $(BIN)/nas-kd: pyproject.toml constraints.txt
@@ -17,3 +17,6 @@ lint: $(BIN)/nas-kd   ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(BIN)/nas-kd   ## the pages, in build/docs
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs

@@ -22,7 +22,9 @@ def _inline(translator: Any, node: Any) -> None:
 
 
 def _block(translator: Any, node: Any) -> None:
-    translator.body.append(f"<p>{convert(node.astext(), display='block')}</p>")
+    # On a phone a long equation scrolls by itself.
+    math = convert(node.astext(), display="block")
+    translator.body.append(f'<p style="overflow-x: auto">{math}</p>')
     _skip()
 
 

@@ -54,7 +54,6 @@ class Watch:
         budget: trials the study shall have in the end; None for its default.
         show: hears (kind, detail, study, progress); the last two are None before the first trial.
         storage: the study's database URL, where it is not its own SQLite.
-        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -63,13 +62,12 @@ class Watch:
         budget: int | None,
         show: Any,
         storage: str | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ):
         self.name, self.budget, self.show = name, budget, show
-        self.storage, self.clock = storage, clock
+        self.storage = storage
         self.study: Study | None = None
-        self.begun_s: float | None = None
-        self.seen = 0
+        self.spent_s: list[float] = []
+        self.at_once = 1
 
     def listen(self, kind: str, detail: Any) -> None:
         """One event of ``launch.search``."""
@@ -77,17 +75,18 @@ class Watch:
             self.show(kind, detail, None, None)
             return
         self.study = self.study or open_study(self.name, self.storage)
-        self.begun_s = self.clock() if self.begun_s is None else self.begun_s
-        self.seen += kind == "trial"
+        if kind == "trial" and (spent := self.study.trials[detail].user_attrs.get("seconds")):
+            self.spent_s.append(sum(spent.values()))
         self.show(kind, detail, self.study, self.progress(self.study))
 
     def progress(self, study: Study) -> Progress:
-        """Now."""
+        """Now; what workers need to start is no part of a trial's seconds."""
         states = [t.state for t in study.trials]
+        self.at_once = max(self.at_once, states.count(TrialState.RUNNING))
         per_trial_s = left_s = None
         budget = study.affordable(self.budget)
-        if self.seen and self.begun_s is not None:
-            per_trial_s = (self.clock() - self.begun_s) / self.seen
+        if self.spent_s:
+            per_trial_s = sum(self.spent_s) / len(self.spent_s) / self.at_once
             left_s = max(0, budget - study.counted()) * per_trial_s
         return Progress(
             budget,

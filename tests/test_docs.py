@@ -72,6 +72,32 @@ def test_every_command_and_every_option_is_documented(name):
                 assert re.search(rf"{option}\b(?!-)", text), f"{name} {option}"
 
 
+def section(name):
+    """What docs/commands.md says under a command's heading, which may name several."""
+    parts = re.split(r"^## ", (ROOT / "docs" / "commands.md").read_text(), flags=re.M)
+    found = [p for p in parts if re.search(rf"{name}\b(?! [a-z])", p.splitlines()[0])]
+    assert len(found) == 1, name
+    return found[0]
+
+
+@pytest.mark.parametrize("name", leaves(get_command(app)))
+def test_a_commands_own_section_has_its_options(name):
+    said = section(name)
+    for parameter in leaves(get_command(app))[name].params:
+        for option in parameter.opts:
+            if option.startswith("--") and option != "--help":
+                assert re.search(rf"{option}\b(?!-)", said), f"{name} {option}"
+
+
+def test_the_defaults_in_the_table_are_the_commands():
+    rows = re.findall(r"^\| `(--[\w-]+)` \| (\S+) \|", section("nas-kd search"), re.M)
+    parameters = leaves(get_command(app))["nas-kd search"].params
+    defaults = {option: p.default for p in parameters for option in p.opts}
+    plain = [(name, said) for name, said in rows if defaults[name] not in (None, False, "")]
+    assert len(plain) > 15
+    assert [(n, s, defaults[n]) for n, s in plain if s != str(defaults[n])] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_a_link_leads_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())

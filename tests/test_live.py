@@ -11,20 +11,9 @@ from nas_kd.live import Screen, Watch, mode_of, say_end, say_json, say_line, say
 from nas_kd.report import front_table
 
 
-class Clock:
-    """Ten seconds later at every look."""
-
-    def __init__(self):
-        self.now_s = 0.0
-
-    def __call__(self):
-        self.now_s += 10.0
-        return self.now_s
-
-
 def played(small, show):
     """The events of a search whose trials are those of the small study."""
-    watch = Watch(small.settings.name, 6, show, clock=Clock())
+    watch = Watch(small.settings.name, 6, show)
     watch.listen("preparing", "teacher's outputs: 1 of 2 crops")
     watch.listen("reaped", 1)
     for kind, number in (("started", 0), ("trial", 0), ("trial", 3), ("trial", 4)):
@@ -36,9 +25,15 @@ def test_progress_counts_and_foretells(small):
     watch = played(small, say_nothing)
     p = watch.progress(small)
     assert (p.complete, p.infeasible, p.failed, p.counted, p.front) == (3, 1, 1, 4, 2)
-    # Begun at the first event, 10 s per look: 4 looks later 3 trials had ended.
-    assert p.per_trial_s == pytest.approx(40 / 3)
-    assert p.left_s == pytest.approx(2 * 40 / 3)
+    # Trials 0 and 3 took 1.5 s each, one at a time; 4, which crashed, is not timed.
+    assert p.per_trial_s == pytest.approx(1.5)
+    assert p.left_s == pytest.approx(2 * 1.5)
+
+
+def test_two_trials_at_once_take_half_the_time_each(small):
+    watch = played(small, say_nothing)
+    watch.at_once = 2
+    assert watch.progress(small).per_trial_s == pytest.approx(0.75)
 
 
 def test_lines_say_values_and_reasons(small, capsys):
@@ -70,7 +65,7 @@ def test_quiet_says_nothing(small, capsys):
 
 def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
     screen = Screen()
-    watch = Watch(small.settings.name, 6, screen, clock=Clock())
+    watch = Watch(small.settings.name, 6, screen)
     assert "starting" in text(screen)
     watch.listen("started", 2)
     assert "wait for a worker" in text(screen)
@@ -82,7 +77,7 @@ def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
     watch.listen("trial", 2)
     shown = text(screen)
     assert "doing" not in shown
-    assert re.search(r"4 of 6 trials ━+.* 10.0 s per trial, about 0.3 min left", shown)
+    assert re.search(r"4 of 6 trials ━+.* 1.5 s per trial, about 0.1 min left", shown)
     assert "3 complete, 1 infeasible, 1 failed, 0 running" in shown
     assert re.search(r"hypervolume .+ after 3 archs \(bd_rate, flops", shown)
     assert "last: trial 2, 60.00 BD-rate %" in shown
@@ -92,7 +87,7 @@ def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
 @pytest.mark.parametrize("height", [6, 12, 14, 40])
 def test_the_screen_keeps_to_the_terminal_and_its_last_line(small, height):
     screen = Screen()
-    watch = Watch(small.settings.name, 6, screen, clock=Clock())
+    watch = Watch(small.settings.name, 6, screen)
     for number in (0, 1, 2):
         watch.listen("started", number)
     watch.listen("trial", 2)

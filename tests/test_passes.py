@@ -31,7 +31,9 @@ def test_the_passes_compute_what_is_coded_and_what_is_decoded(entropy):
     with torch.inference_mode():
         y_hat, z_hat = encode(codec, PICTURE, LEVEL)
         x_hat = decode(codec, y_hat, z_hat, LEVEL)
-    codec.coder.encode = partial(codec.coder.encode, quiet=0)  # every symbol, also where 0 is foretold
+    codec.coder.encode = partial(
+        codec.coder.encode, quiet=0
+    )  # every symbol, also where 0 is foretold
     codec.coder.decode = partial(codec.coder.decode, quiet=0)
     coded = codec.compress(PICTURE, 1.0)
     decoded = codec.decompress(coded["strings"], coded["shape"], 1.0)

@@ -1,0 +1,158 @@
+"""The shell and TOML blocks of README and docs, run as they stand, but for the numbers that make them long."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_docs import PAGES, ROOT
+
+from nas_kd.space import load_space
+
+ORDER = ("first-search.md", "own-data-and-teacher.md", "search-space.md", "energy.md")
+"""Pages whose blocks run one after the other in one folder."""
+
+PLACEHOLDERS = {"STUDY": "first", "STUDENT_OR_ARCH": "my-arch.toml", "DIR": "photographs"}
+
+ELSEWHERE = {
+    r"postgresql": "needs a database",
+    r"^ray start|--address": "needs a cluster",
+    r"--gpus-per-trial": "needs a GPU",
+    r"--weights|^nas-kd table|control\.toml": "needs CompressAI's weights, or a study made with them",
+    r"^nas-kd dashboard": "serves until Ctrl-C",
+    r"^optuna-dashboard": "serves until Ctrl-C",
+    r"^make": "the developer's own",
+}
+SHIM = """#!{python}
+import sys, pathlib
+short = {{"--budget": "2", "--steps": "2", "--warmup": "2", "--crops": "16", "--width": "16"}}
+args, command = sys.argv[1:], " ".join(sys.argv[1:3])
+for name, value in short.items():
+    takes = command.startswith(("search", "warmup", "distill", "teacher train"))
+    if name in args:
+        args[args.index(name) + 1] = value
+    elif takes and name in {{"search": ("--budget", "--steps", "--warmup", "--crops"),
+                            "warmup": ("--crops",)}}.get(args[0], ("--steps", "--crops")):
+        args += [name, value]
+sys.argv[1:] = args
+from nas_kd.cli import main
+try:
+    main()
+finally:
+    if args[0] == "export":
+        # The pages speak of the third trial; of so few trials it may not be there.
+        out = pathlib.Path(args[args.index("--out") + 1])
+        for member in sorted(out.glob("trial-*"))[:1]:
+            for name in ("trial-0000", "trial-0003"):
+                (out / name).exists() or (out / name).symlink_to(member.name)
+"""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, text) of each code block; an indented one has no language."""
+    text, found = page.read_text(), list[tuple[str, str]]()
+    for match in re.finditer(r"^```(.*?)\n(.*?)^```|(?:^    [^\n]*\n?)+", text, re.M | re.S):
+        fenced = match[2] is not None
+        lines = match[2] if fenced else re.sub("^    ", "", match[0], flags=re.M)
+        found.append((match[1] if fenced else "", lines))
+    return found
+
+
+def shell_lines(page: Path) -> list[str]:
+    """The commands of a page's shell blocks, without those that need what is not here."""
+    lines = [x for kind, text in blocks(page) if kind in ("", "bash") for x in text.splitlines()]
+    if page.name == "README.md":
+        lines = [filled(x) for x in lines if x.startswith("nas-kd ")]  # beside a tree and Python
+    return [x for x in lines if x.strip() and not any(re.search(e, x) for e in ELSEWHERE)]
+
+
+def filled(line: str) -> str:
+    for name, value in PLACEHOLDERS.items():
+        line = re.sub(rf"\b{name}\b", value, line)
+    return line
+
+
+def test_every_fenced_block_has_a_language_that_is_tested():
+    kinds = {kind for page in PAGES for kind, _ in blocks(page)}
+    assert kinds <= {"", "bash", "toml", "{toctree}", "{math}"}
+
+
+def test_a_block_ends_where_it_ends(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n\n    one\n    two\n\nb\n\n```toml\nx = 1\n```\n")
+    assert blocks(page) == [("", "one\ntwo\n"), ("toml", "x = 1\n")]
+
+
+def test_every_toml_block_is_a_search_space(tmp_path):
+    spaces = [text for page in PAGES for kind, text in blocks(page) if kind == "toml"]
+    for text in spaces:
+        (tmp_path / "space.toml").write_text(text)
+        assert load_space(str(tmp_path / "space.toml")).size == 16
+    assert spaces
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A folder with all that the pages take as given."""
+    shim = tmp_path / "bin" / "nas-kd"
+    shim.parent.mkdir()
+    shim.write_text(SHIM.format(python=sys.executable))
+    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+    noise = np.random.default_rng(0)
+    for i, name in enumerate(["photographs", "holdout", "photos", "pictures"]):
+        (tmp_path / name).mkdir()
+        smooth = noise.integers(0, 256, (6, 9, 3), np.uint8)
+        picture = Image.fromarray(smooth).resize((192, 128), Image.Resampling.BICUBIC)
+        picture.save(tmp_path / name / f"{i}.png")
+        picture.save(tmp_path / "photo.png")
+    space = (ROOT / "search_spaces" / "demo.toml").read_text()
+    (tmp_path / "my-space.toml").write_text(space)
+    study = 'space = "demo"\nteacher = "mini"\nobjectives = ["bd_rate", "flops"]\n'
+    (tmp_path / "my-study.toml").write_text(study)
+    arch = re.sub(r"\[vary\].*?\n(?=\[arch\])", "", space, flags=re.S)
+    values = {"encoder_width": 8, "decoder_width": 8, "encoder_depth": 0, "decoder_depth": 0}
+    values |= {"M": 256, "hyper": 16, "entropy": '"mean-scale"', "decoder_stem": '"unshuffle4"'}
+    for name, value in values.items():
+        arch = arch.replace(f'"${name}"', str(value))
+    for name in ("my-arch.toml", "arch.toml"):
+        (tmp_path / name).write_text(arch)
+    return tmp_path
+
+
+def run(home: Path, lines: list[str]) -> None:
+    """Each line by itself, in bash; the first that fails is named."""
+    env = os.environ | {"PATH": f"{home / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    env |= {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local"}
+    env |= {"XDG_CACHE_HOME": str(home / "cache")}
+    for line in lines:
+        done = subprocess.run(["bash", "-c", line], cwd=home, env=env, capture_output=True)
+        said = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
+        assert done.returncode == 0, f"{line}\n{said[-3000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_pages_commands_run_in_their_order(home):
+    pages = [*(ROOT / "docs" / name for name in ORDER), ROOT / "README.md"]
+    run(home, [line for page in pages for line in shell_lines(page)])
+    assert (home / "report.html").stat().st_size > 1_000_000
+    assert (home / "front.png").exists()
+    assert (home / "photo.nkd").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_commands_about_a_front_run(home, small_folder):
+    (home / "studies").symlink_to(small_folder / "studies")
+    (home / "pictures" / "3.png").unlink()
+    (home / "pictures").rmdir()
+    (home / "pictures").symlink_to(small_folder / "pictures")
+    lines = shell_lines(ROOT / "docs" / "front.md")
+    assert len(lines) == 6
+    run(home, lines)
+    assert (home / "students" / "trial-0000").is_dir()
