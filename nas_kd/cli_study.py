@@ -53,7 +53,9 @@ def search(
     name: Annotated[str | None, typer.Option(help="the study's name")] = None,
     objectives: Annotated[str, typer.Option(help="comma-separated")] = "bd_rate,flops,energy",
     steps: Annotated[int, typer.Option(help="training steps per trial")] = 2000,
-    init: Annotated[str, typer.Option(help="where students start: shared, scratch")] = "shared",
+    init: Annotated[
+        str, typer.Option(help="where students start: shared, teacher, scratch")
+    ] = "shared",
     warmup: Annotated[int, typer.Option(help="steps of the shared weights' warm-up")] = 1000,
     rank: Annotated[int, typer.Option(help="archs to rank by their slices first")] = 0,
     batch: Annotated[int, typer.Option(help="crops per step")] = 8,

@@ -47,6 +47,11 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+BEGUN = {
+    "shared": "slices of weights shared by the space, {} steps of warm-up",
+    "teacher": "slices of the teacher, its channels in the order of their importance",
+    "scratch": "a KLT, or noise without shortcut",
+}
 HOW = {
     "rd_cost": "R + lambda 255^2 D in bits per pixel, estimated rates, D of 8-bit pictures scaled to [0, 1]; the "
     "mean over levels and pictures.",
@@ -312,10 +317,7 @@ def _method(study: Study) -> str:
             ("compared over", f"{low:.2f} to {high:.2f} dB of PSNR, within the teacher's range")
         )
     facts.append(("judged by", _judged(study)))
-    begun = f"slices of weights shared by the space, {s.warmup} steps of warm-up"
-    facts.append(
-        ("started from", begun if s.init == "shared" else "a KLT, or noise without shortcut")
-    )
+    facts.append(("started from", BEGUN[s.init].format(s.warmup)))
     facts.append(
         (
             "trained on",

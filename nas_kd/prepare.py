@@ -16,7 +16,9 @@ from nas_kd.artifacts import made_with
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.evaluate import evaluate
+from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
 from nas_kd.ranking import draws, in_order
+from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
 from nas_kd.study import CACHE, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
@@ -58,6 +60,8 @@ def interval_db(curve: RDCurve) -> tuple[float, float] | None:
 def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
     """The teacher's targets and curve, computed once per study; returns what workers need."""
     settings = study.settings
+    if settings.init == "teacher":
+        require_slices(study.space, teacher)
     study.optuna.set_user_attr("made_with", made_with("cpu"))
     pool = targets(settings, teacher, listen)
     shared = warm(settings, study.space, teacher, pool, listen)
@@ -85,9 +89,11 @@ def targets(settings: Settings, teacher: Teacher, listen: Listen) -> Path:
 def warm(
     settings: Settings, space: SearchSpace, teacher: Teacher, pool: Path, listen: Listen
 ) -> Path | None:
-    """The shared weights that trials start from, trained once for all studies that ask the same."""
-    if settings.init != "shared":
+    """What trials start from slices of: the teacher, or weights trained once for all studies that ask the same."""
+    if settings.init == "scratch":
         return None
+    if settings.init == "teacher":
+        return inherit(CACHE / "inherited", space, teacher)
 
     report = _told_of_warmup(settings.warmup, listen)
     recipe = settings.recipe(settings.warmup)
@@ -152,7 +158,7 @@ def _task(
     curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(interval) if interval else None)
     return Task(
         lmbdas=lmbdas,
-        recipe=settings.recipe(settings.steps, SLICE_LR if shared else 1.0),
+        recipe=settings.recipe(settings.steps, SLICE_LR if settings.init == "shared" else 1.0),
         weights=settings.loss,
         objectives=settings.objectives,
         pool=TargetPool(Path(pool), device),
@@ -160,8 +166,14 @@ def _task(
         anchor=curve,
         limits=settings.limits,
         device=device,
-        shared=load_shared(Path(shared), load_space(settings.space), lmbdas) if shared else None,
+        shared=_origin(settings, shared, lmbdas) if shared else None,
     )
+
+
+def _origin(settings: Settings, folder: str, lmbdas: tuple[float, ...]) -> Shared | Inherited:
+    if settings.init == "teacher":
+        return load_inherited(Path(folder))
+    return load_shared(Path(folder), load_space(settings.space), lmbdas)
 
 
 def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:

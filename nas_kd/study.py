@@ -33,7 +33,7 @@ from nas_kd.trial import CHECKPOINT, KNOWN_OBJECTIVES, OBJECTIVES, Outcome
 STUDIES = Path("studies")
 CACHE = STUDIES / ".cache"
 """What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""
-INITS = ("shared", "scratch")
+INITS = ("shared", "teacher", "scratch")
 FAILURES = ("crash", "energy", "latency")
 """Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
 DEFAULT_BUDGET = 20

@@ -18,6 +18,7 @@ from nas_kd.distill import Weights
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
 from nas_kd.gate import gate
+from nas_kd.inherit import Inherited
 from nas_kd.limits import Limits, excess, reason_of
 from nas_kd.passes import training_on
 from nas_kd.reading import Reading, require_real
@@ -72,7 +73,7 @@ class Task:
     anchor: Anchor
     limits: Limits = Limits()
     device: str = "cpu"
-    shared: Shared | None = None
+    shared: Shared | Inherited | None = None
     frame_energy: Callable[[Student, str], Reading] = frame_energy
 
 
@@ -106,7 +107,7 @@ def distil(
 
 
 def initial(task: Task, arch: Arch) -> Student:
-    """The student before its own training: slices of the shared weights, or a KLT codec, or noise."""
+    """The student before its own training: slices of the shared weights or of the teacher, or a KLT codec, or noise."""
     if task.shared is not None:
         return task.shared.student(arch)
     torch.manual_seed(derived_seed(task.recipe.seed, "init", arch.key))

@@ -13,7 +13,7 @@ ORDER = (
     *("errors", "reading", "space", "macs", "limits", "points", "front", "halving"),
     *("improvement", "surrogate"),
     *("bd", "lic", "layers"),
-    *("rans", "exact", "coding", "student", "shared", "weights"),
+    *("rans", "exact", "coding", "student", "ordering", "shared", "weights"),
     *(
         "distill",
         "cost",
@@ -41,6 +41,7 @@ ORDER = (
         "zoo",
         "teacher",
         "targets",
+        "inherit",
         "families",
         "warmup",
         "measure",

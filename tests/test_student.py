@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from nas_kd.inherit import name_there
 from nas_kd.lic import GDN
 from nas_kd.space import Arch, Transform, load_space, prim
 from nas_kd.student import Student, anchors, principal_components, slice_params
@@ -48,33 +49,17 @@ def _bits(out: dict) -> float:
 # --- the oracle -------------------------------------------------------------------------------
 
 
-def _names_there(name: str) -> str:
-    """Our name of a parameter, in CompressAI's ScaleHyperprior."""
-    table = {"h_a.conv0": "h_a.0", "h_a.conv1": "h_a.2", "h_a.conv2": "h_a.4"}
-    table |= {"h_s.deconv0": "h_s.0", "h_s.deconv1": "h_s.2", "entropy_parameters.scales": "h_s.4"}
-    for i in range(3):
-        table[f"g_a.stages.{i}.resample"] = f"g_a.{2 * i}"
-        table[f"g_a.stages.{i}.act"] = f"g_a.{2 * i + 1}"
-        table[f"g_s.stages.{i}.resample"] = f"g_s.{2 * (2 - i)}"
-        table[f"g_s.stages.{i}.act"] = f"g_s.{2 * (2 - i) + 1}"
-    table |= {"g_a.head": "g_a.6", "g_s.stem.conv": "g_s.6"}
-    for ours, theirs in table.items():
-        if name.startswith(ours + "."):
-            return theirs + name[len(ours) :]
-    return name
-
-
 def test_prim_at_one_level_is_compressais_scale_hyperprior():
     torch.manual_seed(1)
     theirs = ScaleHyperprior(16, 192).eval()
     ours = Student(prim(16), (0.01,)).eval()
     weights = dict(theirs.named_parameters())
     mine = dict(ours.named_parameters())
-    assert {_names_there(name) for name in mine} == set(weights)
+    assert {name_there(name) for name in mine} == set(weights)
     with torch.no_grad():
         for name, p in mine.items():
-            p.copy_(weights[_names_there(name)] * (1 if "quantiles" in name else 1.5))
-            weights[_names_there(name)].copy_(p)
+            p.copy_(weights[name_there(name)] * (1 if "quantiles" in name else 1.5))
+            weights[name_there(name)].copy_(p)
         x = _pictures(2)
         a, b = ours(x), theirs(x)
     assert torch.equal(a["x_hat"], b["x_hat"])

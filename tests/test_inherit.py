@@ -1,0 +1,79 @@
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nas_kd.errors import SpaceError
+from nas_kd.inherit import Inherited, as_student, inherit, load_inherited
+from nas_kd.ordering import ordered
+from nas_kd.space import SearchSpace, load_space, prim
+from nas_kd.student import Student
+from nas_kd.teacher import HybridTeacher, VariableRateTeacher, load_teacher
+
+from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.lic: a light import)
+
+
+@pytest.fixture(scope="module")
+def zoo_file(tmp_path_factory):
+    """An untrained zoo model, as the zoo serves files."""
+    torch.manual_seed(2)
+    file = tmp_path_factory.mktemp("zoo") / "model.pth.tar"
+    torch.save(ScaleHyperprior(16, 24).state_dict(), file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    return file.rename(file.with_name(f"bmshj2018-hyperprior-5-{digest}.pth.tar"))
+
+
+def space_of(*widths):
+    template = prim(16, 24).to_json()
+    for side in ("encoder", "decoder"):
+        template[side]["widths"] = ["$N"] * 3
+    return SearchSpace("narrow", {"N": tuple(widths)}, template | {"hyper": "$N"})
+
+
+def test_a_zoo_hyperprior_is_one_of_our_students(zoo_file):
+    teacher = load_teacher(str(zoo_file))
+    ours = as_student(teacher).eval()
+    x = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = teacher.members[0](x), ours(x)
+    assert torch.equal(expected["x_hat"], found["x_hat"])
+    assert torch.equal(expected["likelihoods"]["y"], found["likelihoods"]["y"])
+
+
+def test_what_is_written_is_the_teacher_in_order_and_is_written_once(zoo_file, tmp_path):
+    teacher = load_teacher(str(zoo_file))
+    folder = inherit(tmp_path, space_of(8, 16), teacher)
+    written = (folder / "student.safetensors").stat().st_mtime_ns
+    assert inherit(tmp_path, space_of(8), teacher) == folder
+    assert (folder / "student.safetensors").stat().st_mtime_ns == written
+    expected = dict(ordered(as_student(teacher)).named_parameters())
+    student = load_inherited(folder).student(prim(8, 24))
+    for name, p in student.named_parameters():
+        if "quantiles" not in name:
+            leading = tuple(slice(0, n) for n in p.shape)
+            assert torch.equal(p, expected[name][leading]), name
+
+
+def test_a_teacher_of_another_family_is_refused_and_says_what_to_do(zoo_file):
+    hybrid = HybridTeacher(load_teacher(str(zoo_file)), load_teacher(str(zoo_file)))
+    with pytest.raises(SpaceError, match="one quality of .*--init shared"):
+        as_student(hybrid)
+
+
+def test_a_space_that_is_wider_than_the_teacher_is_refused_and_says_what_to_do(zoo_file, tmp_path):
+    with pytest.raises(SpaceError, match="no part of the teacher's .*--init shared"):
+        inherit(tmp_path, space_of(8, 32), load_teacher(str(zoo_file)))
+    with pytest.raises(SpaceError, match="no part"):
+        inherit(tmp_path, load_space("demo"), load_teacher("mini"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_slices_of_a_variable_rate_teacher_are_the_teacher_where_nothing_is_cut():
+    torch.manual_seed(3)
+    wide = Student(prim(8, 16))
+    same = Inherited(VariableRateTeacher("own", wide).student).student(wide.arch)
+    for name, p in same.named_parameters():
+        assert torch.equal(p, wide.get_parameter(name))
+    with pytest.raises(SpaceError, match="no part"):
+        Inherited(wide).student(replace(wide.arch, entropy="mean-scale"))
