@@ -64,8 +64,8 @@ def _one_wider(arch: Arch) -> dict[str, Arch]:
         for i in range(transform.first_stage, len(transform.widths)):
             if transform.block == "window" and transform.depths[i]:
                 continue
-            widths = [w + WIDER * (j == i) for j, w in enumerate(transform.widths)]
-            changed: dict[str, Any] = {side: replace(transform, widths=tuple(widths))}
+            widths: Any = tuple(w + WIDER * (j == i) for j, w in enumerate(transform.widths))
+            changed: dict[str, Any] = {side: replace(transform, widths=widths)}
             wider[f"{side}.{i}"] = replace(arch, **changed)
     return wider
 
