@@ -87,13 +87,21 @@ def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
     axes = figure.add_subplot()
     axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label="teacher")
     axes.plot(rd["bpp_est"], rd["psnr_db"], color="#0072B2", marker="o", label="student")
+    _classical(axes, anchor)
     if anchor.interval_db is not None:
         axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")
-    axes.set(xlabel="bits per pixel (estimated)", ylabel="PSNR dB")
+    axes.set(xlabel="bits per pixel (of learned codecs estimated)", ylabel="PSNR dB")
     axes.legend()
     temporary = file.with_name(f".{os.getpid()}.{file.name}")
     figure.savefig(temporary, dpi=100)
     os.replace(temporary, file)
+
+
+def _classical(axes: Any, anchor: Anchor) -> None:
+    """Grey lines behind the learned codecs, which keep the picture to themselves."""
+    axes.autoscale(False)
+    for style, (name, curve) in zip((":", "-."), anchor.baselines.items(), strict=False):
+        axes.plot(curve.bpp, curve.psnr_db, color="0.5", linestyle=style, label=name)
 
 
 def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str, ...]) -> None:
@@ -139,7 +147,7 @@ def note(outcome: Outcome, names: tuple[str, ...], arch: dict[str, Any] | None =
     """A trial in Markdown: result or reason, arch in words, R-D table, costs by part."""
     lines = [_result(outcome, names), ""]
     if arch:
-        lines += [f"`{Arch.from_json(arch)}`", ""]
+        lines += _in_words(Arch.from_json(arch))
     attrs = outcome.attrs
     if "rd" in attrs:
         lines += ["| level | bpp (estimated) | PSNR dB |", "|--:|--:|--:|"]
@@ -164,7 +172,21 @@ def _result(outcome: Outcome, names: tuple[str, ...]) -> str:
         lacks = f" ({outcome.uncovered_db:.2f} dB short)" if outcome.uncovered_db else ""
         return f"**no values: {outcome.reason}**{lacks}{said}"
     pairs = zip(names, outcome.values, strict=True)
-    return "**" + ", ".join(f"{METRIC_NAMES[n]} {value:,.6g}" for n, value in pairs) + "**"
+    return "**" + ", ".join(_valued(n, value) for n, value in pairs) + "**"
+
+
+def _valued(name: str, value: float) -> str:
+    if name == "flops":
+        return f"{value / 1e9:.3f} GMAC per 768x512 frame"
+    return f"{METRIC_NAMES[name]} {value:.6g}"
+
+
+def _in_words(arch: Arch) -> list[str]:
+    """A line each, for the dashboard breaks none."""
+    linear = ", linear shortcut" if arch.shortcut else ""
+    latents = f"M {arch.M}, hyper {arch.hyper}, {arch.entropy}{linear}"
+    rows = (("encoder", arch.encoder), ("decoder", arch.decoder), ("latents", latents))
+    return ["| arch | |", "|---|---|", *(f"| {name} | {what} |" for name, what in rows), ""]
 
 
 def _costs(cost: dict[str, Any]) -> list[str]:

@@ -78,6 +78,16 @@ def compare(name: str, images: ImageSet, curve: RDCurve) -> dict[str, Any]:
     }
 
 
+def beside(images: ImageSet) -> dict[str, RDCurve]:
+    """The curves that stand beside learned ones in plots: JPEG's and WebP's, where this Pillow has them."""
+    there = {"JPEG": "jpeg", "WebP": "webp"}
+    return {
+        label: classical_curve(name, images)
+        for label, name in there.items()
+        if features.check(CODECS[name].feature)
+    }
+
+
 def jpeg_curve(images: ImageSet) -> RDCurve:
     """Pillow's JPEG."""
     return classical_curve("jpeg", images)

@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from nas_kd.artifacts import store
 from nas_kd.errors import UsageError
 from nas_kd.figures import absent, curves, history
+from nas_kd.prepare import baselines_of
 from nas_kd.study import Study
 from nas_kd.trial import OBJECTIVES
 
@@ -34,7 +35,8 @@ def publish(study: Study) -> None:
     from optuna_dashboard import save_note, save_plotly_graph_object
 
     save_note(study.optuna, study_note(study))
-    figures = {"rd-curves": curves(study, {})}
+    baselines = baselines_of(study.optuna.user_attrs.get("anchor"))
+    figures = {"rd-curves": curves(study, baselines)}
     if (volume := history(study).figure) is not None:
         figures["hypervolume"] = volume
     for key, figure in figures.items():

@@ -16,6 +16,7 @@ from nas_kd.bd import RDCurve, bootstrap_bd_rate
 from nas_kd.errors import StudyError
 from nas_kd.front import Point, hypervolume, pareto_front, reference_point
 from nas_kd.paper import PAPER
+from nas_kd.pictures import spread
 from nas_kd.prepare import interval_db
 from nas_kd.report import SCALE, UNITS
 from nas_kd.study import Study
@@ -26,7 +27,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 GREY = "#888888"
 SHOWN_CURVES = 6
-"""R-D curves of the front that are drawn at once; the others wait in the legend."""
+"""R-D curves of the front that are drawn; the report draws the chosen trial's beside them."""
+
+SHOWN_DIMENSIONS = 12
+"""Dimensions whose importance is drawn: the first ones, with room for their names."""
 
 MIN_FOR_IMPORTANCE = 8
 """Complete trials below which importances would be noise."""
@@ -174,13 +178,14 @@ def curves(study: Study, baselines: dict[str, RDCurve]) -> Figure:
         data[-1]["hovertemplate"] = data[-1]["hovertemplate"].replace(", %{text}", "")
     if on_kodak(study):
         data.append(_papers())
-    for place, trial in enumerate(study.front()):
+    front = study.front()
+    shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
+    for place, trial in enumerate(shown):
         rd = trial.user_attrs["rd"]
         trace = _curve(f"trial {trial.number}", rd["bpp_est"], rd["psnr_db"])
         trace["marker"] = {"symbol": MARKERS[place % len(MARKERS)], "size": 8}
         trace["line"] = {"color": COLOURS[place % len(COLOURS)]}
         trace["customdata"] = [trial.number] * len(rd["bpp_est"])
-        trace["visible"] = True if place < SHOWN_CURVES else "legendonly"
         data.append(trace)
     layout = {
         "xaxis": {"title": {"text": "bits per pixel"}},
@@ -296,7 +301,7 @@ def importances(study: Study) -> Pane:
         reason = "too little differs between the trials to tell the dimensions apart"
         return Pane("importances", title, None, reason)
     total = {d: sum(shares.get(d, 0.0) for shares in found.values()) for d in study.space.vary}
-    dimensions = sorted(total, key=lambda d: total[d])
+    dimensions = sorted(total, key=lambda d: total[d])[-SHOWN_DIMENSIONS:]
     data = [
         {
             "type": "bar",
@@ -309,7 +314,9 @@ def importances(study: Study) -> Pane:
         }
         for i, (name, shares) in enumerate(found.items())
     ]
-    layout = {"xaxis": {"title": {"text": "share"}}, "yaxis": {"automargin": True}}
+    layout = {"xaxis": {"title": {"text": "share"}}, "yaxis": {"automargin": True, "dtick": 1}}
+    if len(total) > len(dimensions):
+        title += f", the first {len(dimensions)} of {len(total)}"
     return Pane("importances", title, {"data": data, "layout": layout})
 
 

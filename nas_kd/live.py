@@ -170,6 +170,8 @@ def say_end(study: Study, mode: Mode) -> None:
         print(json.dumps({"event": "done"} | front_json(study)), flush=True)
     elif mode != "quiet":
         Console(soft_wrap=False).print(front_table(study))
+        name = study.settings.name
+        print(f"next: nas-kd report {name}, nas-kd dashboard {name} or nas-kd export {name}")
 
 
 def result(study: Study, trial: FrozenTrial) -> str:

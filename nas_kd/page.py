@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd import __version__
-from nas_kd.baselines import jpeg_curve, webp_curve
+from nas_kd.baselines import beside
 from nas_kd.bd import RDCurve
 from nas_kd.data import ImageSet, open_images
 from nas_kd.errors import UsageError
@@ -30,6 +30,7 @@ from nas_kd.figures import (
     value_of,
 )
 from nas_kd.pictures import crops, data_uri, shots, spread
+from nas_kd.prepare import baselines_of
 from nas_kd.report import UNITS
 from nas_kd.space import Arch
 from nas_kd.study import Study
@@ -92,13 +93,14 @@ def write_report(study: Study, out: Path) -> None:
 
 def look(study: Study) -> Seen:
     """Baselines and reconstructions on the study's evaluation pictures, where they can still be read."""
+    baselines = baselines_of(study.optuna.user_attrs.get("anchor"))
     try:
         images = open_images(study.settings.eval_data, "eval")
     except UsageError as error:
-        return Seen({}, {}, [], f"The evaluation pictures cannot be read: {error}")
+        return Seen(baselines, {}, [], f"The evaluation pictures cannot be read: {error}")
     if (differs := _other_pictures(study, images)) is not None:
-        return Seen({}, {}, [], differs)
-    baselines = {"JPEG": jpeg_curve(images), "WebP": webp_curve(images)}
+        return Seen(baselines, {}, [], differs)
+    baselines = baselines or beside(images)
     originals = crops(images, PICTURES)
     front = study.front()
     chosen = [front[i - 1] for i in spread(len(front), MEMBERS)] if front else []
@@ -166,7 +168,8 @@ def _embedded(study: Study, figures: dict[str, Figure], seen: Seen) -> str:
     columns += [{"name": UNITS[name], "digits": 2} for name in _columns(study)]
     columns += [{"name": name, "digits": 2} for name in ("enc kMAC/px", "dec kMAC/px")]
     columns += [{"name": "params M", "digits": 3}, {"name": "seconds", "digits": 0}]
-    columns += [{"name": "reason", "digits": None}, {"name": "arch", "digits": None}]
+    columns += [{"name": name, "digits": None} for name in ("reason", *study.space.vary)]
+    columns.append({"name": "arch", "digits": None, "hidden": True})  # in the CSV, and by a click
     members = {t.number for t in study.front()}
     data = {
         "study": study.settings.name,
@@ -197,10 +200,11 @@ def _trial(study: Study, trial: FrozenTrial, member: bool) -> dict[str, Any]:
     size = cost["parameters"] / 1e6 if cost else None
     spent = sum(attrs["seconds"].values()) if attrs.get("seconds") else None
     state, reason = STATES[trial.state], _reason(study, trial)
+    chosen = [trial.params.get(name) for name in study.space.vary]
     return {
         "number": trial.number,
         "front": member,
-        "row": [trial.number, state, *values, *costs, size, spent, reason, arch],
+        "row": [trial.number, state, *values, *costs, size, spent, reason, *chosen, arch],
         "facts": _facts(study, trial, member, arch),
         "rd": list(zip(rd["bpp_est"], rd["psnr_db"], strict=True)) if rd else None,
         "parts": _parts(cost) if cost else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import made_with
+from nas_kd.baselines import beside
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.evaluate import evaluate
@@ -129,7 +130,8 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
     if stored is not None:
         return stored
     listen("preparing", "teacher's rate-distortion curve")
-    measured = evaluate(teacher, open_images(study.settings.eval_data, "eval"))
+    images = open_images(study.settings.eval_data, "eval")
+    measured = evaluate(teacher, images)
     curve = measured.curve()
     anchor = {
         "teacher": teacher.name,
@@ -138,9 +140,16 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
         "curve": curve.to_json(),
         "interval_db": interval_db(curve),
         "per_image": [one.to_json() for one in measured.per_image()],
+        "baselines": {name: one.to_json() for name, one in beside(images).items()},
     }
     study.optuna.set_user_attr("anchor", anchor)
     return anchor
+
+
+def baselines_of(anchor: dict[str, Any] | None) -> dict[str, RDCurve]:
+    """JPEG's and WebP's curves in a study's record of its teacher; none in those of older versions."""
+    stored = (anchor or {}).get("baselines", {})
+    return {name: RDCurve.from_json(curve) for name, curve in stored.items()}
 
 
 @cache
@@ -155,7 +164,11 @@ def _task(
     """What a worker keeps between trials; made once per process."""
     parsed = json.loads(anchor)
     interval = parsed["interval_db"]
-    curve = Anchor(RDCurve.from_json(parsed["curve"]), tuple(interval) if interval else None)
+    curve = Anchor(
+        RDCurve.from_json(parsed["curve"]),
+        tuple(interval) if interval else None,
+        baselines_of(parsed),
+    )
     return Task(
         lmbdas=lmbdas,
         recipe=settings.recipe(settings.steps, SLICE_LR if settings.init == "shared" else 1.0),

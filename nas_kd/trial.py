@@ -38,10 +38,14 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Anchor:
-    """What students are compared with: the teacher's curve and the fixed quality interval, if it has one."""
+    """What students are compared with: the teacher's curve and the fixed quality interval, if it has one.
+
+    baselines: curves that are drawn beside it.
+    """
 
     curve: RDCurve
     interval_db: tuple[float, float] | None
+    baselines: dict[str, RDCurve] = field(default_factory=dict)
 
 
 def interval_of(curve: RDCurve) -> tuple[float, float] | None:

@@ -2,10 +2,11 @@ import io
 import zipfile
 
 import torch
+from matplotlib.figure import Figure
 from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 
-from nas_kd.artifacts import illustrate, made_with, note, store
+from nas_kd.artifacts import _classical, illustrate, made_with, note, store
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.trial import Anchor, Outcome
@@ -38,6 +39,20 @@ def test_no_archive_is_left_beside_the_student(small):
     assert not list((small.folder / "students").rglob("*.zip"))
 
 
+def test_a_plot_has_the_baselines_within_the_learned_codecs_range(small, tmp_path):
+    rd, grey = small.trials[0].user_attrs["rd"], RDCurve((0.001, 90.0), (1.0, 99.0))
+    teacher = RDCurve((0.1, 0.2), (20.0, 30.0))
+    pictures = []
+    for baselines in ({}, {"JPEG": grey}):
+        axes = Figure().add_subplot()
+        axes.plot(rd["bpp_est"], rd["psnr_db"])
+        before = axes.axis()
+        _classical(axes, Anchor(teacher, None, baselines))
+        assert axes.axis() == before
+        pictures.append(len(axes.lines))
+    assert pictures == [1, 2]
+
+
 def test_drawings_that_fail_do_not_cost_the_trial(small, tmp_path):
     curve = Outcome([1.0], attrs={"rd": small.trials[0].user_attrs["rd"]})
     anchor = Anchor(RDCurve((0.1, 0.2), (20.0, 30.0)), (20.0, 30.0))
@@ -50,7 +65,8 @@ def test_drawings_that_fail_do_not_cost_the_trial(small, tmp_path):
 def test_a_note_says_values_levels_and_costs_by_part(small):
     attrs = small.trials[1].user_attrs
     text = note(Outcome([30.0, 5e9], attrs=attrs), ("bd_rate", "flops"), attrs["arch"])
-    assert "BD-rate (%) 30, MACs per 768x512 frame 5e+09" in text
+    assert "BD-rate (%) 30, 5.000 GMAC per 768x512 frame" in text
+    assert f"| latents | M {attrs['arch']['M']}, hyper {attrs['arch']['hyper']}, " in text
     assert text.count("\n| 6 |") == 1
     assert f"| g_s | {attrs['cost']['parts']['g_s'] / 1e6:.1f} |" in text
 

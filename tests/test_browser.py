@@ -42,13 +42,20 @@ def test_the_report_answers_clicks_and_sorts_without_a_complaint(report):
     report.wait("document.querySelector('#pick').value === '2'")
     assert "60.00" in report.evaluate("document.querySelector('#detail').textContent")
 
+    named = "document.querySelector('[data-figure=curves]').data.map(trace => trace.name)"
+    assert report.evaluate(named)[-2:] == ["trial 2, chosen", "chosen"]
+
     heading = "document.querySelectorAll('#trials th button')[2].click()"
     report.evaluate(heading)
     assert column(report, 0) == ["1", "0", "2", "3", "4"]
     report.evaluate(heading)
     assert column(report, 0) == ["2", "0", "1", "3", "4"]
 
+    heads = report.evaluate("[...$('trials').tHead.rows[0].cells].map(c => c.textContent)")
+    assert "encoder_width" in heads
+    assert "arch" not in heads
     lines = report.evaluate("csv()").splitlines()
+    assert lines[0].endswith(",arch")
     assert lines[0].startswith("trial,state,BD-rate %,")
     assert len(lines) == 6
 

@@ -10,6 +10,7 @@ from optuna._hypervolume import compute_hypervolume
 from PIL import Image
 from small import NAME
 
+from nas_kd.bd import RDCurve
 from nas_kd.errors import UsageError
 from nas_kd.figures import COLOURS, curves, panes, uncertainty_of, volumes
 from nas_kd.page import Seen, build, look, write_report
@@ -64,6 +65,24 @@ def test_every_trial_is_in_the_table_with_its_values(page):
     assert rows[1]["GMAC (768x512)"] == 5.0
     assert rows[3]["reason"] == "partial_overlap"
     assert [t["number"] for t in page[1]["trials"] if t["front"]] == [0, 1]
+
+
+def test_the_table_and_the_csv_have_a_column_for_each_dimension(page, small):
+    names = [column["name"] for column in page[1]["columns"]]
+    row = dict(zip(names, page[1]["trials"][1]["row"], strict=True))
+    assert {d: row[d] for d in small.space.vary} == small.trials[1].params
+    assert [c["name"] for c in page[1]["columns"] if c.get("hidden")] == ["arch"]
+
+
+def test_baselines_that_the_study_kept_are_not_measured_again(small):
+    anchor = small.optuna.user_attrs["anchor"]
+    curve = RDCurve((0.1, 0.2), (20.0, 30.0))
+    kept = anchor | {"baselines": {"JPEG": curve.to_json()}}
+    try:
+        small.optuna.set_user_attr("anchor", kept)
+        assert look(small).baselines == {"JPEG": curve}
+    finally:
+        small.optuna.set_user_attr("anchor", anchor)
 
 
 def test_parts_add_up_to_the_whole(page):
@@ -154,7 +173,8 @@ def test_a_retried_trial_names_the_one_that_took_its_place(tmp_path, monkeypatch
     again = study.ask(5)[0]
     data = json.loads(embedded(build(study, Seen({}, {}, [], "none"))))
     assert again == 1
-    assert data["trials"][0]["row"][-2] == "interrupted, again as trial 1"
+    place = [column["name"] for column in data["columns"]].index("reason")
+    assert data["trials"][0]["row"][place] == "interrupted, again as trial 1"
 
 
 @pytest.mark.parametrize("kodak", [True, False])

@@ -56,13 +56,26 @@ function ringed(figure) {
   return { ...ring(), x, y };
 }
 
+// The chosen trial's curve, where it is not among those of the front that are drawn.
+function added(div, figure) {
+  const trial = byNumber.get(chosen);
+  const there = figure.data.some((trace) => (trace.customdata || []).includes(chosen));
+  if (div.dataset.figure !== "curves" || there || !trial || !trial.rd) return [];
+  return [{
+    type: "scatter", mode: "lines+markers", name: `trial ${chosen}, chosen`, line: { color: colours().fg },
+    marker: { symbol: "circle-open", size: 9 }, customdata: trial.rd.map(() => chosen),
+    x: trial.rd.map(([rate]) => rate), y: trial.rd.map(([, quality]) => quality),
+    hovertemplate: `trial ${chosen}<br>%{x:.3f} bpp<br>%{y:.2f} dB<extra></extra>`,
+  }];
+}
+
 function draw() {
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
   for (const div of plots) {
     const figure = page.figures[div.dataset.figure];
     const bare = Boolean(div.data);
     const data = [...figure.data.map((trace, i) =>
-      bare && div.data[i] ? { ...inked(trace), visible: div.data[i].visible } : inked(trace)), ringed(figure)];
+      bare && div.data[i] ? { ...inked(trace), visible: div.data[i].visible } : inked(trace)), ...added(div, figure), ringed(figure)];
     Plotly.react(div, data, painted(figure.layout), config);
     if (!bare) div.on("plotly_click", (event) => {
       const number = event.points[0].customdata;
@@ -135,13 +148,8 @@ function fill() {
     row.classList.toggle("front", trial.front);
     row.classList.toggle("chosen", trial.number === chosen);
     trial.row.forEach((value, i) => {
-      const { digits } = page.columns[i];
-      const cell = make("td", shown(value, digits), digits === null ? { class: "words" } : {});
-      if (page.columns[i].name === "arch") {
-        cell.classList.add("long");
-        cell.title = value;
-      }
-      row.append(cell);
+      const { digits, hidden } = page.columns[i];
+      if (!hidden) row.append(make("td", shown(value, digits), digits === null ? { class: "words" } : {}));
     });
     row.onclick = () => choose(trial.number, true);
     row.onkeydown = (event) => { if (event.key === "Enter") choose(trial.number, true); };
@@ -154,7 +162,8 @@ function fill() {
 
 function heading() {
   const row = $("trials").tHead.insertRow();
-  page.columns.forEach(({ name, digits }, i) => {
+  page.columns.forEach(({ name, digits, hidden }, i) => {
+    if (hidden) return;
     const cell = make("th", null, digits === null ? { class: "words" } : {});
     const button = make("button", name, { type: "button" });
     button.onclick = () => {
