@@ -20,7 +20,7 @@ from rich.text import Text
 
 from nas_kd.figures import complete, volumes
 from nas_kd.follow import read_now
-from nas_kd.report import SCALE, UNITS, front_json, front_table
+from nas_kd.report import SCALE, UNITS, Brief, front_json, front_table
 from nas_kd.space import Arch
 from nas_kd.study import Study, open_study
 
@@ -203,7 +203,7 @@ class Screen:
         self.study, self.progress = study, progress
         trial = study.trials[detail]
         if kind == "started":
-            self.archs[detail] = str(Arch.from_json(trial.user_attrs["arch"]))
+            self.archs[detail] = Brief(study.space)(Arch.from_json(trial.user_attrs["arch"]))
             self.homes[detail] = study.student_folder(trial)
             self.since_s[detail] = time.monotonic()
             if self.said.startswith(("preparing", "starting")):
@@ -216,7 +216,7 @@ class Screen:
         """The screen as it is now, cut to the terminal's height."""
         parts: list[Any] = []
         if self.progress is not None and self.study is not None:
-            parts += [_bar(self.progress), _counts(self.progress)]
+            parts += [_bar(self.progress, console.width), _counts(self.progress)]
             parts.append(_volumes(self.progress, self.study.settings.objectives))
             if self.archs:
                 parts += [Text(), self._running()]
@@ -227,7 +227,7 @@ class Screen:
 
     def _running(self) -> Table:
         table = Table("worker", "trial", "for s", "doing", box=None, pad_edge=False, expand=True)
-        table.add_column("arch", ratio=1)
+        table.add_column("encoder | decoder | latents", ratio=1)
         for column in table.columns:
             column.no_wrap = True
         for number, arch in list(self.archs.items()):
@@ -242,13 +242,17 @@ TABLE_LINES = 9
 """What a front's frame, title and caption, an empty line and the last message take of the height."""
 
 
-def _bar(p: Progress) -> Table:
+def _bar(p: Progress, width: int) -> Table:
     row = Table.grid(padding=(0, 1))
+    for _ in range(3):
+        row.add_column(no_wrap=True)
     times = "no trial has ended yet"
     if p.per_trial_s is not None and p.left_s is not None:
         times = f"{p.per_trial_s:.1f} s per trial, about {p.left_s / 60:.1f} min left"
-    bar = ProgressBar(total=p.budget, completed=p.counted, width=BARS_WIDE)
-    row.add_row(f"{p.counted} of {p.budget} trials", bar, times)
+    done = f"{p.counted} of {p.budget} trials"
+    room = max(width - len(done) - len(times) - 3, 4)
+    bar = ProgressBar(total=p.budget, completed=p.counted, width=min(room, BARS_WIDE))
+    row.add_row(done, bar, times)
     return row
 
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 from rich.table import Table
 
-from nas_kd.space import Arch
+from nas_kd.space import Arch, SearchSpace
 from nas_kd.study import Study
 
 UNITS = {
@@ -45,6 +45,35 @@ def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
+DRAWS = 32
+"""Random archs that show which words of an arch vary in a space."""
+
+
+def words(arch: Arch) -> list[list[str]]:
+    """An arch as words: of its encoder, its decoder and its latents, always as many."""
+    latents = [f"M{arch.M}", f"h{arch.hyper}", arch.entropy, "+linear" if arch.shortcut else ""]
+    return [str(arch.encoder).split(), str(arch.decoder).split(), latents]
+
+
+class Brief:
+    """Says an arch in the words that vary in its space: encoder | decoder | latents."""
+
+    def __init__(self, space: SearchSpace):
+        seen = [words(space.draw(seed)) for seed in range(DRAWS)]
+        self._varies = [
+            [len(set(column)) > 1 for column in zip(*part, strict=True)]
+            for part in zip(*seen, strict=True)
+        ]
+
+    def __call__(self, arch: Arch) -> str:
+        """The words; the whole arch where none varies."""
+        kept = [
+            " ".join(word for word, varies in zip(part, places, strict=True) if varies and word)
+            for part, places in zip(words(arch), self._varies, strict=True)
+        ]
+        return " | ".join(part for part in kept if part) or str(arch)
+
+
 def front_table(study: Study, lines: int | None = None) -> Table:
     """The front for a terminal, one row per member; ``lines`` keeps it to so many, each on one line."""
     table = Table(title=f"{study.settings.name}: front of {study.counted()} trials")
@@ -54,25 +83,23 @@ def front_table(study: Study, lines: int | None = None) -> Table:
     table.add_column("trial", justify="right")
     for name in study.settings.objectives:
         table.add_column(UNITS[name], justify="right")
-    for column in ("dec kMAC/px", "params M"):
-        table.add_column(column, justify="right")
+    table.add_column("dec kMAC/px", justify="right")
     if lines is None:
+        table.add_column("params M", justify="right")
         table.add_column("arch", overflow="fold")
     else:
-        table.add_column("arch", no_wrap=True, ratio=1)
+        table.add_column("encoder | decoder | latents", no_wrap=True, ratio=1)
         table.expand = True
+    said = str if lines is None else Brief(study.space)
     for trial in members[:lines]:
         cost = trial.user_attrs["cost"]
         pixels = cost["shape"][2] * cost["shape"][3]
         named = zip(study.settings.objectives, trial.values, strict=True)
         values = [f"{value * SCALE[name]:.2f}" for name, value in named]
-        table.add_row(
-            str(trial.number),
-            *values,
-            f"{cost['decoder_macs'] / pixels / 1e3:.2f}",
-            f"{cost['parameters'] / 1e6:.3f}",
-            escape(str(Arch.from_json(trial.user_attrs["arch"]))),
-        )
+        figures = [*values, f"{cost['decoder_macs'] / pixels / 1e3:.2f}"]
+        figures += [f"{cost['parameters'] / 1e6:.3f}"] if lines is None else []
+        arch = Arch.from_json(trial.user_attrs["arch"])
+        table.add_row(str(trial.number), *figures, escape(said(arch)))
     return table
 
 

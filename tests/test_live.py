@@ -7,8 +7,19 @@ import pytest
 from rich.console import Console
 
 from nas_kd.follow import Follow
-from nas_kd.live import Screen, Watch, mode_of, say_end, say_json, say_line, say_nothing, sparkline
-from nas_kd.report import front_table
+from nas_kd.live import (
+    Screen,
+    Watch,
+    _bar,
+    mode_of,
+    say_end,
+    say_json,
+    say_line,
+    say_nothing,
+    sparkline,
+)
+from nas_kd.report import Brief, front_table
+from nas_kd.space import Arch, SearchSpace, load_space
 
 
 def played(small, show):
@@ -57,6 +68,23 @@ def test_every_json_line_is_an_object_with_its_event(small, capsys):
     assert {m["trial"] for m in events[-1]["front"]} == {0, 1}
 
 
+def test_an_arch_is_said_in_the_words_that_vary_in_its_space(small):
+    arch = Arch.from_json(small.trials[0].user_attrs["arch"])
+    said = Brief(small.space)(arch)
+    assert said.split(" | ")[2] == f"M{arch.M} h{arch.hyper} {arch.entropy}"
+    assert not set(said.split()) & {"leaky_relu", "k3", "+linear"}
+    one = SearchSpace("one", {"N": (8,)}, load_space("prim").template | {"M": 192})
+    assert Brief(one)(one.draw(0)) == str(one.draw(0))
+
+
+def test_the_bar_fits_a_narrow_terminal(small):
+    watch = played(small, say_nothing)
+    for width in (60, 80, 140):
+        console = Console(file=io.StringIO(), width=width)
+        console.print(_bar(watch.progress(small), width))
+        assert len(console.file.getvalue().splitlines()) == 1
+
+
 def test_quiet_says_nothing(small, capsys):
     played(small, say_nothing)
     say_end(small, "quiet")
@@ -72,7 +100,9 @@ def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
     follow = Follow(2, small.student_folder(small.trials[2]), tmp_path, 40)
     follow.step(20, {"loss": 1.5})
     shown = text(screen)
-    assert re.search(rf"{os.getpid()} +2 +0 +distil, step 20 of 40, loss 1.500 +enc \[", shown)
+    assert re.search(
+        rf"{os.getpid()} +2 +0 +distil, step 20 of 40, loss 1.500 +\d+-\d+.* \| ", shown
+    )
     follow.close()
     watch.listen("trial", 2)
     shown = text(screen)
