@@ -80,13 +80,14 @@ class Watch:
         self.show(kind, detail, self.study, self.progress(self.study))
 
     def progress(self, study: Study) -> Progress:
-        """Now; what workers need to start is no part of a trial's seconds."""
+        """Now; a worker's first trial, which loads what all need, is timed only while there is no other."""
         states = [t.state for t in study.trials]
         self.at_once = max(self.at_once, states.count(TrialState.RUNNING))
         per_trial_s = left_s = None
         budget = study.affordable(self.budget)
         if self.spent_s:
-            per_trial_s = sum(self.spent_s) / len(self.spent_s) / self.at_once
+            usual_s = self.spent_s[self.at_once :] or self.spent_s
+            per_trial_s = sum(usual_s) / len(usual_s) / self.at_once
             left_s = max(0, budget - study.counted()) * per_trial_s
         return Progress(
             budget,

@@ -47,6 +47,12 @@ def test_two_trials_at_once_take_half_the_time_each(small):
     assert watch.progress(small).per_trial_s == pytest.approx(0.75)
 
 
+def test_the_first_trial_of_each_worker_is_not_what_the_others_will_take(small):
+    watch = played(small, say_nothing)
+    watch.at_once, watch.spent_s = 2, [60.0, 64.0, 2.0, 4.0]
+    assert watch.progress(small).per_trial_s == pytest.approx(1.5)
+
+
 def test_lines_say_values_and_reasons(small, capsys):
     played(small, say_line)
     lines = capsys.readouterr().out.splitlines()
