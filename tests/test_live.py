@@ -107,7 +107,7 @@ def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
     follow.step(20, {"loss": 1.5})
     shown = text(screen)
     assert re.search(
-        rf"{os.getpid()} +2 +0 +distil, step 20 of 40, loss 1.500 +\d+-\d+.* \| ", shown
+        rf"{os.getpid()} +2 +\d+ +distil, step 20 of 40, loss 1.500 +\d+-\d+.* \| ", shown
     )
     follow.close()
     watch.listen("trial", 2)
