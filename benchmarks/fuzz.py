@@ -1,6 +1,6 @@
 """Decode damaged and forged files, and count what goes wrong.
 
-    python benchmarks/fuzz.py --files 100000
+    python benchmarks/fuzz.py --files 100000 --seconds 900 --out fuzz.json     # again: it goes on
 
 Files of small students and of the built-in teacher are mutated (bits, bytes, lengths, header fields, whole
 strings); most get a checksum that holds, and some also the checksum of whatever latents they now decode to, so that
@@ -222,28 +222,52 @@ def watch(
                 return done, "", slowest_s
 
 
+def before(path: Path | None, seed: int, version: int) -> dict:
+    """What earlier runs counted into a file, which this one goes on from."""
+    if path is None or not path.is_file():
+        return {}
+    found = json.loads(path.read_text())
+    if (found["seed"], found["format_version"]) != (seed, version):
+        raise SystemExit(
+            f"{path}: is of seed {found['seed']} and format {found['format_version']}, not {seed} and {version}; "
+            "give another --out"
+        )
+    return found
+
+
+def together(earlier: dict, now: dict) -> dict:
+    """Counts and seconds of both, the slowest file of either."""
+    summed = {k: round(v + earlier.get(k, 0), 1) for k, v in now.items() if k != "slowest_s"}
+    return summed | {"slowest_s": max(now["slowest_s"], earlier.get("slowest_s", 0.0))}
+
+
 def main() -> None:
+    from nas_kd.bitstream import VERSION
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--quick", action="store_true", help="500 files")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
-    parser.add_argument("--out", type=Path, help="also write the result there")
+    parser.add_argument("--out", type=Path, help="keep the result there, and go on from it")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         return work(*(int(n) for n in args.worker.split(":")))
     began = time.monotonic()
-    files = 500 if args.quick else args.files
-    result = run(files, args.seed, args.first, began + args.seconds)
-    result |= {
+    earlier = before(args.out, args.seed, VERSION)
+    files = (500 if args.quick else args.files) - earlier.get("files", 0)
+    first = args.first + earlier.get("files", 0)
+    now = run(max(files, 0), args.seed, first, began + args.seconds)
+    now["wall_s"] = round(time.monotonic() - began, 1)
+    result = together(earlier, now) | {
         "seed": args.seed,
         "first": args.first,
+        "format_version": VERSION,
         "memory_limit_mib": MEMORY_MIB,
-        "wall_s": round(time.monotonic() - began, 1),
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
     }
     line = json.dumps(result)
     if args.out:

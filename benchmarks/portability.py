@@ -2,12 +2,18 @@
 
     python benchmarks/portability.py --data DIR --pictures 100
 
+A second set of the same pictures is analysed by ONNX Runtime in place of PyTorch (``nas-kd export --onnx``), coded by
+our coder, and read in all settings too: that a file decodes to its writer's latents does not depend on what library
+computed them. ``other_files`` says how many of these differ from those that PyTorch wrote (its float32 is another's),
+``x_hat_off`` by how much ONNX Runtime's pictures of the decoded latents are off PyTorch's at most, in [0, 1].
+
 The settings: one and two threads, oneDNN on and off, and the instruction sets that PyTorch, oneDNN and MKL are told
 to use, which is as near to another machine as one machine gets. Each reader is a process of its own and makes
 the coding tables itself. ``differ``: files whose latents are not bit for bit the writer's; ``garbled``: those
 among them that differ by more than rounding.
 
-The last line is JSON: files, and per setting differ and garbled.
+The last line is JSON: files, onnxruntime (files, other_files, x_hat_off), and per setting differ and garbled, of
+both sets.
 """
 
 from __future__ import annotations
@@ -78,22 +84,48 @@ def crops(data: str, count: int) -> list[np.ndarray]:
     return [picture.transpose(1, 2, 0) for picture in pool]
 
 
-def write(data: str, count: int, folder: Path) -> int:
+def session(path: Path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+
+
+@torch.no_grad()
+def write(data: str, count: int, folder: Path) -> dict[str, float]:
+    """Every picture at every level, analysed by PyTorch and again by ONNX Runtime."""
     from nas_kd.data import to_tensor
+    from nas_kd.onnx_export import export_onnx
     from nas_kd.weights import save_student
 
-    files = []
+    files: list[list] = []
+    found = {"files": 0, "other_files": 0, "x_hat_off": 0.0}
     for name, student in students().items():
         save_student(student, folder / "students" / name)
     for name, student in stored(folder).items():
+        (folder / "onnx" / name).mkdir(parents=True)
+        encoder, decoder = (session(p) for p in export_onnx(student, folder / "onnx" / name))
         for picture in crops(data, count):
+            x = to_tensor(np.ascontiguousarray(picture))
+            y = student.analysis(x)
+            theirs = [torch.from_numpy(part) for part in encoder.run(None, {"x": x.numpy()})]
             for level in LEVELS:
-                coded = student.compress(to_tensor(np.ascontiguousarray(picture)), level)
-                strings = [[string.hex() for string in part] for part in coded["strings"]]
-                np.save(folder / f"{len(files)}.npy", coded["y_hat"].numpy())
-                files.append([name, level, strings, list(coded["shape"])])
+                own, other = (
+                    student.coder.encode(*latents, level)
+                    for latents in ((y, student.h_a(y)), theirs)
+                )
+                for coded in (own, other):
+                    np.save(folder / f"{len(files)}.npy", coded.y_hat.numpy())
+                    strings = [[string.hex()] for string in coded.strings]
+                    files.append([name, level, strings, list(theirs[1].shape[2:])])
+                (x_hat,) = decoder.run(None, {"y_hat": other.y_hat.numpy()})
+                ours = student.synthesis(other.y_hat).clamp(0, 1).numpy()
+                found["files"] += 1
+                found["other_files"] += own.strings != other.strings
+                found["x_hat_off"] = max(found["x_hat_off"], float(np.abs(x_hat - ours).max()))
     (folder / "files.json").write_text(json.dumps(files))
-    return len(files)
+    return found
 
 
 def read(folder: Path, onednn: bool) -> dict[str, int]:
@@ -134,8 +166,9 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        files = write(args.data, 4 if args.quick else args.pictures, Path(folder))
-        result: dict[str, object] = {"files": files}
+        found = write(args.data, 4 if args.quick else args.pictures, Path(folder))
+        result: dict[str, object] = {"files": 2 * found["files"], "onnxruntime": found}
+        print("onnxruntime", found, flush=True)
         for setting in args.settings.split(","):
             result[setting] = reader(setting, Path(folder))
             print(setting, result[setting], flush=True)

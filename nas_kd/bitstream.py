@@ -204,7 +204,9 @@ def fingerprint(student: Student) -> bytes:
 
 def _parse(data: bytes) -> Header:
     """The header of a whole and undamaged file."""
-    if data[:4] != MAGIC[: len(data)] or not data:
+    if not data:
+        raise BitstreamError("the file is empty: compress the picture again")
+    if data[:4] != MAGIC[: len(data)]:
         raise BitstreamError(
             f"the file starts with {data[:4]!r}, not {MAGIC!r}: not compressed here"
         )

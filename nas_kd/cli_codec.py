@@ -144,9 +144,13 @@ def info(
     Example: nas-kd info photo.nkd
     """
     from nas_kd.bitstream import info as read_info
+    from nas_kd.errors import BitstreamError
     from nas_kd.files import read_bytes
 
-    found = read_info(read_bytes(source))
+    try:
+        found = read_info(read_bytes(source))
+    except BitstreamError as error:
+        raise BitstreamError(f"{source}: {error}") from error
     if as_json:
         print(json.dumps(found))
         return

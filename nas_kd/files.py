@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nas_kd.bitstream import MAX_PIXELS
 from nas_kd.data import FORMATS, Image8
@@ -34,6 +34,11 @@ def read_picture(data: bytes, name: str) -> Image8:
             return _pixels(picture, name)
     except NasKdError:
         raise
+    except UnidentifiedImageError as error:  # its own words name an object in memory
+        raise DataError(
+            f"{name}: cannot be read as a picture (its {len(data)} bytes are in no format known here); "
+            "give a PNG, JPEG or WebP file"
+        ) from error
     except Exception as error:  # Pillow's plugins raise many kinds
         raise DataError(
             f"{name}: cannot be read as a picture ({error}); give a PNG, JPEG or WebP file"
@@ -41,9 +46,9 @@ def read_picture(data: bytes, name: str) -> Image8:
 
 
 def _check(file: Image.Image, name: str) -> None:
-    if file.mode == "F" or file.mode.startswith("I"):
+    if (stored := _deep(file)) is not None:
         raise DataError(
-            f"{name}: has over 8 bits a channel ({file.mode}), which would be lost; convert it first"
+            f"{name}: has over 8 bits a channel ({stored}), which would be lost; convert it first"
         )
     if getattr(file, "n_frames", 1) > 1:
         raise DataError(f"{name}: has {file.n_frames} frames; give one picture")  # type: ignore[attr-defined]
@@ -51,6 +56,19 @@ def _check(file: Image.Image, name: str) -> None:
         raise DataError(
             f"{name}: has {file.height}x{file.width} pixels, over {MAX_PIXELS}; cut it up or reduce it"
         )
+
+
+def _deep(file: Image.Image) -> str | None:
+    """How a picture of over 8 bits a channel is stored; Pillow halves those of colour without a word."""
+    if file.mode == "F" or file.mode.startswith("I"):
+        return file.mode
+    for tile in getattr(file, "tile", ()):
+        parts = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        # By the name of the samples (PNG, TIFF), or by the largest of them (PPM).
+        named = any(";16" in part for part in parts if isinstance(part, str))
+        if named or (tile[0].startswith("ppm") and parts[-1] > 255):
+            return f"{tile[0]} {tile[3]}"
+    return None
 
 
 def _pixels(picture: Image.Image, name: str) -> Image8:
@@ -125,11 +143,13 @@ def convert(
     ``one(data, name)`` gives what to write and what to say of it. In a folder a file that fails does not
     stop the others; at the end UsageError says how many did.
     """
-    if not source.is_dir():
+    if str(source) == PIPE or not source.is_dir():
         data, said = one(read_bytes(source), str(source))
         write_bytes(target, data)
         print(f"{target}: {said}", file=sys.stderr if str(target) == PIPE else sys.stdout)
         return
+    if str(target) == PIPE:
+        raise UsageError(f"{source}: a folder does not go into a pipe; give a folder to write to")
     inside = (p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
     names = sorted(path.relative_to(source) for path in inside)
     if not names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from nas_kd.bitstream import Analysed, analyse, decode, write
@@ -19,6 +20,7 @@ def file_of_bpp(student: Student, image: Image8, bpp: float) -> bytes:
 
     Raises UsageError where even level 1 takes more.
     """
+    _check("--target-bpp", bpp)
     picture = analyse(student, image)
     per_byte = 8 / (picture.height * picture.width)
     small = write(student, picture, 1)
@@ -38,6 +40,7 @@ def file_of_psnr(student: Student, image: Image8, psnr: float) -> bytes:
 
     Raises UsageError where the highest level falls short.
     """
+    _check("--target-psnr", psnr)
     picture = analyse(student, image)
     quality = lambda data: psnr_db(decode(student, data), image)  # noqa: E731
     large = write(student, picture, student.levels)
@@ -50,6 +53,11 @@ def file_of_psnr(student: Student, image: Image8, psnr: float) -> bytes:
     if quality(small) >= psnr:
         return small
     return _bisect(student, picture, (small, large), lambda data: quality(data) >= psnr)[1]
+
+
+def _check(option: str, wish: float) -> None:
+    if math.isnan(wish) or wish <= 0:
+        raise UsageError(f"{option} {wish}: must be above 0")
 
 
 def _bisect(

@@ -1,5 +1,7 @@
 import io
 import json
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +64,9 @@ def test_a_file_there_and_back(folder: Path, student: Student, tmp_path: Path):
     assert np.array_equal(decoded, decode(student, (tmp_path / "a.nkd").read_bytes()))
 
 
-def test_a_pipe_there_and_back(folder: Path, student: Student):
+def test_a_pipe_there_and_back(folder: Path, student: Student, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").mkdir()  # is not what - means
     there = run("compress", "-", "-", "--student", folder, "--level", 1.5, stdin=png(photo()))
     assert there.stdout_bytes == encode(student, photo(), 1.5)
     back = run("decompress", "-", "-", "--student", folder, stdin=there.stdout_bytes)
@@ -116,6 +120,22 @@ def test_info_needs_no_student(student: Student, tmp_path: Path):
         assert words in said
 
 
+def test_info_names_the_file_that_it_cannot_read(tmp_path: Path):
+    (tmp_path / "a.nkd").write_bytes(b"")
+    done = run("info", tmp_path / "a.nkd")
+    assert (
+        str(done.exception)
+        == f"{tmp_path / 'a.nkd'}: the file is empty: compress the picture again"
+    )
+
+
+def test_a_folder_does_not_go_into_a_pipe(folder: Path, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(png(photo()))
+    done = run("compress", tmp_path, "-", "--student", folder)
+    assert "a folder does not go into a pipe" in str(done.exception)
+    assert not Path("-").exists()
+
+
 def test_two_wishes_at_once_are_refused(folder: Path, tmp_path: Path):
     words = ("--student", folder, "--level", 1, "--target-bpp", 1)
     done = run("compress", tmp_path / "a.png", tmp_path / "b.nkd", *words)
@@ -155,6 +175,13 @@ def test_a_target_in_decibels_is_met_from_above_and_nearly(student: Student):
         file_of_psnr(student, picture, reach[1] + 1)
 
 
+@pytest.mark.parametrize("wish", [float("nan"), 0.0, -1.0])
+def test_a_target_that_is_no_target_is_refused(student: Student, wish: float):
+    for seek, option in ((file_of_bpp, "--target-bpp"), (file_of_psnr, "--target-psnr")):
+        with pytest.raises(UsageError, match=f"{option} .*must be above 0"):
+            seek(student, photo(), wish)
+
+
 # --- what pictures are taken ------------------------------------------------------------------
 
 
@@ -162,6 +189,9 @@ def test_colour_grey_and_palette_keep_their_pixels():
     assert np.array_equal(read_picture(png(photo()), "a"), photo())
     grey = photo()[..., 0]
     assert np.array_equal(read_picture(png(grey), "a"), grey)
+    for kind in ("BMP", "TIFF", "PPM"):
+        wide = photo(30, 300)
+        assert np.array_equal(read_picture(saved(Image.fromarray(wide), kind), "a"), wide)
     palette = Image.fromarray(photo()).quantize(16)
     assert np.array_equal(read_picture(saved(palette), "a"), np.asarray(palette.convert("RGB")))
     opaque = Image.fromarray(photo()).convert("RGBA")
@@ -175,14 +205,30 @@ def test_a_turned_photograph_stands_upright():
     assert np.array_equal(turned, np.rot90(photo(), 3))
 
 
+def deep_png(kind: int, channels: int) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow does not write in colour."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + crc
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + bytes(16 * channels) for _ in range(8)))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
         (saved(Image.fromarray(np.full((5, 5), 999, np.uint16))), "over 8 bits"),
+        (deep_png(2, 3), "over 8 bits"),
+        (deep_png(4, 2), "over 8 bits"),
+        (b"P6 2 1 65535\n" + bytes(12), "over 8 bits"),
         (saved(Image.new("RGBA", (5, 5), (1, 2, 3, 128))), "transparent"),
         (saved(Image.new("LA", (5, 5), (1, 0))), "transparent"),
         (b"GIF89a", "cannot be read as a picture"),
-        (b"", "cannot be read as a picture"),
+        (b"", "cannot be read as a picture .its 0 bytes are in no format known here"),
         (
             saved(
                 Image.new("L", (5, 5)),
