@@ -19,7 +19,8 @@ from test_docs import PAGES, ROOT
 from nas_kd.data import photograph
 from nas_kd.space import load_space
 
-ORDER = ("first-search.md", "own-data-and-teacher.md", "search-space.md", "energy.md")
+FIRST = ("docs/first-search.md", "README.md")
+LATER = ("docs/own-data-and-teacher.md", "docs/search-space.md", "docs/energy.md")
 """Pages whose blocks run one after the other in one folder."""
 
 PLACEHOLDERS = {"STUDY": "first", "STUDENT_OR_ARCH": "my-arch.toml", "DIR": "photographs"}
@@ -46,7 +47,6 @@ for name, value in short.items():
         args += [name, value]
 if args[0] == "search":
     args += ["--workers", "1"]
-    args += [] if "--eval-data" in args else ["--eval-data", "pictures"]
 sys.argv[1:] = args
 from nas_kd.cli import main
 try:
@@ -149,19 +149,30 @@ def run(home: Path, lines: list[str]) -> None:
     env |= {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local"}
     env |= {"XDG_CACHE_HOME": str(home / "cache")}
     for line in lines:
+        print(line, flush=True)
         done = subprocess.run(["bash", "-c", line], cwd=home, env=env, capture_output=True)
         said = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
         assert done.returncode == 0, f"{line}\n{said[-3000:]}"
 
 
+def lines_of(names: tuple[str, ...]) -> list[str]:
+    return different([line for name in names for line in shell_lines(ROOT / name)])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_pages_commands_run_in_their_order(home):
-    pages = [*(ROOT / "docs" / name for name in ORDER), ROOT / "README.md"]
-    run(home, different([line for page in pages for line in shell_lines(page)]))
+def test_the_commands_of_a_first_search_run_in_their_order(home):
+    run(home, lines_of(FIRST))
     assert (home / "report.html").stat().st_size > 1_000_000
     assert (home / "front.png").exists()
     assert (home / "photo.nkd").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_commands_about_data_spaces_and_energy_run_in_their_order(home):
+    run(home, lines_of(LATER))
+    assert (home / "my-student" / "arch.json").exists()
 
 
 @pytest.mark.slow
