@@ -200,16 +200,14 @@ def apart(spec: dict[str, Any], data: str, shape: tuple[int, int]) -> dict[str, 
 
 
 def specs_of(folders: list[str], image: np.ndarray) -> dict[str, dict[str, Any]]:
-    from PIL import features
-
-    from nas_kd.baselines import CODECS
+    from nas_kd.baselines import CODECS, lacking
     from nas_kd.evaluate import psnr_db
 
     specs: dict[str, dict[str, Any]] = {Path(f).name: {"folder": f} for f in folders}
     encode, decode = make(specs[next(iter(specs))])
     wanted_db = psnr_db(decode(encode(image)), image)
-    for name, codec in CODECS.items():
-        if features.check(codec.feature):
+    for name in CODECS:
+        if lacking(name) is None:
             specs[name] = {"classical": name, "options": nearest(name, image, wanted_db)}
     return specs
 

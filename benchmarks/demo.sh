@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The main job on what is built in: warm-up, search, front, report, export, and a picture there and back.
+# The main job on what is built in: search, front, report, export, and a picture there and back.
 set -euo pipefail
 out=${1:-demo-out}
 mkdir -p "$out"
-nas-kd search --space demo --teacher mini --name demo --budget 8 --warmup 600 --steps 100 --objectives bd_rate,flops
+nas-kd search --space demo --teacher mini --name demo --budget 8 --steps 100 --objectives bd_rate,flops
 nas-kd front demo --plot "$out/front.png"
 nas-kd report demo --out "$out/report.html"
 nas-kd export demo --out "$out/students"

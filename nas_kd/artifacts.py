@@ -85,7 +85,7 @@ def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label="teacher")
+    axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label=anchor.name)
     axes.plot(rd["bpp_est"], rd["psnr_db"], color="#0072B2", marker="o", label="student")
     _classical(axes, anchor)
     if anchor.interval_db is not None:

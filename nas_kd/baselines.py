@@ -1,7 +1,11 @@
-"""Classical codecs through Pillow, to compare learned ones with; whole files, mean over pictures."""
+"""Classical codecs through Pillow, to compare learned ones with; whole files, mean over pictures.
+
+JPEG XL is there where the package pillow-jxl-plugin is installed.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from typing import Any, NamedTuple
 
@@ -9,7 +13,7 @@ import numpy as np
 from PIL import Image, features
 
 from nas_kd.bd import RDCurve, bd_rate, quality_interval
-from nas_kd.data import ImageSet
+from nas_kd.data import Image8, ImageSet
 from nas_kd.errors import NasKdError, StudyError, UsageError
 from nas_kd.evaluate import psnr_db
 
@@ -18,11 +22,14 @@ RATIOS = (400, 250, 160, 100, 64, 40, 25, 16, 10, 6.4, 4)
 """JPEG 2000 is asked for compression ratios, not for qualities."""
 
 
+JXL = "pillow_jxl"
+
+
 class Classical(NamedTuple):
-    """One of Pillow's codecs: its format, the feature that it needs, and its points as options."""
+    """One of Pillow's codecs: its format, the feature of Pillow or package it needs, its points as options."""
 
     kind: str
-    feature: str
+    needs: str
     points: tuple[dict[str, Any], ...]
 
 
@@ -39,6 +46,8 @@ CODECS = {
     "webp": Classical("WEBP", "webp", tuple({"quality": q, "method": 6} for q in QUALITIES)),
     # 4:2:0, libavif's default speed.
     "avif": Classical("AVIF", "avif", tuple({"quality": q, "speed": 6} for q in QUALITIES)),
+    # Lossy, the plugin's default effort.
+    "jpegxl": Classical("JXL", JXL, tuple({"quality": q, "lossless": False} for q in QUALITIES)),
 }
 
 
@@ -50,24 +59,57 @@ def check_names(names: list[str]) -> list[str]:
     return names
 
 
-def classical_curve(name: str, images: ImageSet) -> RDCurve:
-    """The R-D curve of a codec; raises NasKdError where this Pillow lacks it."""
+def lacking(name: str) -> str | None:
+    """Why a codec cannot be used here; None where it can."""
     codec = CODECS[name]
-    if not features.check(codec.feature):
-        raise NasKdError(f"this Pillow was built without {codec.kind}: install another build")
+    if codec.needs == JXL:
+        if importlib.util.find_spec(JXL) is None:
+            return "package pillow-jxl-plugin is not installed: pip install 'nas-kd[jpegxl]'"
+        importlib.import_module(JXL)  # makes the format known to Pillow
+        return None
+    if not features.check(codec.needs):
+        return f"this Pillow was built without {codec.kind}: install another build"
+    return None
+
+
+def classical_curve(name: str, images: ImageSet) -> RDCurve:
+    """The R-D curve of a codec; raises NasKdError where it is not there."""
+    if (reason := lacking(name)) is not None:
+        raise NasKdError(reason)
+    codec = CODECS[name]
     points = [_point(images, codec.kind, options) for options in codec.points]
     return RDCurve(tuple(p[0] for p in points), tuple(p[1] for p in points))
+
+
+def to_file(image: Image8, kind: str, options: dict[str, Any]) -> bytes:
+    """A picture as a whole file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def from_file(data: bytes) -> Image8:
+    """The picture in a file."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def compare(name: str, images: ImageSet, curve: RDCurve) -> dict[str, Any]:
     """BD-rate of a curve against a codec over the curve's own quality interval, or the reason why not."""
     try:
         anchor = classical_curve(name, images)
-        found = bd_rate(anchor, curve, quality_interval(curve))
     except StudyError as error:
         return {"bd_rate": None, "reason": f"unsound curve: {error}", "curve": None}
     except NasKdError as error:
         return {"bd_rate": None, "reason": str(error), "curve": None}
+    return against(anchor, curve)
+
+
+def against(anchor: RDCurve, curve: RDCurve) -> dict[str, Any]:
+    """BD-rate of a curve against an anchor's over the curve's own quality interval, or the reason why not."""
+    try:
+        found = bd_rate(anchor, curve, quality_interval(curve))
+    except StudyError as error:
+        return {"bd_rate": None, "reason": f"unsound curve: {error}", "curve": None}
     return {
         "bd_rate": found.value,
         "reason": found.reason,
@@ -84,7 +126,7 @@ def beside(images: ImageSet) -> dict[str, RDCurve]:
     return {
         label: classical_curve(name, images)
         for label, name in there.items()
-        if features.check(CODECS[name].feature)
+        if lacking(name) is None
     }
 
 
@@ -101,8 +143,7 @@ def webp_curve(images: ImageSet) -> RDCurve:
 def _point(images: ImageSet, kind: str, options: dict[str, Any]) -> tuple[float, float]:
     rates, qualities = [], []
     for image in images.images:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, kind, **options)
-        rates.append(8 * buffer.tell() / (image.shape[0] * image.shape[1]))
-        qualities.append(psnr_db(np.asarray(Image.open(buffer).convert("RGB")), image))
+        data = to_file(image, kind, options)
+        rates.append(8 * len(data) / (image.shape[0] * image.shape[1]))
+        qualities.append(psnr_db(from_file(data), image))
     return float(np.mean(rates)), float(np.mean(qualities))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +25,7 @@ def evaluate(
     student: Annotated[Path, typer.Argument(help="folder of a student")],
     data: Annotated[str, typer.Option(help="builtin or a folder of pictures")] = "builtin",
     versus: Annotated[
-        str, typer.Option(help="classical codecs, by comma: jpeg, jpeg2000, webp, avif")
+        str, typer.Option(help="classical codecs, by comma: jpeg, jpeg2000, webp, avif, jpegxl")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -52,6 +52,54 @@ def evaluate(
         value = found["bd_rate"]
         said = f"absent ({found['reason']})" if value is None else f"{value:+.2f} %"
         print(f"BD-rate against {name}: {said}")
+
+
+@app.command()
+def baselines(
+    data: Annotated[str, typer.Option(help="builtin or a folder of pictures")] = "builtin",
+    codecs: Annotated[str, typer.Option(help="which, by comma [default: all that are there]")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Classical codecs on pictures: rate, PSNR, MS-SSIM, time, and energy where the CPU has a meter.
+
+    Example: nas-kd baselines --data photographs --codecs jpeg,avif
+    """
+    from nas_kd.baselines import CODECS, check_names
+    from nas_kd.classical import measured
+    from nas_kd.data import open_images
+
+    names = check_names([name.strip() for name in codecs.split(",") if name.strip()])
+    images = open_images(data, "eval")
+    found = [measured(name, images) for name in names or CODECS]
+    if as_json:
+        described = {"images": list(images.names), "data_fingerprint": images.fingerprint}
+        print(json.dumps(described | {"codecs": found}))
+        return
+    for one in found:
+        _print_baseline(one)
+
+
+def _print_baseline(found: dict[str, Any]) -> None:
+    """A codec's points as lines."""
+    if found["points"] is None:
+        print(f"{found['codec']}: absent ({found['reason']})")
+        return
+    for p in found["points"]:
+        similar = "absent (small)" if p["ms_ssim"] is None else f"{p['ms_ssim']:.4f}"
+        wish = p["options"].get("quality", p["options"].get("quality_layers"))
+        print(
+            f"{found['codec']} {wish}: {p['bpp']:.4f} bpp, {p['psnr_db']:.2f} dB, MS-SSIM {similar}, "
+            f"encode {p['encode_ms_per_mpx']:.0f} ms/Mpx, decode {p['decode_ms_per_mpx']:.0f} ms/Mpx"
+        )
+    for part in ("encoder", "decoder"):
+        reading = found["energy"][part]
+        known = reading["state"] == "measured"
+        said = (
+            f"{reading['value']:.3g} +- {reading['uncertainty']:.2g} mJ/Mpx"
+            if known
+            else f"absent ({reading['reason']})"
+        )
+        print(f"{found['codec']} {part} energy: {said}")
 
 
 @app.command()

@@ -56,7 +56,12 @@ def search(
     init: Annotated[
         str, typer.Option(help="where students start: shared, teacher, scratch")
     ] = "shared",
-    warmup: Annotated[int, typer.Option(help="steps of the shared weights' warm-up")] = 1000,
+    warmup: Annotated[
+        int | None,
+        typer.Option(
+            help="steps of the shared weights' warm-up [default: built-in weights that fit, else 1000]"
+        ),
+    ] = None,
     rank: Annotated[int, typer.Option(help="archs to rank by their slices first")] = 0,
     batch: Annotated[int, typer.Option(help="crops per step")] = 8,
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
@@ -64,6 +69,9 @@ def search(
     crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 128,
     data: Annotated[str, typer.Option(help="training pictures: builtin or a folder")] = "builtin",
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
+    anchor: Annotated[
+        str, typer.Option(help="BD-rate against: teacher, jpeg, jpeg2000, webp, avif, jpegxl")
+    ] = "teacher",
     kd_x: Annotated[float, typer.Option(help="weight of the teacher's output, 0 to 1")] = 0.5,
     kd_y: Annotated[float, typer.Option(help="weight of the teacher's latents")] = 0.05,
     kd_z: Annotated[float, typer.Option(help="weight of the teacher's hyper-latents")] = 0.0,
@@ -146,13 +154,16 @@ def front(
     study: StudyName,
     as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option(help="write a plot (.png, .svg, .pdf)")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="BD-rates against classical codecs beside")
+    ] = False,
     storage: Storage = None,
 ) -> None:
     """The Pareto front: table, JSON or plot.
 
     Example: nas-kd front demo-mini --plot front.png
     """
-    from nas_kd.report import front_json, front_table, plot_front
+    from nas_kd.report import front_against, front_json, front_table, plot_front
     from nas_kd.study import open_study
 
     opened = open_study(study, storage)
@@ -160,10 +171,11 @@ def front(
         if plot.suffix not in (".png", ".svg", ".pdf"):
             raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
         plot_front(opened, plot)
+    classical = front_against(opened) if baselines else None
     if as_json:
-        print(json.dumps(front_json(opened)))
+        print(json.dumps(front_json(opened, classical)))
     else:
-        _say(front_table(opened))
+        _say(front_table(opened, baselines=classical))
 
 
 @app.command()

@@ -167,7 +167,7 @@ def curves(study: Study, baselines: dict[str, RDCurve]) -> Figure:
     anchor = study.optuna.user_attrs.get("anchor")
     data = []
     if anchor:
-        teacher = anchor["curve"]
+        teacher = anchor.get("teacher_curve", anchor["curve"])
         data.append(_curve(f"teacher {anchor['teacher']}", teacher["bpp"], teacher["psnr_db"]))
         data[0]["line"] = {"dash": "dash", "width": 3}
         data[0]["meta"] = "ink"

@@ -33,7 +33,7 @@ from nas_kd.pictures import crops, data_uri, shots, spread
 from nas_kd.prepare import baselines_of
 from nas_kd.report import UNITS
 from nas_kd.space import Arch
-from nas_kd.study import Study
+from nas_kd.study import TEACHER, Study
 from nas_kd.trial import KNOWN_OBJECTIVES, OBJECTIVES
 from nas_kd.weights import load_student, write_text
 
@@ -56,7 +56,7 @@ BEGUN = {
 HOW = {
     "rd_cost": "R + lambda 255^2 D in bits per pixel, estimated rates, D of 8-bit pictures scaled to [0, 1]; the "
     "mean over levels and pictures.",
-    "bd_rate": "BD-rate against the teacher: Akima interpolation of log rate over PSNR, on the mean curves over the "
+    "bd_rate": "BD-rate against {anchor}: Akima interpolation of log rate over PSNR, on the mean curves over the "
     "pictures, integrated over one PSNR interval for the whole study; rates are estimated from "
     "likelihoods. The bars are half the 95 % bootstrap interval of the mean of the pictures' own BD-rates, each "
     "over the middle half of the teacher's range on it: how far another choice of such pictures might move it. "
@@ -312,7 +312,12 @@ def _pictures(seen: Seen) -> str:
 
 def _method(study: Study) -> str:
     s = study.settings
-    facts = [(name, HOW[name]) for name in KNOWN_OBJECTIVES if name in s.objectives]
+    anchored = "the teacher" if s.anchor == TEACHER else f"{s.anchor} (whole files)"
+    facts = [
+        (name, HOW[name].replace("{anchor}", anchored))
+        for name in KNOWN_OBJECTIVES
+        if name in s.objectives
+    ]
     facts += [(f"{n}: absent", absent(study, n)) for n in OBJECTIVES if n not in s.objectives]
     anchor = study.optuna.user_attrs.get("anchor")
     if anchor and anchor["interval_db"]:
@@ -321,7 +326,8 @@ def _method(study: Study) -> str:
             ("compared over", f"{low:.2f} to {high:.2f} dB of PSNR, within the teacher's range")
         )
     facts.append(("judged by", _judged(study)))
-    facts.append(("started from", BEGUN[s.init].format(s.warmup)))
+    warmed = study.optuna.user_attrs.get("warmup", {}).get("recipe", {}).get("steps", s.warmup)
+    facts.append(("started from", BEGUN[s.init].format(warmed)))
     facts.append(
         (
             "trained on",

@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import made_with
-from nas_kd.baselines import beside
-from nas_kd.bd import RDCurve
-from nas_kd.data import open_images
+from nas_kd.baselines import beside, classical_curve
+from nas_kd.bd import RDCurve, quality_interval
+from nas_kd.data import ImageSet, open_images
+from nas_kd.errors import UsageError
 from nas_kd.evaluate import evaluate
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
 from nas_kd.ranking import draws, in_order
 from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
-from nas_kd.study import CACHE, Settings, Study
+from nas_kd.study import CACHE, TEACHER, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import Teacher
 from nas_kd.train import Report
 from nas_kd.trial import Anchor, Task, interval_of
-from nas_kd.warmup import load_shared, warm_up
+from nas_kd.warmup import CARD, STEPS, built_in, load_shared, warm_up
 
 TRIM = 0.25
 """Share of the teacher's PSNR range left out at each end of the study's interval.
@@ -66,6 +67,8 @@ def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
     study.optuna.set_user_attr("made_with", made_with("cpu"))
     pool = targets(settings, teacher, listen)
     shared = warm(settings, study.space, teacher, pool, listen)
+    if shared is not None and (shared / CARD).is_file():
+        study.optuna.set_user_attr("warmup", json.loads((shared / CARD).read_text()))
     return {
         "settings": asdict(settings),
         "lmbdas": list(teacher.lmbdas),
@@ -96,8 +99,12 @@ def warm(
     if settings.init == "teacher":
         return inherit(CACHE / "inherited", space, teacher)
 
-    report = _told_of_warmup(settings.warmup, listen)
-    recipe = settings.recipe(settings.warmup)
+    if settings.warmup is None:
+        found = built_in(space, teacher.fingerprint, teacher.lmbdas, settings.loss)
+        if found is not None:
+            return found
+    steps = STEPS if settings.warmup is None else settings.warmup
+    report, recipe = _told_of_warmup(steps, listen), settings.recipe(steps)
     cache, opened = CACHE / "shared", TargetPool(pool)
     return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.loss, report)
 
@@ -134,14 +141,18 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
     measured = evaluate(teacher, images)
     curve = measured.curve()
     anchor = {
+        "name": TEACHER,
         "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint,
         "latent_widths": list(teacher.latent_widths),
+        "teacher_curve": curve.to_json(),
         "curve": curve.to_json(),
         "interval_db": interval_db(curve),
         "per_image": [one.to_json() for one in measured.per_image()],
         "baselines": {name: one.to_json() for name, one in beside(images).items()},
     }
+    if study.settings.anchor != TEACHER:
+        anchor |= _classical_anchor(study.settings.anchor, images, interval_db(curve))
     study.optuna.set_user_attr("anchor", anchor)
     return anchor
 
@@ -150,6 +161,24 @@ def baselines_of(anchor: dict[str, Any] | None) -> dict[str, RDCurve]:
     """JPEG's and WebP's curves in a study's record of its teacher; none in those of older versions."""
     stored = (anchor or {}).get("baselines", {})
     return {name: RDCurve.from_json(curve) for name, curve in stored.items()}
+
+
+def _classical_anchor(
+    name: str, images: ImageSet, interval: tuple[float, float] | None
+) -> dict[str, Any]:
+    """A classical codec in the teacher's place; the interval is the teacher's, as far as the codec reaches.
+
+    Pictures' own BD-rates, and with them the report's bars, are left out.
+    """
+    curve = classical_curve(name, images)
+    low, high = quality_interval(curve)
+    if interval is not None:
+        interval = max(interval[0], low), min(interval[1], high)
+        if not interval[0] < interval[1]:
+            raise UsageError(
+                f"anchor = {name}: its {low:.2f} to {high:.2f} dB lie outside the teacher's range; take another"
+            )
+    return {"name": name, "curve": curve.to_json(), "interval_db": interval, "per_image": []}
 
 
 @cache
@@ -168,6 +197,7 @@ def _task(
         RDCurve.from_json(parsed["curve"]),
         tuple(interval) if interval else None,
         baselines_of(parsed),
+        parsed.get("name", TEACHER),
     )
     return Task(
         lmbdas=lmbdas,

@@ -10,6 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 from rich.table import Table
 
+from nas_kd.baselines import CODECS, against, classical_curve, lacking
+from nas_kd.bd import RDCurve
+from nas_kd.data import open_images
+from nas_kd.errors import UsageError
 from nas_kd.space import Arch, SearchSpace
 from nas_kd.study import Study
 
@@ -22,7 +26,43 @@ UNITS = {
 SCALE = {"bd_rate": 1.0, "flops": 1e-9, "energy": 1.0, "rd_cost": 1.0}
 
 
-def front_json(study: Study) -> dict[str, Any]:
+Beside = dict[str, dict[int, dict[str, Any]]]
+"""Of each classical codec, by trial: BD-rate of the front's member against it, or the reason why there is none."""
+
+
+def front_against(study: Study) -> Beside:
+    """The front against classical codecs on the study's evaluation pictures.
+
+    Students' rates are estimates, as in the study; the codecs' are whole files. Raises UsageError where the
+    pictures are not those that the study was judged by.
+    """
+    images = open_images(study.settings.eval_data, "eval")
+    members = study.front()
+    if any(t.user_attrs["rd"]["data_fingerprint"] != images.fingerprint for t in members):
+        raise UsageError(
+            f"eval_data {study.settings.eval_data}: not the pictures that study {study.settings.name} was "
+            "judged by; put those back, or leave --baselines out"
+        )
+    found: Beside = {}
+    for name in CODECS:
+        reason = lacking(name)
+        anchor = None if reason else classical_curve(name, images)
+        found[name] = {
+            t.number: against(anchor, curve_of(t))
+            if anchor
+            else {"bd_rate": None, "reason": reason}
+            for t in members
+        }
+    return found
+
+
+def curve_of(trial: FrozenTrial) -> RDCurve:
+    """The estimated R-D curve of a trial."""
+    rd = trial.user_attrs["rd"]
+    return RDCurve(tuple(rd["bpp_est"]), tuple(rd["psnr_db"]))
+
+
+def front_json(study: Study, baselines: Beside | None = None) -> dict[str, Any]:
     """The front, the anchor and the counts of trials by state."""
     states = [t.state.name for t in study.trials]
     return {
@@ -31,7 +71,7 @@ def front_json(study: Study) -> dict[str, Any]:
         "anchor": study.optuna.user_attrs.get("anchor"),
         "trials": {name: states.count(name) for name in sorted(set(states))},
         "front": [_member(study, t) for t in study.front()],
-    }
+    } | ({} if baselines is None else {"baselines": baselines})
 
 
 def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
@@ -74,7 +114,12 @@ class Brief:
         return " | ".join(part for part in kept if part) or str(arch)
 
 
-def front_table(study: Study, lines: int | None = None) -> Table:
+def _percent(found: dict[str, Any]) -> str:
+    value = found["bd_rate"]
+    return "-" if value is None else f"{value:+.1f}"
+
+
+def front_table(study: Study, lines: int | None = None, baselines: Beside | None = None) -> Table:
     """The front for a terminal, one row per member; ``lines`` keeps it to so many, each on one line."""
     table = Table(title=f"{study.settings.name}: front of {study.counted()} trials")
     members = study.front()
@@ -83,7 +128,8 @@ def front_table(study: Study, lines: int | None = None) -> Table:
     table.add_column("trial", justify="right")
     for name in study.settings.objectives:
         table.add_column(UNITS[name], justify="right")
-    table.add_column("dec kMAC/px", justify="right")
+    for column in ("dec kMAC/px", *(f"% vs {name}" for name in baselines or ())):
+        table.add_column(column, justify="right")
     if lines is None:
         table.add_column("params M", justify="right")
         table.add_column("arch", overflow="fold")
@@ -97,6 +143,7 @@ def front_table(study: Study, lines: int | None = None) -> Table:
         named = zip(study.settings.objectives, trial.values, strict=True)
         values = [f"{value * SCALE[name]:.2f}" for name, value in named]
         figures = [*values, f"{cost['decoder_macs'] / pixels / 1e3:.2f}"]
+        figures += [_percent(rows[trial.number]) for rows in (baselines or {}).values()]
         figures += [f"{cost['parameters'] / 1e6:.3f}"] if lines is None else []
         arch = Arch.from_json(trial.user_attrs["arch"])
         table.add_row(str(trial.number), *figures, escape(said(arch)))

@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.artifacts import METRIC_NAMES, attach, attach_same, constraints_of
+from nas_kd.baselines import CODECS
 from nas_kd.data import BUILTIN, derived_seed
 from nas_kd.distill import Form, Weights
 from nas_kd.errors import StudyError
@@ -33,6 +34,7 @@ from nas_kd.trial import CHECKPOINT, KNOWN_OBJECTIVES, OBJECTIVES, Outcome
 STUDIES = Path("studies")
 CACHE = STUDIES / ".cache"
 """What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""
+TEACHER = "teacher"
 INITS = ("shared", "teacher", "scratch")
 FAILURES = ("crash", "energy", "latency")
 """Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
@@ -60,8 +62,9 @@ class Settings:
     weights: folder of CompressAI's zoo files. lmbda: what students of a one-level teacher are trained for.
     teacher_z: a second teacher, for the hyper-latents. grid: values by name of the space; where given, their
     combinations are enumerated and nothing is sampled. archs: likewise, a list of such choices or of arch files.
-    max_*: see Limits. from_study: a study whose archs and values serve as a prior. polish: steps that the front is
-    trained on in the end.
+    anchor: what BD-rates are against, the teacher or a classical codec. max_*: see Limits. from_study: a study
+    whose archs and values serve as a prior. warmup: steps of the shared weights'; None takes built-in weights
+    where they fit. polish: steps that the front is trained on in the end.
     """
 
     name: str
@@ -76,12 +79,13 @@ class Settings:
     kd_z: float = 0.0
     form: Form = "kd"
     init: str = "shared"
-    warmup: int = 1000
+    warmup: int | None = None
     rank: int = 0
     crops: int = 256
     crop_size: int = 128
     data: str = BUILTIN
     eval_data: str = BUILTIN
+    anchor: str = TEACHER
     sampler: str = DEFAULT
     max_gmac: Limit = None
     max_params: Limit = None
@@ -107,7 +111,7 @@ class Settings:
             object.__setattr__(self, name, canonical(name, getattr(self, name)))
         _ = self.loss, self.recipe(self.steps)  # raise where a weight or a number breaks a rule
         for name in ("warmup", "polish"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise StudyError(f"{name} = {getattr(self, name)}: must be at least 0")
         unknown = [o for o in self.objectives if o not in KNOWN_OBJECTIVES]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
@@ -115,6 +119,10 @@ class Settings:
                 f"objectives {list(self.objectives)}: must be one or more of {list(KNOWN_OBJECTIVES)}, each once"
             )
         checked(self.sampler, self.objectives)
+        if self.anchor not in (TEACHER, *CODECS):
+            raise StudyError(
+                f"anchor = {self.anchor!r}: must be {TEACHER} or one of {', '.join(CODECS)}"
+            )
         if self.init not in INITS:
             raise StudyError(f"init = {self.init!r}: must be one of {', '.join(INITS)}")
         if self.rank < 0 or (self.rank and self.init != "shared"):

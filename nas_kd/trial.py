@@ -38,14 +38,15 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Anchor:
-    """What students are compared with: the teacher's curve and the fixed quality interval, if it has one.
+    """What students are compared with: a curve, the teacher's or another's, and the quality interval, if any.
 
-    baselines: curves that are drawn beside it.
+    baselines: curves that are drawn beside it. name: whose the curve is.
     """
 
     curve: RDCurve
     interval_db: tuple[float, float] | None
     baselines: dict[str, RDCurve] = field(default_factory=dict)
+    name: str = "teacher"
 
 
 def interval_of(curve: RDCurve) -> tuple[float, float] | None:

@@ -27,6 +27,10 @@ from nas_kd.targets import TargetPool
 from nas_kd.train import Forward, Recipe, Report, Run
 from nas_kd.weights import write_text
 
+BUILT_IN = Path(__file__).parent / "warmups"
+STEPS = 1000
+"""Steps where nothing is said and no built-in weights fit."""
+SHARED, CARD = "shared.safetensors", "card.json"
 BETWEEN = 2
 """Random archs per step, beside the largest and the smallest."""
 
@@ -85,7 +89,7 @@ def _train(
     forwards = sandwich(shared, recipe.seed)
     Run(shared, pool, recipe, weights, pool.latent_widths, checkpoint, forwards).run(report)
     tensors = {n: p.detach().cpu() for n, p in shared.named_parameters()}
-    save_file(tensors, unfinished / "shared.safetensors")
+    save_file(tensors, unfinished / SHARED)
     card = {
         "nas_kd": __version__,
         "torch": torch.__version__,
@@ -95,15 +99,41 @@ def _train(
         "weights": asdict(weights),
         "targets": pool.key,
     }
-    write_text(unfinished / "card.json", json.dumps(card, indent=1) + "\n")
+    write_text(unfinished / CARD, json.dumps(card, indent=1) + "\n")
     checkpoint.unlink()
     os.replace(unfinished, folder)
+
+
+def built_in(
+    space: SearchSpace, teacher: str, lmbdas: tuple[float, ...], weights: Weights
+) -> Path | None:
+    """The folder of shared weights that come with nas-kd, where they were trained for just this.
+
+    Args:
+        space: of the students.
+        teacher: its fingerprint.
+        lmbdas: one Lagrange multiplier per level.
+        weights: the loss.
+    """
+    asked = [space.fingerprint, teacher, list(lmbdas), asdict(weights)]
+    for folder in sorted(BUILT_IN.iterdir()):
+        card = json.loads((folder / CARD).read_text())
+        if [
+            card["space"]["fingerprint"],
+            card["teacher"],
+            card["lmbdas"],
+            card["weights"],
+        ] == asked:
+            return folder
+    return None
 
 
 def load_shared(folder: Path, space: SearchSpace, lmbdas: tuple[float, ...]) -> Shared:
     """The shared weights that ``warm_up`` wrote."""
     shared = Shared(space, lmbdas)
-    shared.load_state_dict(load_file(folder / "shared.safetensors"))
+    # Those that come with nas-kd are stored in half precision.
+    tensors = load_file(folder / SHARED).items()
+    shared.load_state_dict({name: tensor.float() for name, tensor in tensors})
     return shared.eval()
 
 

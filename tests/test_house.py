@@ -31,6 +31,7 @@ ORDER = (
         "train",
         "evaluate",
         "baselines",
+        "classical",
         "tiles",
         "bitstream",
         "rate",

@@ -1,17 +1,19 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from nas_kd.data import crop_pool, open_images
-from nas_kd.distill import Weights
+from nas_kd.distill import CONTROL, Weights
+from nas_kd.distill import rate_bpp as rate_bpp_of
 from nas_kd.shared import Shared
 from nas_kd.space import Arch, load_space
 from nas_kd.student import Student
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import VariableRateTeacher
+from nas_kd.teacher import VariableRateTeacher, load_teacher
 from nas_kd.train import Recipe
-from nas_kd.warmup import load_shared, sandwich, warm_up
+from nas_kd.warmup import CARD, built_in, load_shared, sandwich, warm_up
 
 torch.set_num_threads(1)
 LMBDAS = (0.0067, 0.025)
@@ -96,3 +98,33 @@ def test_a_warm_up_is_the_same_whatever_the_number_of_threads(tmp_path, pool):
         files.append((folder / "shared.safetensors").read_bytes())
     torch.set_num_threads(1)
     assert files[0] == files[1]
+
+
+def test_built_in_weights_fit_what_they_were_trained_for_and_nothing_else():
+    teacher = load_teacher("mini")
+    asked = (SPACE, teacher.fingerprint, teacher.lmbdas, Weights())
+    assert (folder := built_in(*asked)) is not None
+    for place, other in enumerate((load_space("prim"), "0" * 64, LMBDAS, CONTROL)):
+        assert built_in(*asked[:place], other, *asked[place + 1 :]) is None
+    card = json.loads((folder / CARD).read_text())
+    assert card["recipe"]["steps"] >= 1000
+    assert card["pool"]["data"]["fingerprint"]
+
+
+def test_slices_of_the_built_in_weights_cost_less_than_a_klt_codec(pool):
+    teacher = load_teacher("mini")
+    folder = built_in(SPACE, teacher.fingerprint, teacher.lmbdas, Weights())
+    warmed = load_shared(folder, SPACE, teacher.lmbdas)
+    x = pool.pictures()[:8]
+    level = torch.full((len(x),), 3.0)
+    for arch in (SPACE.corners(True)[0], SPACE.corners(False)[0]):
+        klt = Student(arch, teacher.lmbdas).eval()
+        klt.initialise_linear(pool.pictures())
+        with torch.no_grad():
+            slim, plain = (codec(x, level) for codec in (warmed.student(arch).eval(), klt))
+        costs = []
+        for out in (slim, plain):
+            rate = rate_bpp_of(out["likelihoods"], x[0, 0].numel()).mean()
+            distortion = (out["x_hat"] - x).square().mean()
+            costs.append(float(rate + teacher.lmbdas[2] * 255**2 * distortion))
+        assert costs[0] < 0.97 * costs[1]
