@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import made_with
-from nas_kd.baselines import beside, classical_curve
+from nas_kd.baselines import TEACHER, beside, classical_curve
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.data import ImageSet, open_images
 from nas_kd.errors import UsageError
@@ -22,7 +22,7 @@ from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
 from nas_kd.ranking import draws, in_order
 from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
-from nas_kd.study import CACHE, TEACHER, Settings, Study
+from nas_kd.study import CACHE, Settings, Study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import Teacher
 from nas_kd.train import Report

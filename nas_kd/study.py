@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.artifacts import METRIC_NAMES, attach, attach_same, constraints_of
-from nas_kd.baselines import CODECS
+from nas_kd.baselines import ANCHORS, TEACHER
 from nas_kd.data import BUILTIN, derived_seed
 from nas_kd.distill import Form, Weights
 from nas_kd.errors import StudyError
@@ -34,7 +34,6 @@ from nas_kd.trial import CHECKPOINT, KNOWN_OBJECTIVES, OBJECTIVES, Outcome
 STUDIES = Path("studies")
 CACHE = STUDIES / ".cache"
 """What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""
-TEACHER = "teacher"
 INITS = ("shared", "teacher", "scratch")
 FAILURES = ("crash", "energy", "latency")
 """Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
@@ -119,12 +118,9 @@ class Settings:
                 f"objectives {list(self.objectives)}: must be one or more of {list(KNOWN_OBJECTIVES)}, each once"
             )
         checked(self.sampler, self.objectives)
-        if self.anchor not in (TEACHER, *CODECS):
-            raise StudyError(
-                f"anchor = {self.anchor!r}: must be {TEACHER} or one of {', '.join(CODECS)}"
-            )
-        if self.init not in INITS:
-            raise StudyError(f"init = {self.init!r}: must be one of {', '.join(INITS)}")
+        for name, allowed in (("anchor", ANCHORS), ("init", INITS)):
+            if (given := getattr(self, name)) not in allowed:
+                raise StudyError(f"{name} = {given!r}: must be one of {', '.join(allowed)}")
         if self.rank < 0 or (self.rank and self.init != "shared"):
             raise StudyError(
                 f"rank = {self.rank} with init = {self.init!r}: must be 0 or more, and archs are ranked "

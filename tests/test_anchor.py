@@ -45,7 +45,7 @@ def test_a_study_can_be_judged_against_a_classical_codec(pictures):
 
 
 def test_an_unknown_anchor_is_named():
-    with pytest.raises(StudyError, match="anchor = 'bmp': must be teacher or one of jpeg"):
+    with pytest.raises(StudyError, match="anchor = 'bmp': must be one of teacher, jpeg"):
         Settings("x", "demo", anchor="bmp")
 
 
