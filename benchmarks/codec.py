@@ -216,7 +216,7 @@ def summary(result: dict[str, Any]) -> dict[str, float | None]:
     students = [name for name, spec in result["codecs"].items() if "folder" in spec]
     own = [name for name in students if name != "mini"] or students
     slowest_s = max(result["768x512"][name]["decode_s"] for name in own)
-    shares = [result["entropy_coding_share"][name][str(LEVEL)] for name in own]
+    shares = [result["entropy_share_by_level"][name][str(LEVEL)] for name in own]
     large = [result["6000x4000"][name] for name in own if name in result["6000x4000"]]
     peaks = [row[f"{part}_peak_mib"] for row in large for part in ("encode", "decode")]
     return {
@@ -251,7 +251,7 @@ def main() -> None:
     result["768x512"] = small_picture(specs, image, rounds)
     students = {name: spec["folder"] for name, spec in specs.items() if "folder" in spec}
     shares = {name: entropy_share(folder, image, rounds) for name, folder in students.items()}
-    result["entropy_coding_share"] = shares
+    result["entropy_share_by_level"] = shares
     result["teacher"] = teacher(image) | {"name": "cheng2020-anchor 3, random weights, one run"}
     print(json.dumps(result, indent=1), flush=True)
     for name, spec in specs.items():
