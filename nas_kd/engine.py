@@ -26,10 +26,12 @@ from optuna.trial import TrialState
 from nas_kd.courier import Away, Home, lent, mark, root_of, shares_disk
 from nas_kd.errors import NasKdError
 from nas_kd.pace import Paced, paced_trial
+from nas_kd.polish import polish, polished_key
 from nas_kd.prepare import Listen, task_of
 from nas_kd.ranking import score
 from nas_kd.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, Study
 from nas_kd.trial import CHECKPOINT, Outcome
+from nas_kd.weights import ARCH, WEIGHTS
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -240,7 +242,13 @@ def run_trials(
                 reuse_actors=True,
                 max_concurrent_trials=workers,
             ),
-            run_config=tune.RunConfig(storage_path=scratch, name="run", verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                name="run",
+                verbose=0,
+                # Tune's own would have to be written where a node without this disk cannot.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         ).fit()
     if searcher.failures_in_a_row >= MAX_FAILURES:
         raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
@@ -257,15 +265,44 @@ def _score(prepared: dict[str, Any], points: list[dict[str, Any]]) -> list[dict[
     return [score(task_of(here, device), here["settings"]["space"], point) for point in points]
 
 
+@ray.remote
+def _polish(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    here, away = at_hand(prepared)
+    students, key = Path(here["students"]), polished_key(arch_key)
+    if away is not None:
+        for name in (WEIGHTS, ARCH):
+            away.resume(arch_key, prepared["students"], name)
+    found = polish(task_of(here, device), arch_key, students, here["settings"]["polish"])
+    if away is not None:
+        away.bring(students / key)
+    return found
+
+
+def _on_all(
+    task: Any, prepared: dict[str, Any], each: list[Any], gpus_per_trial: float
+) -> Iterator[Any]:
+    """What a task makes of each, in order, on all workers."""
+    resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
+    shared = ray.put(prepared)
+    waiting = [task.options(**resources).remote(shared, one) for one in each]
+    for reference in waiting:
+        yield ray.get(reference)
+
+
 def score_all(
     prepared: dict[str, Any], points: list[dict[str, Any]], gpus_per_trial: float
 ) -> Iterator[dict[str, Any]]:
     """The scores of archs from their slices, in order, by plain tasks on all workers."""
-    resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
-    shared, task = ray.put(prepared), _score.options(**resources)
-    waiting = [task.remote(shared, [point]) for point in points]
-    for reference in waiting:
-        yield from ray.get(reference)
+    for found in _on_all(_score, prepared, [[point] for point in points], gpus_per_trial):
+        yield from found
+
+
+def polish_all(
+    prepared: dict[str, Any], arch_keys: list[str], gpus_per_trial: float
+) -> Iterator[dict[str, Any]]:
+    """The front's students trained on, in order."""
+    return _on_all(_polish, prepared, arch_keys, gpus_per_trial)
 
 
 @contextmanager

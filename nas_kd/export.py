@@ -16,6 +16,7 @@ from nas_kd.data import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import Measured, evaluate_real
 from nas_kd.onnx_export import export_onnx
+from nas_kd.polish import best_folder, gained
 from nas_kd.space import Arch
 from nas_kd.study import Study
 from nas_kd.weights import load_student, save_student, write_text
@@ -38,13 +39,14 @@ def export_front(study: Study, out: Path, progress: Any = None, onnx: bool = Fal
 
 def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = False) -> Path:
     """One student: real bitstreams on the evaluation set first, then the files."""
-    student = load_student(study.student_folder(trial))
+    student = load_student(best_folder(study, trial))
     images = open_images(study.settings.eval_data, "eval")
     measured = evaluate_real(student, images)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     about = {"study": study.settings.name, "trial": trial.number, "nas_kd": __version__}
     save_student(student, temporary, about)
     more = {"estimated_in_search": trial.user_attrs["rd"], "measured": measured.to_json()}
+    more |= {"polished": polished} if (polished := gained(study, trial)) else {}
     name = f"{study.settings.name}-{trial.number}"
     write_text(temporary / "rd.json", rd_file(name, measured.to_json(), more))
     if onnx:

@@ -10,6 +10,7 @@ from optuna.exceptions import StorageInternalError
 
 from nas_kd.bd import MIN_POINTS
 from nas_kd.errors import NasKdError, StudyError
+from nas_kd.polish import keep, unpolished
 from nas_kd.prepare import Listen, prepare, rank
 from nas_kd.prior import take_over
 from nas_kd.study import Settings, Study
@@ -46,7 +47,7 @@ def search(settings: Settings, budget: int | None, machine: Machine, listen: Lis
         with study.driving():
             if reaped := study.reap():
                 listen("reaped", reaped)
-            if study.counted() < budget:
+            if study.counted() < budget or unpolished(study):
                 _run(study, budget, machine, prepare(study, teacher, listen), listen)
     except StorageInternalError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
@@ -71,7 +72,14 @@ def _run(
             lambda points: engine.score_all(given, points, gpus),
             listen,
         )
-        engine.run_trials(study, budget, given, listen, machine.workers, gpus)
+        if study.counted() < budget:
+            engine.run_trials(study, budget, given, listen, machine.workers, gpus)
+        members = unpolished(study)
+        keys = [trial.user_attrs["arch_key"] for trial in members]
+        found = engine.polish_all(given, keys, gpus)
+        for done, (trial, record) in enumerate(zip(members, found, strict=True), start=1):
+            keep(study, trial, record)
+            listen("preparing", f"polished: {done} of {len(members)} students of the front")
 
 
 def _teacher_of(settings: Settings) -> Teacher:

@@ -14,6 +14,7 @@ from nas_kd.baselines import CODECS, against, classical_curve, lacking
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.errors import UsageError
+from nas_kd.polish import RECORD, best_folder
 from nas_kd.space import Arch, SearchSpace
 from nas_kd.study import Study
 
@@ -81,7 +82,8 @@ def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
         "arch": trial.user_attrs["arch"],
         "cost": trial.user_attrs["cost"],
         "rd": trial.user_attrs["rd"],
-        "student": str(study.student_folder(trial)),
+        "student": str(best_folder(study, trial)),
+        "polished": study.optuna.user_attrs.get(RECORD, {}).get(str(trial.number)),
     }
 
 

@@ -181,7 +181,7 @@ def _score(
     task: Task, student: Student, cost: Cost, measured: Measured, attrs: dict[str, Any]
 ) -> Outcome:
     attrs["rd"] = measured.to_json()
-    bd = _bd_rate(task.anchor, measured)
+    bd = bd_rate_of(task.anchor, measured)
     attrs |= {"bd_pchip": bd.pchip, "bd_psnr_db": bd.bd_psnr_db, "uncovered_db": bd.uncovered_db}
     attrs["rd_cost"] = rd_cost(measured, task.lmbdas)
     values: dict[str, float | None] = {"bd_rate": bd.value, "rd_cost": attrs["rd_cost"]}
@@ -198,7 +198,8 @@ def _score(
     return Outcome([values[name] for name in task.objectives], None, 0.0, attrs)
 
 
-def _bd_rate(anchor: Anchor, measured: Measured) -> BDRate:
+def bd_rate_of(anchor: Anchor, measured: Measured) -> BDRate:
+    """BD-rate of a measured student over the study's interval, or the reason why there is none."""
     if anchor.interval_db is None:
         return BDRate(None, "too_few_points", None, None, 0.0, (0.0, 0.0))
     return bd_rate(anchor.curve, measured.curve(), anchor.interval_db)
