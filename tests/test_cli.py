@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from nas_kd.cli import app
+from nas_kd.cli import app, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,8 +36,18 @@ def test_every_command_is_in_the_readme(name: str):
         (["search", "--teacher", "cheng2020", "--objectives", "bd_rate,flops"], "--teacher mini"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path):
-    done = run(*words, cwd=tmp_path)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert says in done.stderr
+def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["nas-kd", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert (ended.value.code, len(said.splitlines())) == (2, 1), said
+    assert says in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_of_its_own_ends_with_that_line_and_code(tmp_path):
+    done = run("front", "absent", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "study 'absent'" in done.stderr

@@ -111,20 +111,25 @@ def test_built_in_weights_fit_what_they_were_trained_for_and_nothing_else():
     assert card["pool"]["data"]["fingerprint"]
 
 
-def test_slices_of_the_built_in_weights_cost_less_than_a_klt_codec(pool):
+def test_slices_of_the_built_in_weights_cost_less_than_a_klt_codec():
     teacher = load_teacher("mini")
     folder = built_in(SPACE, teacher.fingerprint, teacher.lmbdas, Weights())
     warmed = load_shared(folder, SPACE, teacher.lmbdas)
-    x = pool.pictures()[:8]
-    level = torch.full((len(x),), 3.0)
+    middles = [
+        torch.from_numpy(i[64:192, 64:192].copy()) for i in open_images("builtin", "eval").images
+    ]
+    x = torch.stack(middles).permute(0, 3, 1, 2).float() / 255
+    crops = (
+        torch.from_numpy(crop_pool(open_images("builtin", "train", 0), 64, 128, 0)).float() / 255
+    )
     for arch in (SPACE.corners(True)[0], SPACE.corners(False)[0]):
         klt = Student(arch, teacher.lmbdas).eval()
-        klt.initialise_linear(pool.pictures())
-        with torch.no_grad():
-            slim, plain = (codec(x, level) for codec in (warmed.student(arch).eval(), klt))
+        klt.initialise_linear(crops)
         costs = []
-        for out in (slim, plain):
+        for codec in (warmed.student(arch).eval(), klt):
+            with torch.no_grad():
+                out = codec(x, torch.full((len(x),), 3.0))
             rate = rate_bpp_of(out["likelihoods"], x[0, 0].numel()).mean()
-            distortion = (out["x_hat"] - x).square().mean()
+            distortion = (out["x_hat"].clamp(0, 1) - x).square().mean()
             costs.append(float(rate + teacher.lmbdas[2] * 255**2 * distortion))
-        assert costs[0] < 0.97 * costs[1]
+        assert costs[0] < 0.8 * costs[1]
