@@ -1,14 +1,19 @@
 """What shared weights are worth: do slices rank archs as full training does, and how many steps do they save?
 
-One warm-up of the space, then for each of some random archs: its slice as it is, its slice distilled briefly, and a
-student distilled from nothing, briefly and fully. Beside it the control: the same students without a teacher.
+Shared weights of the space (a warm-up, or those that come with nas-kd), then for some random archs: the slice as it
+is, the slice distilled briefly and fully, and a student distilled from nothing, briefly and fully. Slices train at the
+share of the learning rate that trials take. Beside it the control: the same trials without a teacher, and a few
+students from nothing for long, to see when they are where a slice is. Finished students are kept in the cache: the
+same command goes on.
 
     python benchmarks/sharing.py --quick
+    python benchmarks/sharing.py --built-in --data photographs
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import platform
@@ -18,19 +23,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 
 from nas_kd.bd import bd_rate
 from nas_kd.data import derived_seed, open_images
 from nas_kd.distill import CONTROL, Weights
 from nas_kd.evaluate import StudentCodec, evaluate
-from nas_kd.prepare import interval_db
+from nas_kd.prepare import SLICE_LR, interval_db
 from nas_kd.space import Arch, load_space
 from nas_kd.student import Student
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
 from nas_kd.train import Recipe, Run
-from nas_kd.warmup import load_shared, warm_up
+from nas_kd.warmup import CARD, built_in, load_shared, warm_up
+from nas_kd.weights import write_text
 
 LOOKS = (50, 100, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000)
 
@@ -70,7 +76,8 @@ def job(task: tuple[str, str, str, int, int, bool]) -> dict:
     if init == "slice":
         looks[0] = score(student.eval(), images, anchor)
     weights = CONTROL if control else Weights()
-    run = Run(student, pool, Recipe(steps, seed=seed), weights, pool.latent_widths)
+    recipe = Recipe(steps, lr=Recipe(steps).lr * (SLICE_LR if init == "slice" else 1.0), seed=seed)
+    run = Run(student, pool, recipe, weights, pool.latent_widths)
     for stop in [n for n in LOOKS if n < steps] + [steps]:
         run.run(until=stop)
         looks[run.step] = score(student.eval(), images, anchor)
@@ -106,16 +113,20 @@ def steps_to_reach(looks: dict[int, dict], goal: float) -> float | None:
     return None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--space", default="demo")
     parser.add_argument("--archs", type=int, default=16)
+    parser.add_argument("--built-in", action="store_true", help="weights that come with nas-kd")
     parser.add_argument("--warmup", type=int, default=3000)
     parser.add_argument("--full", type=int, default=1500)
     parser.add_argument("--short", type=int, default=100)
+    parser.add_argument("--long", type=int, default=0, help="steps from nothing, of the first two")
     parser.add_argument("--kd-archs", type=int, default=2)
     parser.add_argument("--kd-seeds", type=int, default=3)
+    parser.add_argument("--data", default="builtin")
     parser.add_argument("--crops", type=int, default=512)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path("/tmp/nas-kd-sharing"))
@@ -123,91 +134,146 @@ def main() -> None:
     if args.quick:
         args.archs, args.warmup, args.full, args.short = 4, 40, 40, 10
         args.kd_archs, args.kd_seeds, args.crops = 1, 2, 64
+    return args
+
+
+def shared_weights(args: argparse.Namespace, space, teacher, pool: Path) -> tuple[Path, float]:
+    """Their folder, and the processor time that making them took."""
+    if args.built_in:
+        found = built_in(space, teacher.fingerprint, teacher.lmbdas, Weights())
+        if found is None:
+            raise SystemExit(
+                f"no weights for space {space.name} come with nas-kd: leave out --built-in"
+            )
+        return found, 0.0
+    started, recipe = time.process_time(), Recipe(args.warmup)
+    cache, opened = args.cache / "shared", TargetPool(pool)
+    return warm_up(
+        cache, space, teacher.lmbdas, opened, recipe, Weights()
+    ), time.process_time() - started
+
+
+def tasks_of(args: argparse.Namespace, setup: str, archs: list[str]) -> list[tuple]:
+    """Everything to train, what decides most first."""
+    tasks = [(setup, a, "slice", args.full, 0, False) for a in archs]
+    tasks += [(setup, a, "slice", args.short, 0, False) for a in archs]
+    tasks += [(setup, a, "scratch", args.short, 0, False) for a in archs]
+    for seed in range(args.kd_seeds):
+        for a in archs[: args.kd_archs]:
+            tasks += [(setup, a, "slice", args.full, seed, True)]
+            tasks += [(setup, a, "slice", args.full, seed, False)] if seed else []
+    tasks += [(setup, a, "scratch", args.full, 0, False) for a in archs]
+    if args.long:
+        tasks += [(setup, a, "scratch", args.long, 0, False) for a in archs[:2]]
+    return tasks
+
+
+def kept(args: argparse.Namespace, tasks: list[tuple]) -> list[dict]:
+    """The result of every task: found in the cache, or trained now and put there."""
+    folder = args.cache / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [hashlib.sha256(json.dumps(task).encode()).hexdigest()[:16] for task in tasks]
+    files = [folder / f"{name}.json" for name in names]
+    missing = [i for i, file in enumerate(files) if not file.is_file()]
+    with multiprocessing.get_context("spawn").Pool(args.workers) as workers:
+        trained = workers.imap(job, [tasks[i] for i in missing])
+        for n, (i, done) in enumerate(zip(missing, trained, strict=True), start=1):
+            write_text(files[i], json.dumps(done))
+            last = done["looks"][max(done["looks"])]
+            about = f"{done['init']} {done['steps']} kd={not done['control']} {done['arch']}"
+            print(f"{n}/{len(missing)} {about}: {last}", flush=True)
+    return [json.loads(file.read_text()) for file in files]
+
+
+def main() -> None:
+    args = options()
     space, teacher = load_space(args.space), load_teacher("mini")
-    recipe = PoolRecipe("builtin", args.crops, 128, 0)
+    recipe = PoolRecipe(args.data, args.crops, 128, 0)
     pool = target_pool(args.cache / "targets", teacher, recipe)
-    started = time.process_time()
-    shared = warm_up(
-        args.cache / "shared",
-        space,
-        teacher.lmbdas,
-        TargetPool(pool),
-        Recipe(args.warmup),
-        Weights(),
-    )
-    warm_s = time.process_time() - started
-    print(f"warm-up: {warm_s:.0f} s of processor time", flush=True)
+    shared, warm_s = shared_weights(args, space, teacher, pool)
     setup = json.dumps({"space": args.space, "pool": str(pool), "shared": str(shared)})
     archs = [
         json.dumps(space.draw(derived_seed(0, "arch", i)).to_json()) for i in range(args.archs)
     ]
-    tasks = [(setup, a, "slice", args.short, 0, False) for a in archs]
-    tasks += [(setup, a, "scratch", args.short, 0, False) for a in archs]
-    tasks += [(setup, a, "scratch", args.full, 0, False) for a in archs]
-    for a in archs[: args.kd_archs]:
-        for seed in range(args.kd_seeds):
-            tasks += [(setup, a, "scratch", args.full, seed, True)]
-            tasks += [(setup, a, "scratch", args.full, seed, False)] if seed else []
-    results = []
-    with multiprocessing.get_context("spawn").Pool(args.workers) as workers:
-        for done in workers.imap(job, tasks):
-            results.append(done)
-            last = done["looks"][max(done["looks"])]
-            print(
-                f"{len(results)}/{len(tasks)} {done['init']} {done['steps']} kd={not done['control']} "
-                f"{done['arch']}: {last}",
-                flush=True,
-            )
-    summary = summarise(args, archs, results, warm_s)
-    print(json.dumps(summary))
+    results = kept(args, tasks_of(args, setup, archs))
+    print(json.dumps(summarise(args, results, warm_s, json.loads((shared / CARD).read_text()))))
 
 
-def summarise(args, archs, results, warm_s) -> dict:
-    n = len(archs)
-    slices, brief, full = results[:n], results[n : 2 * n], results[2 * n : 3 * n]
+def summarise(args, results, warm_s, card) -> dict:
+    n = args.archs
 
     def loss(result, step):
-        return result["looks"][step]["loss"]
+        return result["looks"][str(step)]["loss"]
 
-    truth = [loss(r, args.full) for r in full]
-    ratios = []
-    for s, f in zip(slices, full, strict=True):
-        reached = steps_to_reach(f["looks"], loss(s, args.short))
-        ratios.append(None if reached is None else reached / args.short)
+    def those(init, steps):
+        return [
+            r
+            for r in results
+            if (r["init"], r["steps"], r["seed"], r["control"]) == (init, steps, 0, False)
+        ][:n]
+
+    slices, brief = those("slice", args.short), those("scratch", args.short)
+    full, alone = those("slice", args.full), those("scratch", args.full)
+    ratios = [
+        ratio(s, f, args.short)
+        for s, f in zip(slices, those("scratch", args.long or args.full), strict=False)
+    ]
     known = [r for r in ratios if r is not None]
-    valid = [r["looks"][0]["bd"] is not None for r in slices]
-    pairs = kd_pairs(args, results[2 * n :])
+    valid = [r["looks"]["0"]["bd"] is not None for r in slices]
+    scores = {
+        "slice": [loss(r, 0) for r in slices],
+        "slice_short": [loss(r, args.short) for r in slices],
+        "scratch": [loss(r, args.short) for r in brief],
+    }
+    truth, truth_alone = [loss(r, args.full) for r in full], [loss(r, args.full) for r in alone]
     return {
+        "benchmark": "sharing",
+        "date": time.strftime("%F"),
         "space": args.space,
         "archs": n,
-        "warmup_steps": args.warmup,
-        "warmup_cpu_s": warm_s,
+        "shared_weights": {"built_in": args.built_in, "cpu_s": warm_s, "recipe": card["recipe"]},
         "full_steps": args.full,
         "short_steps": args.short,
-        "spearman_slice": interval([loss(r, 0) for r in slices], truth),
-        "spearman_slice_short": interval([loss(r, args.short) for r in slices], truth),
-        "spearman_scratch": interval([loss(r, args.short) for r in brief], truth),
-        "steps_ratio": float(np.median(known)) if len(known) > n / 2 else None,
+        **{f"spearman_{name}": interval(found, truth) for name, found in scores.items()},
+        "against_full_from_scratch": {
+            **{f"spearman_{name}": interval(found, truth_alone) for name, found in scores.items()},
+            "spearman_full_from_slice": interval(truth, truth_alone),
+        },
+        "steps_ratio": float(np.median(known)) if len(known) > len(ratios) / 2 else None,
         "steps_ratio_unreached": ratios.count(None),
-        "steps_ratio_at_least": args.full / args.short,
+        "steps_ratio_at_least": (args.long or args.full) / args.short,
+        "slice_ahead_of_full_scratch": sum(
+            a < b for a, b in zip(scores["slice"], truth_alone, strict=True)
+        ),
         "valid_bd_share": sum(valid) / n,
-        "kd_gain_percent": pairs,
+        "kd_gain_percent": kd_pairs(args, results),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
-        "results": [{**r, "looks": r["looks"]} for r in results],
+        "results": results,
     }
 
 
-def kd_pairs(args, rows) -> dict:
+def ratio(of_slice: dict, of_scratch: dict, short: int) -> float | None:
+    """Steps from nothing over steps from the slice, to the loss that the slice has after its short training."""
+    goal = of_slice["looks"][str(short)]["loss"]
+    reached = steps_to_reach(of_scratch["looks"], goal)
+    return None if reached is None else reached / short
+
+
+def kd_pairs(args, results) -> dict:
     """Paired difference of the R-D loss (per cent; positive: distillation helps), mean and t interval."""
+    rows = [r for r in results if (r["init"], r["steps"]) == ("slice", args.full)]
     with_kd = {(r["arch"], r["seed"]): r for r in rows if not r["control"]}
+    end = str(args.full)
     gains = [
-        r["looks"][args.full]["loss"] - with_kd[r["arch"], r["seed"]]["looks"][args.full]["loss"]
+        r["looks"][end]["loss"] - with_kd[r["arch"], r["seed"]]["looks"][end]["loss"]
         for r in rows
-        if r["control"] and (r["arch"], r["seed"]) in with_kd
+        if r["control"]
     ]
-    half = float(2.0 * np.std(gains, ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else None
-    return {"mean": float(np.mean(gains)), "half_width": half, "pairs": len(gains)}
+    half = None
+    if len(gains) > 1:
+        half = float(t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / np.sqrt(len(gains)))
+    return {"mean": float(np.mean(gains)), "half_width": half, "pairs": len(gains), "gains": gains}
 
 
 if __name__ == "__main__":

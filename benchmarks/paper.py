@@ -1,0 +1,196 @@
+"""The paper's experiments (arXiv 2509.10366) at a scale that a small machine can train: its studies, narrower.
+
+Two teachers are trained first, bmshj2018-hyperprior of qualities 5 and 1 at fewer channels and steps. Then
+the study files of studies/ run, with fewer widths, steps and crops, several seeds each, through the same study and
+trials as `nas-kd search FILE`, in processes of this script. What is compared is R + lambda 255^2 D on pictures that
+were not trained on.
+
+    python benchmarks/paper.py --data photographs --eval-data others --folder work
+    python benchmarks/paper.py --quick
+
+Everything resumes: the same command goes on where it was stopped, in the same folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paper_figures
+import torch
+
+from nas_kd.pace import paced_trial
+from nas_kd.paper import device_name
+from nas_kd.prepare import prepare
+from nas_kd.study import Settings, Study, load_studies
+from nas_kd.targets import PoolRecipe
+from nas_kd.teacher import load_teacher
+from nas_kd.teaching import train_family
+from nas_kd.train import Recipe
+
+FILES = Path(__file__).resolve().parents[1] / "studies"
+FAMILY = "bmshj2018-hyperprior"
+SCALED = ("steps", "lr", "batch", "crops", "crop_size")
+"""What differs from the study files, for all forms alike, beside the grid."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some studies of one file: which of its ``[[each]]``, at which widths, for which seeds."""
+
+    name: str
+    file: str
+    each: tuple[str, ...]
+    widths: tuple[int, ...]
+    seeds: int
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self, args: argparse.Namespace, seed: int) -> Iterator[Settings]:
+        """The studies of one seed."""
+        given: dict[str, Any] = {key: getattr(args, key) for key in SCALED}
+        given |= {"data": args.data, "eval_data": args.eval_data, "weights": "weights"}
+        given |= {"seed": seed, "grid": {"N": list(self.widths)}} | self.given
+        name = f"{self.name}-s{seed}"
+        for found in load_studies(FILES / f"{self.file}.toml", name, given):
+            if found.name.removeprefix(f"{name}-") in self.each or found.name == name:
+                yield found
+
+
+def plan(args: argparse.Namespace) -> list[Part]:
+    """All parts, the ones that decide most first."""
+    one = (args.width,)
+    lambdas = tuple(f"teacher-{q}-lambda-{i}" for q in (5, 1) for i in range(1, 6))
+    control = {"form": "kd", "kd_x": 0.0, "kd_y": 0.0}
+    return [
+        Part("sizes", "prim-corrected", ("paper", "control", "ours"), args.widths, args.seeds),
+        Part("defects", "prim-corrected", ("scaled", "clean", "corrected"), one, args.seeds),
+        Part("lambda", "prim-lambda", lambdas, one, args.lambda_seeds),
+        Part("lambda-control", "prim-lambda", lambdas[:5], one, args.lambda_seeds, control),
+        Part("weights", "prim-weights", ("1-1-8", "3-3-4", "4-4-2"), one, args.other_seeds),
+        Part("terms", "prim-weights", ("ours-output", "ours-latents"), one, args.other_seeds),
+        Part("kld", "prim-kld", (), one, args.other_seeds),
+        Part("hyper", "prim-hyper", ("paper", "ours"), one, args.other_seeds),
+        Part("hybrid", "prim-hybrid", ("paper", "ours"), one, args.other_seeds),
+    ]
+
+
+def train_teachers(args: argparse.Namespace) -> dict[str, Any]:
+    """Both teachers, as `nas-kd teacher train` trains them; returns their cards."""
+    Path("weights").mkdir(exist_ok=True)
+    cards = {}
+    for quality, steps in ((5, args.teacher_steps), (1, args.teacher_steps * 2 // 5)):
+        out = Path(f"teacher{quality}")
+        if not (out / "card.json").is_file():
+            pool = PoolRecipe(args.data, 3 * args.crops, args.crop_size, 0)
+            recipe = Recipe(steps, args.batch, args.lr)
+            train_family(FAMILY, args.teacher_width, (quality,), pool, recipe, args.eval_data, out)
+        for file in out.glob("*.pth.tar"):
+            shutil.copy(file, "weights")
+        card = json.loads((out / "card.json").read_text())
+        kept = ("family", "width", "lmbdas", "bpp_est", "bpp", "psnr_db", "training")
+        cards[str(quality)] = {key: card[key] for key in kept}
+    return cards
+
+
+def run(args: argparse.Namespace, parts: list[Part]) -> list[tuple[Part, int, Study]]:
+    """Every study of every part, run to its end or found to be there already; first seeds first."""
+    asked = [
+        (part, seed, settings)
+        for seed in range(max(part.seeds for part in parts))
+        for part in parts
+        if seed < part.seeds
+        for settings in part.settings(args, seed)
+    ]
+    with multiprocessing.get_context("spawn").Pool(args.workers) as workers:
+        for name, took_s in workers.imap(in_process, [settings for _, _, settings in asked]):
+            print(f"{name}: {took_s:.0f} s", flush=True)
+    return [(part, seed, Study(settings)) for part, seed, settings in asked]
+
+
+def in_process(settings: Settings) -> tuple[str, float]:
+    """A study's trials one after another in this process: as the engine runs them, without Ray's seconds."""
+    started = time.monotonic()
+    study = Study(settings)
+    budget = study.affordable(None)
+    with study.driving():
+        study.reap()
+        if study.counted() < budget:
+            teacher = load_teacher(
+                settings.teacher, settings.weights, settings.lmbda, settings.teacher_z
+            )
+            prepared = prepare(study, teacher, lambda kind, detail: None)
+            while (asked := study.ask(budget)) is not None:
+                number, arch = asked
+                config = {"arch": arch.to_json(), "number": number, "prepared": prepared}
+                study.tell(number, paced_trial(config, "cpu").advance()["outcome"])
+    return settings.name, time.monotonic() - started
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/nas-kd-paper"))
+    parser.add_argument("--data", default="builtin")
+    parser.add_argument("--eval-data", default="builtin")
+    parser.add_argument("--teacher-width", type=int, default=64)
+    parser.add_argument("--teacher-steps", type=int, default=10000)
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 48])
+    parser.add_argument("--width", type=int, default=32, help="of all but the first part")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crops", type=int, default=2000)
+    parser.add_argument("--crop-size", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--lambda-seeds", type=int, default=1)
+    parser.add_argument("--other-seeds", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    if args.quick:
+        args.folder = Path(f"{args.folder}-quick")
+        args.teacher_width, args.teacher_steps, args.steps, args.crops = 16, 20, 5, 32
+        args.widths, args.width, args.seeds = [16], 16, 2
+    args.widths = tuple(args.widths)
+    for name in ("data", "eval_data"):
+        given = getattr(args, name)
+        if given != "builtin":
+            setattr(args, name, str(Path(given).resolve()))
+    return args
+
+
+def main() -> None:
+    args = parsed()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(args.folder)
+    cards = train_teachers(args)
+    parts = plan(args)
+    if args.quick:
+        parts = [parts[0], parts[1]]
+    done = run(args, parts)
+    found: dict[str, Any] = {
+        "benchmark": "paper",
+        "date": time.strftime("%F"),
+        "hardware": f"{device_name('cpu')} of {os.cpu_count()}",
+        "torch": torch.__version__,
+        "options": {
+            k: v for k, v in vars(args).items() if k not in ("folder", "data", "eval_data")
+        },
+        "teachers": cards,
+    }
+    rows = [row for part, seed, study in done for row in paper_figures.rows(part.name, seed, study)]
+    found |= paper_figures.summary(rows, args.width)
+    found["defects"] = paper_figures.defects(done, args.width, rows)
+    print(json.dumps(found | {"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
