@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,10 +119,11 @@ def search(
         name = name or f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
         studies = [Settings(name=name, **settings)]
     machine = Machine(workers or os.cpu_count() or 1, address, gpus_per_trial, storage)
-    for study in studies:
-        if len(studies) > 1 and not (quiet or as_json):
-            print(f"study {study.name}:", flush=True)
-        _search(study, budget, machine, quiet, as_json)
+    with ExitStack() as after:  # Ray stays up from the first study to the last
+        for study in studies:
+            if len(studies) > 1 and not (quiet or as_json):
+                print(f"study {study.name}:", flush=True)
+            _search(study, budget, machine, quiet, as_json, after)
 
 
 def _given(ctx: typer.Context, option: str) -> bool:
@@ -129,18 +131,22 @@ def _given(ctx: typer.Context, option: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _search(settings: Any, budget: int | None, machine: Any, quiet: bool, as_json: bool) -> None:
+def _search(
+    settings: Any, budget: int | None, machine: Any, quiet: bool, as_json: bool, after: ExitStack
+) -> None:
     from nas_kd.dashboard import publish
     from nas_kd.errors import Stopped
     from nas_kd.launch import search as launch
     from nas_kd.live import mode_of, say_end, watching
     from nas_kd.meters import require_meter
+    from nas_kd.space import load_space
 
+    load_space(settings.space)  # a slip of the pen is told before a missing meter
     require_meter(settings.objectives)
     mode = mode_of(quiet, as_json)
     try:
         with watching(settings.name, budget, mode, machine.storage) as listen:
-            study = launch(settings, budget, machine, listen)
+            study = launch(settings, budget, machine, listen, after)
     except KeyboardInterrupt:
         raise Stopped(
             f"stopped; study '{settings.name}' keeps what is finished, the same command again goes on"

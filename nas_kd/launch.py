@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +34,17 @@ class Machine:
     storage: str | None = None
 
 
-def search(settings: Settings, budget: int | None, machine: Machine, listen: Listen) -> Study:
+def search(
+    settings: Settings,
+    budget: int | None,
+    machine: Machine,
+    listen: Listen,
+    after: ExitStack | None = None,
+) -> Study:
     """Run trials until the study has ``budget`` finished ones; resumes what was interrupted.
 
-    ``listen`` hears ("preparing" | "reaped" | "started" | "trial", detail).
+    ``listen`` hears ("preparing" | "reaped" | "started" | "trial", detail). Ray ends with the search, or with
+    ``after`` where other studies follow.
     """
     teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings, machine.storage)
@@ -48,7 +55,9 @@ def search(settings: Settings, budget: int | None, machine: Machine, listen: Lis
             if reaped := study.reap():
                 listen("reaped", reaped)
             if study.counted() < budget or unpolished(study):
-                _run(study, budget, machine, prepare(study, teacher, listen), listen)
+                prepared = prepare(study, teacher, listen)
+                with nullcontext(after) if after is not None else ExitStack() as up:
+                    _run(study, budget, machine, prepared, listen, up)
     except StorageInternalError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise NasKdError(
@@ -58,14 +67,20 @@ def search(settings: Settings, budget: int | None, machine: Machine, listen: Lis
 
 
 def _run(
-    study: Study, budget: int, machine: Machine, prepared: dict[str, Any], listen: Listen
+    study: Study,
+    budget: int,
+    machine: Machine,
+    prepared: dict[str, Any],
+    listen: Listen,
+    up: ExitStack,
 ) -> None:
     from nas_kd import engine  # brings Ray, which a search without trials left does not need
 
     gpus = machine.gpus_per_trial
     home = engine.home_open if machine.address else nullcontext
     listen("preparing", "starting Ray and its workers")
-    with engine.ray_up(machine.workers, machine.address), home(prepared) as given:
+    up.enter_context(engine.ray_up(machine.workers, machine.address))
+    with home(prepared) as given:
         rank(
             study,
             len(given["lmbdas"]),

@@ -30,6 +30,7 @@ def test_every_command_is_in_the_readme(name: str):
     ("words", "says"),
     [
         (["search", "--space", "nowhere", "--objectives", "flops"], "search space 'nowhere'"),
+        (["search", "--space", "nowhere"], "search space 'nowhere'"),
         (["search", "--budget", "0"], "budget = 0"),
         (["front", "absent"], "study 'absent'"),
         (["eval", "absent"], "absent: no codec there"),

@@ -5,6 +5,7 @@ import tempfile
 import threading
 import time
 import warnings
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from optuna.trial import TrialState
 from PIL import Image
 
+from nas_kd import launch
 from nas_kd.engine import is_fault, ray_up, start_ray
 from nas_kd.errors import NasKdError
 from nas_kd.follow import EVENTS, NOW
@@ -68,6 +70,31 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray
     heard.clear()
     search(settings(), 2, Machine(1), lambda kind, detail: heard.append((kind, detail)))
     assert heard == []
+
+
+def test_ray_ends_with_its_search_or_with_the_last_of_several(settings, monkeypatch):
+    log = []
+
+    @contextmanager
+    def ray():
+        log.append("up")
+        yield
+        log.append("down")
+
+    def run(study, budget, machine, prepared, listen, up):
+        up.enter_context(ray())
+        log.append(study.settings.name)
+
+    monkeypatch.setattr(launch, "prepare", lambda study, teacher, listen: {})
+    monkeypatch.setattr(launch, "_run", run)
+    search(settings(name="a"), 1, Machine(1), print)
+    assert log == ["up", "a", "down"]
+    log.clear()
+    with ExitStack() as after:
+        for name in ("b", "c"):
+            search(settings(name=name), 1, Machine(1), print, after)
+            assert "down" not in log
+    assert log[-2:] == ["down", "down"]
 
 
 def saved():
