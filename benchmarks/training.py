@@ -1,7 +1,9 @@
-"""What trains a student best: optimisers, kernels of the linear shortcut, at equal steps and processor time.
+"""What trains a student best: optimisers, kernels of the linear shortcut, at equal steps; processor time beside.
 
 Every arm trains the same arch from the same start on the same batches; its curve on the built-in evaluation
-photographs is compared with that of the untrained start, a KLT codec (BD-rate, lower is better).
+photographs is compared with that of the untrained start, a KLT codec (BD-rate, lower is better). The arms "haar" and
+"cosine" start from other orthonormal transforms of 16x16 patches: a wavelet of four stages, and a DCT; of their
+components, too, those with most energy on the crops are kept.
 
     python benchmarks/training.py --quick
 """
@@ -13,6 +15,7 @@ import json
 import platform
 import time
 from dataclasses import replace
+from unittest import mock
 
 import pytorch_optimizer
 import torch
@@ -21,8 +24,16 @@ from nas_kd.bd import bd_rate, quality_interval
 from nas_kd.data import crop_pool, open_images
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.space import load_space
-from nas_kd.student import Student
+from nas_kd.student import Student, principal_components
+from nas_kd.targets import FIRST_CROPS
 from nas_kd.train import CropPool, Recipe, Run
+
+MIDDLE = {"encoder_width": 16, "encoder_depth": 0, "decoder_width": 16, "decoder_depth": 0} | {
+    "decoder_stem": "unshuffle4",
+    "M": 256,
+    "hyper": 32,
+    "entropy": "mean-scale",
+}
 
 ARMS = {
     "adam": dict(),
@@ -32,6 +43,54 @@ ARMS = {
     "soap": dict(optimiser="soap", lr=3e-3),
     "soap lr 1e-3": dict(optimiser="soap", lr=1e-3),
     "muon": dict(optimiser="muon", lr=1e-2),
+    "haar": dict(basis="haar"),
+    "cosine": dict(basis="cosine"),
+}
+
+
+def haar() -> torch.Tensor:
+    """Orthonormal basis [256, 256] of 16x16 patches: Haar's wavelet in four stages (only the mean goes on)."""
+    pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
+    found, low = [], torch.eye(256, dtype=torch.float64).reshape(16, 16, 16, 16)
+    while low.shape[0] > 1:
+        n = low.shape[0] // 2
+        bands = torch.einsum("ap,bq,ipjqyx->abijyx", pair, pair, low.reshape(n, 2, n, 2, 16, 16))
+        found += [bands[a, b].reshape(-1, 256) for a, b in ((0, 1), (1, 0), (1, 1))]
+        low = bands[0, 0]
+    return torch.cat([*found, low.reshape(1, 256)])
+
+
+def cosine() -> torch.Tensor:
+    """Orthonormal basis [256, 256] of 16x16 patches: the discrete cosine transform."""
+    n = torch.arange(16, dtype=torch.float64)
+    rows = torch.cos(torch.pi * (n + 0.5) * n[:, None] / 16) * (2 / 16) ** 0.5
+    rows[0] /= 2**0.5
+    return torch.kron(rows, rows)
+
+
+def components_of(basis: torch.Tensor):
+    """What stands in for principal components: a fixed transform of patches after a KLT of colours."""
+
+    def components(crops, M):
+        mean = crops.mean((0, 2, 3))
+        centred = (crops - mean[None, :, None, None]).double()
+        pixels = centred.permute(1, 0, 2, 3).reshape(3, -1)
+        colours = torch.linalg.eigh(pixels @ pixels.T / pixels.shape[1])[1].T
+        kernels = torch.einsum("kc,py->kpcy", colours, basis).reshape(-1, 3, 16, 16)
+        patches = (
+            torch.nn.functional.unfold(centred, 16, stride=16).transpose(1, 2).reshape(-1, 768)
+        )
+        energy = (patches @ kernels.reshape(-1, 768).T).square().mean(0)
+        order = torch.argsort(energy, descending=True)[:M]
+        return kernels[order].float(), energy[order].clamp(min=1e-16).sqrt().float(), mean
+
+    return components
+
+
+BASES = {
+    "klt": principal_components,
+    "haar": components_of(haar()),
+    "cosine": components_of(cosine()),
 }
 
 
@@ -111,10 +170,16 @@ class _Muon:
         self.adam.step()
 
 
-def train(arch, crops, recipe, optimiser):
-    torch.manual_seed(recipe.seed)
+def begun(arch, crops, basis="klt"):
     student = Student(arch)
-    student.initialise_linear(crops.float() / 255)
+    with mock.patch("nas_kd.student.principal_components", BASES[basis]):
+        student.initialise_linear(crops[:FIRST_CROPS].float() / 255)
+    return student
+
+
+def train(arch, crops, recipe, optimiser, basis):
+    torch.manual_seed(recipe.seed)
+    student = begun(arch, crops, basis)
     run = make_run(student, CropPool(crops), recipe, optimiser)
     started = time.process_time()
     run.run()
@@ -127,25 +192,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--crops", type=int, default=512)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--arch", choices=("largest", "middle"), default="largest")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--data", default="builtin")
     args = parser.parse_args()
     if args.quick:
         args.steps, args.crops, args.arms = 60, 64, "adam,adam linear 0,soap"
     torch.set_num_threads(1)
-    arch = load_space("demo").extreme(largest=True)
+    space = load_space("demo")
+    arch = space.extreme(largest=True) if args.arch == "largest" else space.arch(MIDDLE)
     crops = torch.from_numpy(crop_pool(open_images(args.data, "train", 0), args.crops, 128, 0))
     images = open_images("builtin", "eval")
-    start = Student(arch)
-    start.initialise_linear(crops.float() / 255)
-    anchor = evaluate(StudentCodec(start), images).curve()
+    anchor = evaluate(StudentCodec(begun(arch, crops)), images).curve()
     results = []
     for seed in range(args.seeds):
         for name in args.arms.split(","):
             arm = dict(ARMS[name])
-            optimiser = arm.pop("optimiser", "adam")
+            optimiser, basis = arm.pop("optimiser", "adam"), arm.pop("basis", "klt")
             recipe = replace(Recipe(args.steps, seed=seed), **arm)
-            student, seconds = train(arch, crops, recipe, optimiser)
+            student, seconds = train(arch, crops, recipe, optimiser, basis)
             curve = evaluate(StudentCodec(student), images).curve()
             rate = bd_rate(anchor, curve, quality_interval(anchor))
             row = {"arm": name, "seed": seed, "steps": args.steps, "cpu_s": round(seconds, 1)}
