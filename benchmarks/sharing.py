@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import platform
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from nas_kd.bd import bd_rate
 from nas_kd.data import derived_seed, open_images
 from nas_kd.distill import CONTROL, Weights
 from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.inherit import Inherited, as_student
+from nas_kd.ordering import ordered
 from nas_kd.prepare import SLICE_LR, interval_db
 from nas_kd.space import Arch, load_space
 from nas_kd.student import Student
@@ -39,6 +42,10 @@ from nas_kd.warmup import CARD, built_in, load_shared, warm_up
 from nas_kd.weights import write_text
 
 LOOKS = (50, 100, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000)
+
+
+TEACHERS = ("teacher", "teacher as it is")
+"""Slices of the teacher with its channels in the order of their importance, and without."""
 
 
 @cache
@@ -62,6 +69,32 @@ def score(student: Student, images, anchor) -> dict:
     return {"bd": rate.value, "reason": rate.reason, "loss": 100 * float(loss.mean())}
 
 
+def started_from(init: str, arch: Arch, shared, pool: TargetPool) -> Student:
+    """A student before its first step: a slice of the shared weights or of the teacher, or a KLT codec."""
+    if init == "slice":
+        return shared.student(arch)
+    if init in TEACHERS:
+        wide = as_student(load_teacher("mini"))
+        return Inherited(ordered(wide) if init == "teacher" else wide).student(arch)
+    student = Student(arch, shared.lmbdas)
+    student.initialise_linear(pool.pictures())
+    return student
+
+
+def cuts() -> list[str]:
+    """Two archs that are parts of the teacher: fewer latents, and three quarters of every width."""
+    arch = as_student(load_teacher("mini")).arch
+
+    def narrow(side):
+        return replace(side, widths=tuple(w * 3 // 4 for w in side.widths))
+
+    latents = replace(arch, M=192)
+    narrower = replace(
+        latents, encoder=narrow(arch.encoder), decoder=narrow(arch.decoder), hyper=72
+    )
+    return [json.dumps(a.to_json()) for a in (latents, narrower)]
+
+
 def job(task: tuple[str, str, str, int, int, bool]) -> dict:
     """Train one student and look at it on the way."""
     setup, arch_json, init, steps, seed, control = task
@@ -69,11 +102,9 @@ def job(task: tuple[str, str, str, int, int, bool]) -> dict:
     pool, images, anchor, shared = scene(setup)
     arch = Arch.from_json(json.loads(arch_json))
     torch.manual_seed(derived_seed(seed, "init", arch.key))
-    student = shared.student(arch) if init == "slice" else Student(arch, shared.lmbdas)
-    if init == "scratch":
-        student.initialise_linear(pool.pictures())
+    student = started_from(init, arch, shared, pool)
     looks, started = {}, time.process_time()
-    if init == "slice":
+    if init != "scratch":
         looks[0] = score(student.eval(), images, anchor)
     weights = CONTROL if control else Weights()
     recipe = Recipe(steps, lr=Recipe(steps).lr * (SLICE_LR if init == "slice" else 1.0), seed=seed)
@@ -163,7 +194,10 @@ def tasks_of(args: argparse.Namespace, setup: str, archs: list[str]) -> list[tup
             tasks += [(setup, a, "slice", args.full, seed, True)]
             tasks += [(setup, a, "slice", args.full, seed, False)] if seed else []
     tasks += [(setup, a, "scratch", args.full, 0, False) for a in archs]
+    for a in cuts():
+        tasks += [(setup, a, init, args.full, 0, False) for init in (*TEACHERS, "scratch")]
     if args.long:
+        tasks += [(setup, cuts()[-1], "scratch", args.long, 0, False)]
         tasks += [(setup, a, "scratch", args.long, 0, False) for a in archs[:2]]
     return tasks
 
@@ -205,11 +239,14 @@ def summarise(args, results, warm_s, card) -> dict:
     def loss(result, step):
         return result["looks"][str(step)]["loss"]
 
+    own = {r["arch"] for r in results[:n]}  # of the space; the rest are parts of the teacher
+
     def those(init, steps):
         return [
             r
             for r in results
-            if (r["init"], r["steps"], r["seed"], r["control"]) == (init, steps, 0, False)
+            if r["arch"] in own
+            and (r["init"], r["steps"], r["seed"], r["control"]) == (init, steps, 0, False)
         ][:n]
 
     slices, brief = those("slice", args.short), those("scratch", args.short)
@@ -247,6 +284,7 @@ def summarise(args, results, warm_s, card) -> dict:
         ),
         "valid_bd_share": sum(valid) / n,
         "kd_gain_percent": kd_pairs(args, results),
+        "from_teacher": from_teacher(args, results),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
         "results": results,
@@ -258,6 +296,32 @@ def ratio(of_slice: dict, of_scratch: dict, short: int) -> float | None:
     goal = of_slice["looks"][str(short)]["loss"]
     reached = steps_to_reach(of_scratch["looks"], goal)
     return None if reached is None else reached / short
+
+
+def from_teacher(args, results) -> list[dict]:
+    """By arch: R-D loss by step from slices of the teacher and from nothing, and the ratio of steps to a loss.
+
+    The loss is the one that the slice has after its brief training, as far as it was looked at.
+    """
+    found = []
+    for arch in dict.fromkeys(r["arch"] for r in results if r["init"] in TEACHERS):
+        mine = [r for r in results if r["arch"] == arch]
+        from_slice = next(r for r in mine if r["init"] == "teacher")
+        alone = max((r for r in mine if r["init"] == "scratch"), key=lambda r: r["steps"])
+        losses = {
+            f"{r['init']}, {r['steps']} steps": {n: v["loss"] for n, v in r["looks"].items()}
+            for r in mine
+        }
+        at = min(int(n) for n in from_slice["looks"] if int(n) >= args.short)
+        found.append(
+            {
+                "arch": arch,
+                "losses": losses,
+                "at_step": at,
+                "steps_ratio": ratio(from_slice, alone, at),
+            }
+        )
+    return found
 
 
 def kd_pairs(args, results) -> dict:
