@@ -68,19 +68,23 @@ class Part:
 
 def plan(args: argparse.Namespace) -> list[Part]:
     """All parts, the ones that decide most first."""
-    one = (args.width,)
+    one, narrow = (args.width,), (args.narrow,)
     lambdas = tuple(f"teacher-{q}-lambda-{i}" for q in (5, 1) for i in range(1, 6))
     control = {"form": "kd", "kd_x": 0.0, "kd_y": 0.0}
+    sliced = {"init": "teacher"}
     return [
         Part("sizes", "prim-corrected", ("paper", "control", "ours"), args.widths, args.seeds),
         Part("defects", "prim-corrected", ("scaled", "clean", "corrected"), one, args.seeds),
-        Part("lambda", "prim-lambda", lambdas, one, args.lambda_seeds),
-        Part("lambda-control", "prim-lambda", lambdas[:5], one, args.lambda_seeds, control),
-        Part("weights", "prim-weights", ("1-1-8", "3-3-4", "4-4-2"), one, args.other_seeds),
-        Part("terms", "prim-weights", ("ours-output", "ours-latents"), one, args.other_seeds),
-        Part("kld", "prim-kld", (), one, args.other_seeds),
-        Part("hyper", "prim-hyper", ("paper", "ours"), one, args.other_seeds),
-        Part("hybrid", "prim-hybrid", ("paper", "ours"), one, args.other_seeds),
+        Part(
+            "slices", "prim-corrected", ("control", "ours"), args.widths, args.slice_seeds, sliced
+        ),
+        Part("lambda", "prim-lambda", lambdas, narrow, args.lambda_seeds),
+        Part("lambda-control", "prim-lambda", lambdas[:5], narrow, args.lambda_seeds, control),
+        Part("weights", "prim-weights", ("1-1-8", "3-3-4", "4-4-2"), narrow, args.other_seeds),
+        Part("terms", "prim-weights", ("ours-output", "ours-latents"), narrow, args.other_seeds),
+        Part("kld", "prim-kld", (), narrow, args.other_seeds),
+        Part("hyper", "prim-hyper", ("paper", "ours"), narrow, args.other_seeds),
+        Part("hybrid", "prim-hybrid", ("paper", "ours"), narrow, args.other_seeds),
     ]
 
 
@@ -159,8 +163,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--eval-data", default="builtin")
     parser.add_argument("--teacher-width", type=int, default=64)
     parser.add_argument("--teacher-steps", type=int, default=10000)
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 48])
-    parser.add_argument("--width", type=int, default=32, help="of all but the first part")
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--width", type=int, default=32, help="of the loss put right term by term")
+    parser.add_argument("--narrow", type=int, default=16, help="of all other parts but the first")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crops", type=int, default=2000)
@@ -172,6 +177,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--slice-seeds", type=int, default=1)
     parser.add_argument("--lambda-seeds", type=int, default=1)
     parser.add_argument("--other-seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
@@ -179,7 +185,7 @@ def parsed() -> argparse.Namespace:
     if args.quick:
         args.folder = Path(f"{args.folder}-quick")
         args.teacher_width, args.teacher_steps, args.steps, args.crops = 16, 20, 5, 32
-        args.widths, args.width, args.seeds = [16], 16, 2
+        args.widths, args.width, args.narrow, args.seeds = [16], 16, 16, 2
     args.widths = tuple(args.widths)
     for name in ("data", "eval_data"):
         given = getattr(args, name)
@@ -210,7 +216,7 @@ def main() -> None:
         "teachers": cards,
     }
     rows = [row for part, seed, study in done for row in paper_figures.rows(part.name, seed, study)]
-    found |= paper_figures.summary(rows, args.width)
+    found |= paper_figures.summary(rows)
     found["defects"] = paper_figures.defects(done, args.width, rows)
     print(json.dumps(found | {"rows": rows}))
 

@@ -53,22 +53,19 @@ def rows(part: str, seed: int, study: Study) -> list[Row]:
     return found
 
 
-def summary(all_rows: list[Row], width: int) -> dict[str, Any]:
+def summary(all_rows: list[Row]) -> dict[str, Any]:
     """Means and paired differences, by part of the plan."""
     sizes = [row for row in all_rows if row["part"] == "sizes"]
     control = {(r["N"], r["seed"]): r for r in sizes if r["form"] == "control"}
     paper = {(r["N"], r["seed"]): r for r in sizes if r["form"] == "paper"}
-    one = [r for r in all_rows if r["N"] == width and not r["part"].startswith("lambda")]
+    one = [row for row in all_rows if not row["part"].startswith("lambda")]
     return {
-        "sizes": [
-            mean_row(group) | {"to_control": paired(group, control)} for group in by_form(sizes)
-        ],
         "forms": [
             mean_row(group)
             | {"to_control": paired(group, control), "to_paper": paired(group, paper)}
             for group in by_form(one)
         ],
-        "lambda": lambdas(all_rows, width),
+        "lambda": lambdas(all_rows),
     }
 
 
@@ -106,7 +103,7 @@ def interval(values: list[float]) -> dict[str, Any] | None:
     return {"mean": statistics.mean(values), "half_width": half, "values": values}
 
 
-def lambdas(all_rows: list[Row], width: int) -> dict[str, Any]:
+def lambdas(all_rows: list[Row]) -> dict[str, Any]:
     """Curves over five lambdas, one model each, and BD-rates against the control's curve, per seed."""
     found: dict[str, Any] = {}
     mine = [r for r in all_rows if r["part"] in ("lambda", "lambda-control")]

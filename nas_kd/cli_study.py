@@ -96,7 +96,13 @@ def search(
     ] = False,
     workers: Annotated[int | None, typer.Option(help="trials at once [default: cores]")] = None,
     address: Annotated[str | None, typer.Option(help="join a Ray cluster: host:port")] = None,
-    gpus_per_trial: Annotated[float, typer.Option(help="share of a GPU for each trial")] = 0.0,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(help="share of a GPU for each trial; 0 trains on the CPU")
+    ] = None,
+    trials_per_gpu: Annotated[
+        str | None,
+        typer.Option(help="trials that share a GPU, or auto [default: auto, where one is]"),
+    ] = None,
     storage: Storage = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per event")] = False,
@@ -110,20 +116,36 @@ def search(
 
     if budget is not None and budget < 1:
         raise UsageError(f"budget = {budget}: must be at least 1")
-    apart = ("file", "budget", "name", "workers", "address", "gpus_per_trial", "storage", "quiet")
-    settings = {k: v for k, v in ctx.params.items() if k not in (*apart, "as_json")}
+    apart = ("file", "budget", "name", "workers", "address", "storage", "quiet", "as_json")
+    apart = (*apart, "gpus_per_trial", "trials_per_gpu")
+    settings = {k: v for k, v in ctx.params.items() if k not in apart}
     settings["objectives"] = tuple(objectives.split(","))
     if file is not None:
         studies = load_studies(file, name, {k: v for k, v in settings.items() if _given(ctx, k)})
     else:
         name = name or f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
         studies = [Settings(name=name, **settings)]
-    machine = Machine(workers or os.cpu_count() or 1, address, gpus_per_trial, storage)
+    packed = _packed(trials_per_gpu, gpus_per_trial)
+    machine = Machine(workers or os.cpu_count() or 1, address, gpus_per_trial, storage, packed)
     with ExitStack() as after:  # Ray stays up from the first study to the last
         for study in studies:
             if len(studies) > 1 and not (quiet or as_json):
                 print(f"study {study.name}:", flush=True)
             _search(study, budget, machine, quiet, as_json, after)
+
+
+def _packed(given: str | None, gpus_per_trial: float | None) -> Any:
+    """``--trials-per-gpu``: None, "auto" or a number."""
+    if given is None or (given == "auto" and gpus_per_trial is None):
+        return given
+    if gpus_per_trial is not None:
+        raise UsageError(
+            f"--trials-per-gpu {given} and --gpus-per-trial {gpus_per_trial:g}: both say how trials share a "
+            "GPU; give one of them"
+        )
+    if not given.isdecimal() or int(given) < 1:
+        raise UsageError(f"--trials-per-gpu {given}: must be auto, or a number from 1")
+    return int(given)
 
 
 def _given(ctx: typer.Context, option: str) -> bool:

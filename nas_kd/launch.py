@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import torch
 from optuna.exceptions import StorageInternalError
 
 from nas_kd.bd import MIN_POINTS
 from nas_kd.errors import NasKdError, StudyError
+from nas_kd.packing import trials_per_gpu
 from nas_kd.polish import keep, unpolished
 from nas_kd.prepare import Listen, prepare, rank
 from nas_kd.prior import take_over
@@ -24,14 +26,22 @@ class Machine:
     Args:
         workers: trials at once.
         address: a Ray cluster to join; None starts Ray here.
-        gpus_per_trial: share of a GPU that each trial has; 0 trains on the CPU.
+        gpus_per_trial: share of a GPU that each trial has; 0 trains on the CPU. None: as trials_per_gpu says.
+        trials_per_gpu: how many trials share a GPU; "auto" measures it. None: measured where PyTorch sees a GPU
+            and no cluster is joined, else trials train on the CPU.
         storage: a database URL, where several drivers share the study.
     """
 
     workers: int
     address: str | None = None
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | None = None
     storage: str | None = None
+    trials_per_gpu: int | Literal["auto"] | None = None
+
+    def on_gpus(self, trials: int, gpus: int) -> Machine:
+        """This machine with so many trials on each of its GPUs."""
+        workers = max(1, min(self.workers, trials * gpus))
+        return replace(self, workers=workers, gpus_per_trial=1 / trials)
 
 
 def search(
@@ -76,7 +86,8 @@ def _run(
 ) -> None:
     from nas_kd import engine  # brings Ray, which a search without trials left does not need
 
-    gpus = machine.gpus_per_trial
+    machine = placed(machine, study, tuple(prepared["lmbdas"]), listen)
+    gpus = machine.gpus_per_trial or 0.0
     home = engine.home_open if machine.address else nullcontext
     listen("preparing", "starting Ray and its workers")
     up.enter_context(engine.ray_up(machine.workers, machine.address))
@@ -95,6 +106,27 @@ def _run(
         for done, (trial, record) in enumerate(zip(members, found, strict=True), start=1):
             keep(study, trial, record)
             listen("preparing", f"polished: {done} of {len(members)} students of the front")
+
+
+def placed(machine: Machine, study: Study, lmbdas: tuple[float, ...], listen: Listen) -> Machine:
+    """The machine with its ``gpus_per_trial`` decided; what was measured for it is kept in the study.
+
+    Raises UsageError where trials are to share a GPU and there is none.
+    """
+    here = torch.cuda.device_count()
+    if machine.gpus_per_trial is not None:
+        return machine
+    if machine.trials_per_gpu is None and (machine.address or not here):
+        return replace(machine, gpus_per_trial=0.0)
+    if isinstance(machine.trials_per_gpu, int):
+        return machine.on_gpus(machine.trials_per_gpu, max(here, 1))
+    listen("preparing", "measuring how many trials share a GPU")
+    settings = study.settings
+    recipe = settings.recipe(settings.steps)
+    found = trials_per_gpu(study.space, lmbdas, recipe, settings.crop_size, machine.workers)
+    study.optuna.set_user_attr("packing", found)
+    listen("preparing", f"{found['trials']} trials on each GPU")
+    return machine.on_gpus(found["trials"], here)
 
 
 def _teacher_of(settings: Settings) -> Teacher:

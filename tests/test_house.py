@@ -60,6 +60,7 @@ ORDER = (
         "polish",
         "follow",
         "pace",
+        "packing",
         "engine",
         "launch",
         "export",
