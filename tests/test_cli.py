@@ -31,6 +31,8 @@ def test_every_command_is_in_the_readme(name: str):
     [
         (["search", "--space", "nowhere", "--objectives", "flops"], "search space 'nowhere'"),
         (["search", "--space", "nowhere"], "search space 'nowhere'"),
+        (["search", "--trials-per-gpu", "0"], "--trials-per-gpu 0: must be auto, or a number"),
+        (["search", "--trials-per-gpu", "2", "--gpus-per-trial", "1"], "give one of them"),
         (["search", "--budget", "0"], "budget = 0"),
         (["front", "absent"], "study 'absent'"),
         (["eval", "absent"], "absent: no codec there"),

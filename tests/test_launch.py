@@ -20,7 +20,7 @@ from nas_kd.engine import is_fault, ray_up, start_ray
 from nas_kd.errors import NasKdError
 from nas_kd.follow import EVENTS, NOW
 from nas_kd.launch import Machine, search
-from nas_kd.study import COUNTED, STOPPED, Settings, open_study
+from nas_kd.study import COUNTED, STOPPED, Settings, Study, open_study
 from nas_kd.trial import Outcome
 
 
@@ -95,6 +95,34 @@ def test_ray_ends_with_its_search_or_with_the_last_of_several(settings, monkeypa
             search(settings(name=name), 1, Machine(1), print, after)
             assert "down" not in log
     assert log[-2:] == ["down", "down"]
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A machine with two GPUs on each of which four trials are best."""
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
+    found = {"trials": 4, "measured": []}
+    monkeypatch.setattr(launch, "trials_per_gpu", lambda *given: found)
+
+
+def placed(study, **given):
+    machine = launch.placed(Machine(6, **given), study, (0.01,), lambda kind, detail: None)
+    return machine.workers, machine.gpus_per_trial
+
+
+def test_trials_share_gpus_as_measured_or_as_told(settings, gpus):
+    study = Study(settings())
+    assert placed(study) == (6, 0.25)
+    assert study.optuna.user_attrs["packing"]["trials"] == 4
+    assert placed(study, trials_per_gpu=2) == (4, 0.5)
+    assert placed(study, gpus_per_trial=1.0) == (6, 1.0)
+    assert placed(study, gpus_per_trial=0.0) == (6, 0.0)
+    assert placed(study, address="head:6379") == (6, 0.0)
+
+
+def test_without_a_gpu_trials_train_on_the_cpu(settings, monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 0)
+    assert placed(Study(settings())) == (6, 0.0)
 
 
 def saved():
