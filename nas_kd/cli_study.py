@@ -26,6 +26,12 @@ Limit = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
+OF_THE_RUN = (
+    *("file", "budget", "name", "workers", "address", "storage", "quiet", "as_json"),
+    *("gpus_per_trial", "trials_per_gpu"),
+)
+"""Options of a search that are no settings of its study."""
+
 app = typer.Typer()
 
 
@@ -116,9 +122,7 @@ def search(
 
     if budget is not None and budget < 1:
         raise UsageError(f"budget = {budget}: must be at least 1")
-    apart = ("file", "budget", "name", "workers", "address", "storage", "quiet", "as_json")
-    apart = (*apart, "gpus_per_trial", "trials_per_gpu")
-    settings = {k: v for k, v in ctx.params.items() if k not in apart}
+    settings = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
     settings["objectives"] = tuple(objectives.split(","))
     if file is not None:
         studies = load_studies(file, name, {k: v for k, v in settings.items() if _given(ctx, k)})
