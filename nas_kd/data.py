@@ -21,7 +21,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -42,6 +42,8 @@ Image8 = NDArray[np.uint8]
 BUILTIN = "builtin"
 SPLITS = ("train", "eval")
 SIDE_MIN_PX = 16
+HELD_BYTES = 2**29
+"""Of decoded pictures that a process keeps."""
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 DEAD_LEAVES_COUNT = 48
 DEAD_LEAVES_SIZE_PX = 256
@@ -87,6 +89,13 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def held(images: ImageSet) -> ImageSet:
+    """The set with its pictures decoded now, once, where they take no more than HELD_BYTES; else as it is."""
+    if sum(3 * height * width for height, width in images.sizes) > HELD_BYTES:
+        return images
+    return replace(images, images=list(images.images))
 
 
 def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:

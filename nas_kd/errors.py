@@ -34,6 +34,10 @@ class TrialFailed(NasKdError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Between processes an exception travels by its arguments."""
+        return type(self), (self.reason, str(self))
+
 
 class Stopped(NasKdError):
     """The user stopped the work; what is finished is kept."""

@@ -49,7 +49,7 @@ def shots(codec: Codec, originals: dict[str, Image8], levels: Iterable[int]) -> 
         for name, original in originals.items():
             x_hat, bits = codec.reconstruct(to_tensor(original), level)
             image = to_image(x_hat)
-            rate = bits / (original.shape[0] * original.shape[1])
+            rate = float(bits) / (original.shape[0] * original.shape[1])
             taken.append(Shot(name, level, rate, psnr_db(image, original), image))
     return taken
 

@@ -15,7 +15,7 @@ from typing import Any
 from nas_kd.artifacts import made_with
 from nas_kd.baselines import TEACHER, beside, classical_curve
 from nas_kd.bd import RDCurve, quality_interval
-from nas_kd.data import ImageSet, open_images
+from nas_kd.data import ImageSet, held, open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import evaluate
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
@@ -205,7 +205,7 @@ def _task(
         weights=settings.loss,
         objectives=settings.objectives,
         pool=TargetPool(Path(pool), device),
-        eval_images=open_images(settings.eval_data, "eval"),
+        eval_images=held(open_images(settings.eval_data, "eval")),
         anchor=curve,
         limits=settings.limits,
         device=device,

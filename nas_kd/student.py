@@ -123,9 +123,16 @@ class Student(CompressionModel):
             x: [B, 3, H, W] in [0, 1]; H and W multiples of 64.
             level: 1 to L, fractions interpolate; one number, or one per picture [B].
         """
-        gain_y, inverse_y, gain_z, inverse_z = self._gains(level)
+        return self.coded(*self.latents(x), level)
+
+    def latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Y and z of pictures, before quantisation: the same at every level."""
         y = self.analysis(x)
-        z = self.h_a(y)
+        return y, self.h_a(y)
+
+    def coded(self, y: Tensor, z: Tensor, level: Level = 1.0) -> dict[str, Any]:
+        """What ``forward`` returns, from y and z."""
+        gain_y, inverse_y, gain_z, inverse_z = self._gains(level)
         z_noisy, z_likelihoods = self.entropy_bottleneck(z * gain_z)
         z_hat = self._round_z(z * gain_z) if self.training else z_noisy
         features = self.h_s(z_hat * inverse_z)
@@ -190,8 +197,7 @@ class Student(CompressionModel):
             strings: lists of B byte strings: the parts of y, then z. shape: height and width of z.
             y_hat: what the decoder will see.
         """
-        y = self.analysis(x)
-        z = self.h_a(y)
+        y, z = self.latents(x)
         coded = [self._coder().encode(y[i : i + 1], z[i : i + 1], level) for i in range(len(x))]
         strings = [list(parts) for parts in zip(*(one.strings for one in coded), strict=True)]
         y_hat = torch.cat([one.y_hat for one in coded]).to(x.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nas_kd.distill import rate_bpp
 from nas_kd.errors import TeacherError, UsageError
+from nas_kd.evaluate import StudentCodec, spent
 from nas_kd.student import LMBDAS, Student
 from nas_kd.weights import load_student, weights_digest
 from nas_kd.zoo import (
@@ -41,8 +41,11 @@ class Teacher(Protocol):
     def levels(self) -> int:
         """Number of rate points."""
 
-    def reconstruct(self, x: Tensor, level: int) -> tuple[Tensor, float]:
-        """x_hat and estimated bits of one padded picture [1, 3, H, W]."""
+    def reconstruct(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """x_hat and estimated bits [B] of padded pictures [B, 3, H, W]."""
+
+    def every_level(self, x: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """The same at each level, ascending."""
 
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat, y and z (before quantisation) of pictures [B, 3, H, W]."""
@@ -58,6 +61,7 @@ class VariableRateTeacher:
 
     def __init__(self, name: str, student: Student):
         self.name, self.student = name, student.eval().requires_grad_(False)
+        self.codec = StudentCodec(self.student)
         self.fingerprint = weights_digest(student)
         self.lmbdas = student.lmbdas
         self.latent_widths = (student.arch.M, student.arch.hyper)
@@ -68,11 +72,13 @@ class VariableRateTeacher:
         return len(self.lmbdas)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, level: int) -> tuple[Tensor, float]:
-        """x_hat and estimated bits of one padded picture."""
-        out = self.student(x, level)
-        pixels = x.shape[-1] * x.shape[-2]
-        return out["x_hat"], float(rate_bpp(out["likelihoods"], pixels)) * pixels
+    def reconstruct(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """x_hat and estimated bits [B] of padded pictures."""
+        return self.codec.reconstruct(x, level)
+
+    def every_level(self, x: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """The same at each level, from one analysis."""
+        return self.codec.every_level(x)
 
     @torch.no_grad()
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,11 +114,13 @@ class FixedRateTeacher:
         return len(self.members)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, level: int) -> tuple[Tensor, float]:
-        """x_hat and estimated bits of one padded picture."""
-        out = self.members[level - 1](x)
-        pixels = x.shape[-1] * x.shape[-2]
-        return out["x_hat"], float(rate_bpp(out["likelihoods"], pixels)) * pixels
+    def reconstruct(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """x_hat and estimated bits [B] of padded pictures."""
+        return spent(self.members[level - 1](x), x)
+
+    def every_level(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same at each level, by its own model."""
+        return (self.reconstruct(x, level) for level in range(1, self.levels + 1))
 
     @torch.no_grad()
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,9 +191,13 @@ class HybridTeacher:
         """Number of rate points."""
         return self.main.levels
 
-    def reconstruct(self, x: Tensor, level: int) -> tuple[Tensor, float]:
-        """x_hat and estimated bits of one padded picture, the first teacher's."""
+    def reconstruct(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """x_hat and estimated bits [B] of padded pictures, the first teacher's."""
         return self.main.reconstruct(x, level)
+
+    def every_level(self, x: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """The same at each level."""
+        return self.main.every_level(x)
 
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat and y of the first teacher, z of the second."""
