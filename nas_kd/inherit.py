@@ -7,13 +7,14 @@ arXiv 2302.05071, prunes by learned masks instead).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from nas_kd.errors import SpaceError
 from nas_kd.ordering import ordered
-from nas_kd.space import Arch, SearchSpace, prim
+from nas_kd.space import Arch, prim
 from nas_kd.student import Student, slice_params
 from nas_kd.teacher import FixedRateTeacher, Teacher, VariableRateTeacher
 from nas_kd.weights import WEIGHTS, load_student, save_student
@@ -89,20 +90,19 @@ def name_there(name: str) -> str:
     return name
 
 
-def require_slices(space: SearchSpace, teacher: Teacher) -> Student:
-    """The teacher as a student; raises SpaceError unless every arch of the space is a part of it."""
-    wide = as_student(teacher)
-    for arch in space.corners(True):
-        Inherited(wide).student(arch)
-    return wide
+def require_slices(archs: Iterable[Arch], teacher: Teacher) -> None:
+    """Raise SpaceError unless every one of the archs is a part of the teacher's."""
+    wide = Inherited(as_student(teacher))
+    for arch in archs:
+        wide.student(arch)
 
 
-def inherit(cache: Path, space: SearchSpace, teacher: Teacher) -> Path:
+def inherit(cache: Path, teacher: Teacher) -> Path:
     """The folder of the teacher with its channels in order, written once per teacher.
 
-    Raises SpaceError as ``require_slices`` does.
+    Raises SpaceError where the teacher is of no family that we have.
     """
-    wide = require_slices(space, teacher)
+    wide = as_student(teacher)
     folder = cache / hashlib.sha256(teacher.fingerprint.encode()).hexdigest()[:16]
     if not (folder / WEIGHTS).is_file():
         save_student(ordered(wide), folder, {"teacher": teacher.name})

@@ -63,7 +63,8 @@ def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
     """The teacher's targets and curve, computed once per study; returns what workers need."""
     settings = study.settings
     if settings.init == "teacher":
-        require_slices(study.space, teacher)
+        listed = None if study.grid is None else [study.space.arch(point) for point in study.grid]
+        require_slices(study.space.corners(True) if listed is None else listed, teacher)
     study.optuna.set_user_attr("made_with", made_with("cpu"))
     pool = targets(settings, teacher, listen)
     shared = warm(settings, study.space, teacher, pool, listen)
@@ -97,7 +98,7 @@ def warm(
     if settings.init == "scratch":
         return None
     if settings.init == "teacher":
-        return inherit(CACHE / "inherited", space, teacher)
+        return inherit(CACHE / "inherited", teacher)
 
     if settings.warmup is None:
         found = built_in(space, teacher.fingerprint, teacher.lmbdas, settings.loss)

@@ -1,14 +1,17 @@
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from nas_kd.errors import SpaceError
-from nas_kd.inherit import Inherited, as_student, inherit, load_inherited
+from nas_kd.inherit import Inherited, as_student, inherit, load_inherited, require_slices
 from nas_kd.ordering import ordered
+from nas_kd.prepare import prepare
 from nas_kd.space import SearchSpace, load_space, prim
 from nas_kd.student import Student
+from nas_kd.study import Settings, Study
 from nas_kd.teacher import HybridTeacher, VariableRateTeacher, load_teacher
 
 from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.lic: a light import)
@@ -16,10 +19,14 @@ from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.lic:
 
 @pytest.fixture(scope="module")
 def zoo_file(tmp_path_factory):
+    return zoo_model(tmp_path_factory.mktemp("zoo"), 16, 24)
+
+
+def zoo_model(folder, N, M):
     """An untrained zoo model, as the zoo serves files."""
     torch.manual_seed(2)
-    file = tmp_path_factory.mktemp("zoo") / "model.pth.tar"
-    torch.save(ScaleHyperprior(16, 24).state_dict(), file)
+    file = folder / "model.pth.tar"
+    torch.save(ScaleHyperprior(N, M).state_dict(), file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     return file.rename(file.with_name(f"bmshj2018-hyperprior-5-{digest}.pth.tar"))
 
@@ -43,9 +50,9 @@ def test_a_zoo_hyperprior_is_one_of_our_students(zoo_file):
 
 def test_what_is_written_is_the_teacher_in_order_and_is_written_once(zoo_file, tmp_path):
     teacher = load_teacher(str(zoo_file))
-    folder = inherit(tmp_path, space_of(8, 16), teacher)
+    folder = inherit(tmp_path, teacher)
     written = (folder / "student.safetensors").stat().st_mtime_ns
-    assert inherit(tmp_path, space_of(8), teacher) == folder
+    assert inherit(tmp_path, teacher) == folder
     assert (folder / "student.safetensors").stat().st_mtime_ns == written
     expected = dict(ordered(as_student(teacher)).named_parameters())
     student = load_inherited(folder).student(prim(8, 24))
@@ -61,12 +68,30 @@ def test_a_teacher_of_another_family_is_refused_and_says_what_to_do(zoo_file):
         as_student(hybrid)
 
 
-def test_a_space_that_is_wider_than_the_teacher_is_refused_and_says_what_to_do(zoo_file, tmp_path):
+def test_archs_wider_than_the_teacher_are_refused_and_the_error_says_what_to_do(zoo_file):
+    teacher = load_teacher(str(zoo_file))
+    require_slices(space_of(8, 16).corners(True), teacher)
     with pytest.raises(SpaceError, match="no part of the teacher's .*--init shared"):
-        inherit(tmp_path, space_of(8, 32), load_teacher(str(zoo_file)))
+        require_slices(space_of(8, 32).corners(True), teacher)
     with pytest.raises(SpaceError, match="no part"):
-        inherit(tmp_path, load_space("demo"), load_teacher("mini"))
-    assert not list(tmp_path.iterdir())
+        require_slices(load_space("demo").corners(True), load_teacher("mini"))
+
+
+def test_of_a_grid_only_its_own_archs_need_be_parts_of_the_teacher(tmp_path, monkeypatch):
+    """The space prim goes up to 128 channels; a narrower teacher serves a grid of narrower students."""
+    monkeypatch.chdir(tmp_path)
+    file = zoo_model(tmp_path, 16, 192)
+    asked = {"objectives": ("rd_cost", "flops"), "init": "teacher", "crops": 16, "crop_size": 64}
+    for grid, fits in (((16,), True), ((16, 32), False)):
+        settings = Settings(f"grid{len(grid)}", "prim", grid={"N": grid}, **asked)
+        study, teacher = Study(settings), load_teacher(str(file))
+        if fits:
+            assert (
+                Path(prepare(study, teacher, print)["shared"]) / "student.safetensors"
+            ).is_file()
+        else:
+            with pytest.raises(SpaceError, match="no part of the teacher's"):
+                prepare(study, teacher, print)
 
 
 def test_slices_of_a_variable_rate_teacher_are_the_teacher_where_nothing_is_cut():
