@@ -1,10 +1,11 @@
-"""Commands about this machine: doctor, measure."""
+"""Commands about this machine: doctor, measure, cache."""
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,3 +41,50 @@ def measure(
     figures = measure_codec(codec, quick)
     for line in [json.dumps(figures)] if as_json else in_lines(figures):
         print(line)
+
+
+@app.command()
+def cache(
+    drop: Annotated[
+        bool, typer.Option("--drop", help="delete the teachers' outputs that no process works with")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """What the studies of this folder share on disk: teachers' outputs and shared weights.
+
+    Example: nas-kd cache --drop
+    """
+    from nas_kd.study import CACHE
+    from nas_kd.targets import TARGETS
+    from nas_kd.targets import drop as drop_pools
+
+    if drop and (CACHE / TARGETS).is_dir():
+        drop_pools(CACHE / TARGETS)
+    found = _entries(CACHE)
+    if as_json:
+        print(json.dumps(found))
+        return
+    for one in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["used_at"]))
+        print(f"{one['bytes'] / 1e6:10.1f} MB  {used}  {one['folder']}  {one['holds']}".rstrip())
+    print(f"{sum(one['bytes'] for one in found) / 1e6:10.1f} MB  in {CACHE}")
+
+
+def _entries(root: Path) -> list[dict[str, Any]]:
+    """Folder, bytes, last use (seconds since 1970) and contents of all that lies in the cache, by kind."""
+    from nas_kd.targets import TARGETS, pools
+
+    of_pools = {folder: about for folder, _, about in pools(root / TARGETS)}
+    found = []
+    for folder in sorted(folder for folder in root.glob("*/*") if folder.is_dir()):
+        stats = [file.stat() for file in folder.rglob("*") if file.is_file()]
+        used_at = max((stat.st_mtime for stat in stats), default=folder.stat().st_mtime)
+        said, holds = of_pools.get(folder, {}), ""
+        if {"teacher", "crops", "size", "data"} <= set(said):
+            holds = (
+                f"{said['teacher']}, {said['crops']} crops of {said['size']} px of {said['data']}"
+            )
+        size = sum(stat.st_size for stat in stats)
+        entry = {"folder": f"{folder.parent.name}/{folder.name}", "bytes": size}
+        found.append(entry | {"used_at": used_at, "holds": holds})
+    return found

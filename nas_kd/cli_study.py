@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 OF_THE_RUN = (
     *("file", "budget", "name", "workers", "address", "storage", "quiet", "as_json"),
-    *("gpus_per_trial", "trials_per_gpu"),
+    *("gpus_per_trial", "trials_per_gpu", "pool"),
 )
 """Options of a search that are no settings of its study."""
 
@@ -109,6 +109,9 @@ def search(
         str | None,
         typer.Option(help="trials that share a GPU, or auto [default: auto, where one is]"),
     ] = None,
+    pool: Annotated[
+        float, typer.Option(help="GB that teachers' outputs may take on disk [default: no limit]")
+    ] = float("inf"),
     storage: Storage = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per event")] = False,
@@ -122,6 +125,8 @@ def search(
 
     if budget is not None and budget < 1:
         raise UsageError(f"budget = {budget}: must be at least 1")
+    if not pool > 0:
+        raise UsageError(f"--pool {pool:g}: must be above 0 GB; leave it out for no limit")
     settings = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
     settings["objectives"] = tuple(objectives.split(","))
     if file is not None:
@@ -130,7 +135,9 @@ def search(
         name = name or f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
         studies = [Settings(name=name, **settings)]
     packed = _packed(trials_per_gpu, gpus_per_trial)
-    machine = Machine(workers or os.cpu_count() or 1, address, gpus_per_trial, storage, packed)
+    machine = Machine(
+        workers or os.cpu_count() or 1, address, gpus_per_trial, storage, packed, pool
+    )
     with ExitStack() as after:  # Ray stays up from the first study to the last
         for study in studies:
             if len(studies) > 1 and not (quiet or as_json):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -30,6 +31,7 @@ class Machine:
         trials_per_gpu: how many trials share a GPU; "auto" measures it. None: measured where PyTorch sees a GPU
             and no cluster is joined, else trials train on the CPU.
         storage: a database URL, where several drivers share the study.
+        pool_gb: what the teacher's outputs of all studies may take on disk, in GB.
     """
 
     workers: int
@@ -37,6 +39,7 @@ class Machine:
     gpus_per_trial: float | None = None
     storage: str | None = None
     trials_per_gpu: int | Literal["auto"] | None = None
+    pool_gb: float = math.inf
 
     def on_gpus(self, trials: int, gpus: int) -> Machine:
         """This machine with so many trials on each of its GPUs."""
@@ -65,7 +68,7 @@ def search(
             if reaped := study.reap():
                 listen("reaped", reaped)
             if study.counted() < budget or unpolished(study):
-                prepared = prepare(study, teacher, listen)
+                prepared = prepare(study, teacher, listen, machine.pool_gb)
                 with nullcontext(after) if after is not None else ExitStack() as up:
                     _run(study, budget, machine, prepared, listen, up)
     except StorageInternalError as error:

@@ -23,7 +23,7 @@ from nas_kd.ranking import draws, in_order
 from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
 from nas_kd.study import CACHE, Settings, Study
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import Teacher
 from nas_kd.train import Report
 from nas_kd.trial import Anchor, Task, interval_of
@@ -59,14 +59,19 @@ def interval_db(curve: RDCurve) -> tuple[float, float] | None:
     return low + margin, high - margin
 
 
-def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
-    """The teacher's targets and curve, computed once per study; returns what workers need."""
+def prepare(
+    study: Study, teacher: Teacher, listen: Listen, pool_gb: float = math.inf
+) -> dict[str, Any]:
+    """The teacher's targets and curve, computed once per study; returns what workers need.
+
+    ``pool_gb`` is what targets of all studies may take on disk; raises UsageError where this study's take more.
+    """
     settings = study.settings
     if settings.init == "teacher":
         listed = None if study.grid is None else [study.space.arch(point) for point in study.grid]
         require_slices(study.space.corners(True) if listed is None else listed, teacher)
     study.optuna.set_user_attr("made_with", made_with("cpu"))
-    pool = targets(settings, teacher, listen)
+    pool = targets(settings, teacher, listen, pool_gb)
     shared = warm(settings, study.space, teacher, pool, listen)
     if shared is not None and (shared / CARD).is_file():
         study.optuna.set_user_attr("warmup", json.loads((shared / CARD).read_text()))
@@ -81,14 +86,16 @@ def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
     }
 
 
-def targets(settings: Settings, teacher: Teacher, listen: Listen) -> Path:
+def targets(
+    settings: Settings, teacher: Teacher, listen: Listen, pool_gb: float = math.inf
+) -> Path:
     """The teacher's outputs on the pool of crops, computed once for all studies that ask the same."""
     recipe = PoolRecipe(settings.data, settings.crops, settings.crop_size, settings.seed)
 
     def progress(done: int, total: int) -> None:
         listen("preparing", f"teacher's outputs: {done} of {total} crops")
 
-    return target_pool(CACHE / "targets", teacher, recipe, progress)
+    return target_pool(CACHE / TARGETS, teacher, recipe, progress, pool_gb)
 
 
 def warm(

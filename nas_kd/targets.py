@@ -47,6 +47,8 @@ SHARE_OF_FREE = 0.25
 """Of a GPU's free memory that one trial's pool may take; the rest is for training, and for other trials."""
 ARRAYS = ("x", "x_hat", "y", "z")
 MANIFEST = "pool.json"
+TARGETS = "targets"
+"""Folder of pools in what studies share."""
 
 Arrays = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]

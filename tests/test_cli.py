@@ -34,6 +34,8 @@ def test_every_command_is_in_the_readme(name: str):
         (["search", "--trials-per-gpu", "0"], "--trials-per-gpu 0: must be auto, or a number"),
         (["search", "--trials-per-gpu", "2", "--gpus-per-trial", "1"], "give one of them"),
         (["search", "--budget", "0"], "budget = 0"),
+        (["search", "--pool", "0"], "--pool 0: must be above 0 GB"),
+        (["search", "--pool", "nan"], "--pool nan: must be above 0 GB"),
         (["front", "absent"], "study 'absent'"),
         (["eval", "absent"], "absent: no codec there"),
         (["search", "--teacher", "cheng2020", "--objectives", "bd_rate,flops"], "--teacher mini"),

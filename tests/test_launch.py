@@ -17,7 +17,7 @@ from PIL import Image
 
 from nas_kd import launch
 from nas_kd.engine import is_fault, ray_up, start_ray
-from nas_kd.errors import NasKdError
+from nas_kd.errors import NasKdError, UsageError
 from nas_kd.follow import EVENTS, NOW
 from nas_kd.launch import Machine, search
 from nas_kd.study import COUNTED, STOPPED, Settings, Study, open_study
@@ -52,6 +52,12 @@ def settings(tmp_path, monkeypatch):
         return Settings(**given | changes)
 
     return make
+
+
+def test_outputs_above_the_limit_end_a_search_before_anything_is_written(settings):
+    with pytest.raises(UsageError, match="more than --pool 0.0001: take a larger --pool"):
+        search(settings(), 1, Machine(1, pool_gb=1e-4), lambda kind, detail: None)
+    assert not Path("studies/.cache").exists()
 
 
 def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray, settings):

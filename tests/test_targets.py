@@ -1,5 +1,6 @@
 """The pool of targets: computed once, whole or not there, mended where it went bad, never larger than allowed."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nas_kd.cli_machine import cache as cache_command
 from nas_kd.distill import Weights
 from nas_kd.errors import UsageError
 from nas_kd.targets import ARRAYS, CHUNK, MANIFEST, PoolRecipe, TargetPool, drop, pools, target_pool
@@ -205,3 +207,32 @@ def test_the_manifest_says_what_the_pool_is(tmp_path, recipe):
     assert (said["teacher"], said["fingerprint"], said["crops"]) == ("fake", "f", recipe.crops)
     assert said["key"] == folder.name
     assert len(said["chunks"]) == 3
+
+
+def test_the_command_lists_pools_and_drops_those_that_nobody_uses(
+    tmp_path, recipe, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    cache = Path("studies/.cache/targets")
+    used, unused = (target_pool(cache, FakeTeacher(name), recipe) for name in "fg")
+    weights = Path("studies/.cache/shared/w")
+    weights.mkdir(parents=True)
+    (weights / "a.bin").write_bytes(b"x" * 7)
+    (unused / MANIFEST).write_text("{ damaged")  # still listed, and still dropped
+
+    def listed(drop: bool) -> dict:
+        cache_command(drop, True)
+        return {one["folder"]: one for one in json.loads(capsys.readouterr().out)}
+
+    found = listed(False)
+    assert set(found) == {f"targets/{used.name}", f"targets/{unused.name}", "shared/w"}
+    assert found["shared/w"]["bytes"] == 7
+    assert found[f"targets/{used.name}"]["holds"].startswith("fake, 48 crops of 64 px of ")
+    assert found[f"targets/{used.name}"]["bytes"] == sum(len(b) for b in contents(used).values())
+    pool = TargetPool(used)
+    assert set(listed(True)) == {f"targets/{used.name}", "shared/w"}
+    del pool
+    gc.collect()
+    cache_command(True, False)
+    assert used.name not in capsys.readouterr().out
+    assert weights.is_dir()
