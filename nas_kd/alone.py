@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from nas_kd.curves import measured_once
 from nas_kd.data import open_images
 from nas_kd.errors import TrialFailed
-from nas_kd.evaluate import evaluate
-from nas_kd.prepare import interval_db
+from nas_kd.prepare import CURVES, interval_db
 from nas_kd.space import Arch
-from nas_kd.study import Settings
+from nas_kd.study import CACHE, Settings
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
 from nas_kd.trial import CHECKPOINT, Anchor, Task, run_trial
@@ -22,7 +22,7 @@ def distill_alone(settings: Settings, arch: Arch, out: Path) -> dict[str, Any]:
     teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
     recipe = PoolRecipe(settings.data, settings.crops, settings.crop_size, settings.seed)
     images = open_images(settings.eval_data, "eval")
-    curve = evaluate(teacher, images).curve()
+    curve = measured_once(CACHE / CURVES, teacher, images).curve()
     interval = interval_db(curve)
     objectives = settings.objectives if interval else ("rd_cost", "flops")
     with tempfile.TemporaryDirectory() as scratch:

@@ -68,6 +68,13 @@ class Measured:
         rates, qualities = zip(*self.rate, strict=True), zip(*self.psnr_db, strict=True)
         return [RDCurve(r, q) for r, q in zip(rates, qualities, strict=True)]
 
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Measured:
+        """What ``to_json`` returned, read back; raises KeyError where something is missing."""
+        kind: Rate = "bpp" if "per_image_bpp" in data else "bpp_est"
+        points = data[f"per_image_{kind}"], data["per_image_psnr_db"]
+        return Measured(kind, *points, data["images"], data["data_fingerprint"])
+
     def to_json(self) -> dict[str, Any]:
         """Mean points by their own name (bpp_est or bpp), and the points per picture."""
         return {

@@ -15,9 +15,9 @@ from typing import Any
 from nas_kd.artifacts import made_with
 from nas_kd.baselines import TEACHER, beside, classical_curve
 from nas_kd.bd import RDCurve, quality_interval
+from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
 from nas_kd.errors import UsageError
-from nas_kd.evaluate import evaluate
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
 from nas_kd.ranking import draws, in_order
 from nas_kd.shared import Shared
@@ -34,6 +34,8 @@ TRIM = 0.25
 
 A student trained briefly falls short of the teacher's end points; over the middle half both can be compared."""
 
+CURVES = "curves"
+"""Folder of teachers' points in what studies share."""
 TELL_S = 5.0
 """Between two remarks on where a warm-up is."""
 
@@ -146,10 +148,11 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
         return stored
     listen("preparing", "teacher's rate-distortion curve")
     images = open_images(study.settings.eval_data, "eval")
-    measured = evaluate(teacher, images)
+    measured = measured_once(CACHE / CURVES, teacher, images)
     curve = measured.curve()
     anchor = {
         "name": TEACHER,
+        "rate": measured.kind,
         "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint,
         "latent_widths": list(teacher.latent_widths),

@@ -41,6 +41,7 @@ ORDER = (
     *(
         "zoo",
         "teacher",
+        "curves",
         "targets",
         "inherit",
         "families",

@@ -91,7 +91,7 @@ def test_ray_ends_with_its_search_or_with_the_last_of_several(settings, monkeypa
         up.enter_context(ray())
         log.append(study.settings.name)
 
-    monkeypatch.setattr(launch, "prepare", lambda study, teacher, listen: {})
+    monkeypatch.setattr(launch, "prepare", lambda *given: {})
     monkeypatch.setattr(launch, "_run", run)
     search(settings(name="a"), 1, Machine(1), print)
     assert log == ["up", "a", "down"]

@@ -1,0 +1,39 @@
+"""A teacher's points on an evaluation set: measured once, kept on disk for all studies that ask the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nas_kd.data import ImageSet
+from nas_kd.evaluate import Measured, evaluate
+from nas_kd.teacher import Teacher
+from nas_kd.weights import write_text
+
+FORMAT = 1
+
+
+def measured_once(cache: Path, teacher: Teacher, images: ImageSet) -> Measured:
+    """The teacher's estimated rates and PSNR on the pictures: from ``cache``, or measured now and kept there.
+
+    A file that is damaged, or of another teacher, set or format, is measured again.
+    """
+    asked = [FORMAT, teacher.fingerprint, list(teacher.lmbdas), images.fingerprint]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    path = cache / f"{key}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_text())
+        if kept["of"] == asked and kept["sha256"] == _digest(kept["points"]):
+            return Measured.from_json(kept["points"])
+    measured = evaluate(teacher, images)
+    points = json.loads(json.dumps(measured.to_json()))
+    cache.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps({"of": asked, "sha256": _digest(points), "points": points}) + "\n")
+    return measured
+
+
+def _digest(points: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
