@@ -58,11 +58,18 @@ def summary(all_rows: list[Row]) -> dict[str, Any]:
     sizes = [row for row in all_rows if row["part"] == "sizes"]
     control = {(r["N"], r["seed"]): r for r in sizes if r["form"] == "control"}
     paper = {(r["N"], r["seed"]): r for r in sizes if r["form"] == "paper"}
+    sliced = {
+        (r["N"], r["seed"]): r for r in all_rows if (r["part"], r["form"]) == ("slices", "control")
+    }
     one = [row for row in all_rows if not row["part"].startswith("lambda")]
     return {
         "forms": [
             mean_row(group)
-            | {"to_control": paired(group, control), "to_paper": paired(group, paper)}
+            | {
+                "to_control": paired(group, control),
+                "to_paper": paired(group, paper),
+                "to_sliced_control": paired(group, sliced),
+            }
             for group in by_form(one)
         ],
         "lambda": lambdas(all_rows),
@@ -109,17 +116,39 @@ def lambdas(all_rows: list[Row]) -> dict[str, Any]:
     mine = [r for r in all_rows if r["part"] in ("lambda", "lambda-control")]
     for seed in sorted({r["seed"] for r in mine}):
         curves = {
-            name: curve([r for r in mine if r["seed"] == seed and (r["part"], r["form"][:9]) == of])
-            for name, of in (
-                ("teacher 5", ("lambda", "teacher-5")),
-                ("teacher 1", ("lambda", "teacher-1")),
-                ("control", ("lambda-control", "teacher-5")),
-            )
+            name: curve([r for r in mine if r["seed"] == seed and key(r) == of])
+            for name, of in NAMES.items()
+        }
+        costs = {
+            name: {r["lmbda"]: r["rd_cost"] for r in mine if r["seed"] == seed and key(r) == of}
+            for name, of in NAMES.items()
         }
         found[f"seed {seed}"] = {
-            name: curve_json(one) | against(curves["control"], one) for name, one in curves.items()
+            name: curve_json(one)
+            | against(curves["control"], one)
+            | {"to_control_percent": by_lambda(costs[name], costs["control"])}
+            for name, one in curves.items()
         }
     return found
+
+
+NAMES = {
+    "teacher 5": ("lambda", "teacher-5"),
+    "teacher 1": ("lambda", "teacher-1"),
+    "control": ("lambda-control", "teacher-5"),
+}
+"""Curves over lambda: part of the plan, and beginning of the study's name."""
+
+
+def key(row: Row) -> tuple[str, str]:
+    """Which of NAMES a row belongs to."""
+    return row["part"], row["form"][: len("teacher-5")]
+
+
+def by_lambda(costs: dict[float, float], others: dict[float, float]) -> dict[str, Any] | None:
+    """R-D cost against the control's at each lambda, in per cent, with the t interval over lambdas."""
+    shared = sorted(costs.keys() & others.keys())
+    return interval([100 * (costs[one] / others[one] - 1) for one in shared])
 
 
 def curve(points: list[Row]) -> RDCurve:
