@@ -76,7 +76,12 @@ def plan(args: argparse.Namespace) -> list[Part]:
         Part("sizes", "prim-corrected", ("paper", "control", "ours"), args.widths, args.seeds),
         Part("defects", "prim-corrected", ("scaled", "clean", "corrected"), one, args.seeds),
         Part(
-            "slices", "prim-corrected", ("control", "ours"), args.widths, args.slice_seeds, sliced
+            "slices",
+            "prim-corrected",
+            ("paper", "control", "ours"),
+            args.widths,
+            args.slice_seeds,
+            sliced,
         ),
         Part("lambda", "prim-lambda", lambdas, narrow, args.lambda_seeds),
         Part("lambda-control", "prim-lambda", lambdas[:5], narrow, args.lambda_seeds, control),
