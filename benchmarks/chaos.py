@@ -4,8 +4,10 @@
     python benchmarks/chaos.py --kills 5 --victims driver --storage postgresql://user@host/database
 
 Victims: ``driver`` (SIGKILL), ``worker`` (SIGKILL of a trial's process), ``raylet`` (SIGKILL), ``ctrl-c`` (SIGINT).
-The last line is JSON; ``lost``, ``duplicated``, ``stale_running`` and ``hung`` shall be 0. It counts the
-kills that hit: with --minutes the series ends early, and says so by a smaller ``kills``.
+The last line is JSON; ``lost``, ``duplicated``, ``stale_running`` and ``hung`` shall be 0. It counts the kills that
+hit: with --minutes the series ends early, and says so by a smaller ``kills``. A share of the strikes waits until a
+trial has written a checkpoint, so that the next search has something to go on from: ``struck_after_checkpoint`` counts
+those kills, ``resumed_from_checkpoint`` the finished trials that went on from one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,8 @@ early_stopping = {early_stopping}
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 ENDS_S = 300.0
 """A driver that was told to stop, or whose raylet died, and has not ended by then hangs."""
+SAVED_S = 240.0
+"""A checkpoint that has not come by then is not waited for any longer."""
 FOREVER = 100_000
 """A budget that no series of kills reaches."""
 
@@ -86,6 +91,9 @@ def parse() -> Any:
     parser.add_argument("--quick", action="store_true", help="4 kills, one of each kind")
     parser.add_argument("--victims", type=lambda text: text.split(","), default=list(VICTIMS))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--after-checkpoint", type=float, default=0.5, help="share of strikes that wait for one"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage")
     parser.add_argument("--log", type=Path, help="keep what the searches print")
@@ -134,14 +142,20 @@ def strike(
     seen: Counter[str],
 ) -> psutil.Popen | None:
     """Wait for a random moment and kill; returns the driver where it goes on."""
-    if rng.random() < 0.8:  # else as it comes: while it starts, as a rule
-        wait_for_trials(driver, folder, options)
-    time.sleep(rng.uniform(0, 8))
+    saved = False
+    if rng.random() < options.after_checkpoint:
+        saved = wait_for_checkpoint(driver, folder)
+        time.sleep(rng.uniform(0, 0.5))
+    else:
+        if rng.random() < 0.8:  # else as it comes: while it starts, as a rule
+            wait_for_trials(driver, folder, options)
+        time.sleep(rng.uniform(0, 8))
     target = find(driver, victim)
     if target is None or driver.poll() is not None:
         seen["missed"] += 1
         return driver if driver.poll() is None else None
     seen[victim] += 1
+    seen["struck_after_checkpoint"] += saved
     if victim == "ctrl-c":  # a terminal sends it to all of the group
         os.killpg(driver.pid, signal.SIGINT)
     else:
@@ -189,6 +203,18 @@ def wait_for_trials(driver: psutil.Popen, folder: Path, options: Any) -> None:
         time.sleep(0.5)
 
 
+def wait_for_checkpoint(driver: psutil.Popen, folder: Path) -> bool:
+    """Until a trial writes a checkpoint; False where none comes in time."""
+    began, until = time.time(), time.monotonic() + SAVED_S
+    while driver.poll() is None and time.monotonic() < until:
+        for checkpoint in folder.glob("studies/chaos/students/*/checkpoint.pt"):
+            with suppress(FileNotFoundError):  # the trial has just ended
+                if checkpoint.stat().st_mtime > began:
+                    return True
+        time.sleep(0.05)
+    return False
+
+
 def trials(folder: Path, options: Any) -> list[FrozenTrial]:
     """All trials, as the storage has them."""
     url = options.storage or f"sqlite:///{folder}/studies/chaos/study.db"
@@ -220,7 +246,8 @@ def report(
         "counted": states["COMPLETE"] + states["PRUNED"],
         "budget": budget,
         "last_exit_code": code,
-        "resumed_from_a_checkpoint": sum(t.user_attrs.get("first_step", 0) > 20 for t in own),
+        "resumed_from_checkpoint": sum(t.user_attrs.get("first_step", 0) > 0 for t in own),
+        "struck_after_checkpoint": seen["struck_after_checkpoint"],
         "given_up": sum(t.user_attrs.get("reason") in ("worker_died", "crash") for t in own),
         "trials": dict(states),
         "hardware": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",

@@ -1,16 +1,28 @@
 """Samplers on a tabulated problem: hypervolume against trials, seconds per proposal.
 
-    python benchmarks/search.py [--quick] [--seeds 10] [--trials 200] [--samplers exact-cost,gp,tpe,...]
+    python benchmarks/search.py [--space demo|asymmetric] [--quick] [--seeds 10] [--trials 200]
+    python benchmarks/search.py --space asymmetric --samplers exact-cost,gp --out FILE     # goes on from FILE
     python benchmarks/search.py --measure 32 --slices FILE      # score slices anew, the problem's ground
 
-The table holds every arch of the space ``demo``, so that the true front is known. MACs are exact; BD-rate is a linear
-model of logarithms (MACs of both sides, M, hyper-width) and entropy model, fitted to real slices of the built-in
-shared weights, plus a fixed draw per arch from the fit's residuals, so that the table is as rough as they are. Arms
-are told values through Optuna's ask and tell, as a search does; only ours knows an arch's MACs beforehand: it
-counts them.
+MACs are exact. BD-rate is a linear model of logarithms (MACs of both sides, M, hyper-width) and entropy model, fitted
+to real slices of the built-in shared weights of ``demo``, plus a fixed draw per arch (from a hash of its key) from
+the fit's residuals, so that the table is as rough as the slices are. Samplers are told values through Optuna's ask and
+tell, as a search does; only ours knows an arch's MACs beforehand: it counts them.
 
-The last line is JSON: hv_ratio at 50, 100, 200 trials (share of the true front's hypervolume, mean over seeds),
-trials_to_best_other (until ours has what the best other has in the end), seconds per proposal.
+``demo``: every arch is listed, so that the true front is known, and nothing is extrapolated.
+
+``asymmetric``: 10^10 archs. Fitted, to the same slices: the same terms, and residual blocks of each side and the
+decoder's stem where it shuffles by 2. Extrapolated: MACs (slices have 1 to 3 GMAC, here 1 to 82), blocks (slices have
+up to 1 a side, here 6), hyper-widths over 64. Held at the nearest value that was measured: M under 256. Unknown, and
+without a term beside their MACs: attention, GDN, kernel, the scale entropy model, no shortcut. So this is a problem of
+the space's shape and size, no forecast of its BD-rates. No arch lacks a BD-rate in it. The reference front is that of
+20,000 random archs, refined by an evolution that knows the table (120 generations of 1,000 children): it may fall short
+of the true one.
+
+The last line is JSON. By sampler: hv_ratio at 50, 100, 200 trials (share of the reference front's hypervolume, mean
+over seeds) and seconds_per_proposal at 200 trials (median of the last ten in each run) and at 1,000 (median of
+three, the history being random archs; --thousand). trials_to_best_other: until ours, on average, has what the best
+other has at the end. overhead_s_per_trial: the newest that benchmarks/overhead.py recorded.
 """
 
 from __future__ import annotations
@@ -32,17 +44,27 @@ from nas_kd.bd import bd_rate
 from nas_kd.data import derived_seed, open_images
 from nas_kd.distill import Weights
 from nas_kd.evaluate import StudentCodec, evaluate
-from nas_kd.front import hypervolume, pareto_front
+from nas_kd.front import hypervolume
 from nas_kd.macs import arch_cost
 from nas_kd.prepare import interval_db
 from nas_kd.sampler import make_sampler
-from nas_kd.space import Arch, load_space
+from nas_kd.space import Arch, Choice, load_space
 from nas_kd.teacher import load_teacher
 from nas_kd.warmup import built_in, load_shared
 
 RESULTS = Path(__file__).parent / "results"
 LOOKS = (50, 100, 200)
 TWO = ("bd_rate", "flops")
+M_MEASURED = 256
+"""The smallest M among the slices."""
+CHILDREN = 1000
+EXTRAPOLATED = [
+    "MACs over 3 GMAC",
+    "more than 1 residual block a side",
+    "hyper-widths over 64",
+    "M under 256: held at 256",
+    "attention, GDN, kernel, scale entropy model, no shortcut: no effect beside their MACs",
+]
 ARMS = ("exact-cost", "gp", "tpe-multivariate", "tpe", "nsga2", "random")
 
 
@@ -81,40 +103,92 @@ def hardware() -> dict:
     }
 
 
-def features(arch: Arch) -> np.ndarray:
+def features(arch: Arch) -> list[float]:
     cost = arch_cost(arch)
     sizes = (cost.encoder.macs, cost.decoder.macs, arch.M, arch.hyper)
-    return np.array([1.0, *np.log(sizes), float(arch.entropy == "checkerboard")])
+    return [1.0, *np.log(sizes), float(arch.entropy == "checkerboard")]
+
+
+def wide_features(arch: Arch) -> list[float]:
+    """Terms of a space that has more; M held where the slices' range ends."""
+    rest = (sum(arch.encoder.depths), sum(arch.decoder.depths), arch.decoder.stem == "unshuffle2")
+    found = features(arch)
+    found[3] = float(np.log(max(arch.M, M_MEASURED)))
+    return [*found, *map(float, rest)]
+
+
+def skyline(points: list[tuple[float, float]]) -> list[int]:
+    """The front of two objectives, by sorting: there are tens of thousands of points."""
+    order = np.lexsort(np.array(points).T[::-1])
+    second = np.array(points)[order, 1]
+    before = np.append(np.inf, np.minimum.accumulate(second)[:-1])
+    return [int(i) for i in order[second < before]]
 
 
 class Table:
-    """Every arch of the space with its BD-rate and MACs."""
+    """BD-rates and MACs of the archs of a space, and the front to compare with.
 
-    def __init__(self, slices: Path):
-        self.space = load_space("demo")
+    Args:
+        name: of the space; ``demo`` is listed as a whole, another one sampled and refined.
+        slices: what ``measure`` wrote.
+        sample: random archs, of a space that is not listed.
+        generations: of their refinement.
+    """
+
+    def __init__(self, name: str, slices: Path, sample: int = 20_000, generations: int = 120):
+        self.space = load_space(name)
+        self.features = features if name == "demo" else wide_features
         rows = [r for r in json.loads(slices.read_text())["rows"] if r["bd_rate"] is not None]
-        x = np.array([features(Arch.from_json(row["arch"])) for row in rows])
+        x = np.array([self.features(Arch.from_json(row["arch"])) for row in rows])
         y = np.array([row["bd_rate"] for row in rows])
         self.weights, *_ = np.linalg.lstsq(x, y, rcond=None)
         left = y - x @ self.weights
         self.sd = float(np.sqrt(left @ left / (len(y) - x.shape[1])))
         self.r2 = float(1 - (left @ left) / ((y - y.mean()) @ (y - y.mean())))
-        names = list(self.space.vary)
-        archs = {
-            self.space.arch(dict(zip(names, values, strict=True)))
-            for values in product(*self.space.vary.values())
-        }
-        self.values = {arch: self._value(arch) for arch in archs}
-        points = list(self.values.values())
+        self.values: dict[Arch, tuple[float, float]] = {}
+        listed = name == "demo"
+        many = self.space.grid() if listed else map(self._drawn, range(sample))
+        known = {self.space.arch(params): params for params in many}
+        points = [self.value(arch) for arch in known]
         self.reference = tuple(1.05 * max(p[i] for p in points) for i in (0, 1))
-        self.best = hypervolume([points[i] for i in pareto_front(points)], self.reference)
+        if not listed:
+            self._refine(known, generations)
+        self.archs, points = len(self.values), list(self.values.values())
+        self.front = [points[i] for i in skyline(points)]
+        self.best = hypervolume(self.front, self.reference)
 
-    def _value(self, arch: Arch) -> tuple[float, float]:
-        rough = np.random.default_rng(derived_seed(0, "rough", arch.key)).normal(0, self.sd)
-        return float(features(arch) @ self.weights + rough), float(arch_cost(arch).total.macs)
+    def _drawn(self, i: int) -> dict[str, Choice]:
+        random = np.random.default_rng(derived_seed(0, "table", i))
+        return {name: c[random.integers(len(c))] for name, c in self.space.vary.items()}
+
+    def _refine(self, known: dict[Arch, dict[str, Choice]], generations: int) -> None:
+        """Children of the front join the table: one to three choices of a member drawn anew."""
+        random = np.random.default_rng(0)
+        names = list(self.space.vary)
+        for _ in range(generations):
+            archs = list(known)
+            front = skyline([self.values[arch] for arch in archs])
+            known = {archs[i]: known[archs[i]] for i in front}
+            parents = list(known.values())
+            for i in range(CHILDREN):
+                child = dict(parents[i % len(parents)])
+                for name in random.choice(names, random.integers(1, 4), replace=False):
+                    choices = self.space.vary[str(name)]
+                    child[str(name)] = choices[random.integers(len(choices))]
+                arch = self.space.arch(child)
+                self.value(arch)
+                known[arch] = child
+
+    def value(self, arch: Arch) -> tuple[float, float]:
+        """BD-rate and MACs."""
+        if arch not in self.values:
+            rough = np.random.default_rng(derived_seed(0, "rough", arch.key)).normal(0, self.sd)
+            rate = float(np.dot(self.features(arch), self.weights) + rough)
+            self.values[arch] = rate, float(arch_cost(arch).total.macs)
+        return self.values[arch]
 
     def share(self, points: list[tuple[float, float]]) -> float:
-        """Hypervolume over the true front's."""
+        """Hypervolume over that of the front to compare with."""
         return hypervolume(points, self.reference) / self.best
 
 
@@ -125,7 +199,7 @@ def sampler(name: str, table: Table, seed: int):
     return make_sampler(plain, table.space, TWO, seed)
 
 
-def run(name: str, table: Table, seed: int, trials: int) -> tuple[list[float], list[float]]:
+def run(name: str, table: Table, seed: int, trials: int) -> dict[str, list[float]]:
     """Share of the hypervolume after each trial, and seconds per proposal."""
     study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler(name, table, seed))
     shares, seconds, seen = [], [], []
@@ -136,21 +210,54 @@ def run(name: str, table: Table, seed: int, trials: int) -> tuple[list[float], l
         trial = study.ask()
         arch = table.space.suggest(trial)
         seconds.append(time.perf_counter() - began)
-        study.tell(trial, table.values[arch])
-        seen.append(table.values[arch])
+        study.tell(trial, table.value(arch))
+        seen.append(table.value(arch))
         shares.append(table.share(seen))
-    return shares, seconds
+    return {"shares": shares, "seconds": seconds}
+
+
+def at_thousand(name: str, table: Table, proposals: int = 3) -> float:
+    """Seconds per proposal after 1,000 trials of random archs, median."""
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler("random", table, 0))
+    for _ in range(1000):
+        trial = study.ask()
+        study.tell(trial, table.value(table.space.suggest(trial)))
+    took = []
+    for n in range(proposals):
+        if n == 0 or name == "exact-cost":
+            study.sampler = sampler(name, table, n)
+        began = time.perf_counter()
+        trial = study.ask()
+        arch = table.space.suggest(trial)
+        took.append(time.perf_counter() - began)
+        study.tell(trial, table.value(arch))
+    return float(np.median(took))
+
+
+def overhead() -> dict[str, object] | None:
+    """What benchmarks/overhead.py last recorded."""
+    files = sorted(RESULTS.glob("*overhead*.json"), key=lambda p: json.loads(p.read_text())["date"])
+    if not files:
+        return None
+    found = json.loads(files[-1].read_text())
+    return {
+        "nas-kd": found["nas_kd_s"]["per_trial"],
+        "tune_with_optunasearch": found["tune_with_optunasearch_s"]["per_trial"],
+        "from": files[-1].name,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--space", choices=("demo", "asymmetric"), default="demo")
     parser.add_argument("--quick", action="store_true", help="2 seeds, 50 trials, without gp")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--samplers", default=",".join(ARMS))
+    parser.add_argument("--thousand", default="", help="samplers to time after 1,000 trials")
     parser.add_argument("--slices", type=Path, default=RESULTS / "slices-2026-11-25.json")
     parser.add_argument("--measure", type=int, default=0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="keep every run here, and go on from it")
     args = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -160,38 +267,91 @@ def main() -> None:
     if args.quick:
         args.seeds, args.trials = 2, 50
         names = [name for name in names if name != "gp"]
-    table = Table(args.slices)
-    print(
-        f"{len(table.values)} archs, residual {table.sd:.2f} points, R2 {table.r2:.2f}", flush=True
-    )
-    shares = {name: [] for name in names}
-    seconds = {name: [] for name in names}
+    table = Table(args.space, args.slices)
+    print(f"{table.archs} archs, residual {table.sd:.2f} points, R2 {table.r2:.2f}", flush=True)
+    problem = {"space": args.space, "trials": args.trials, "best": table.best}
+    kept = Kept(args.out, problem)
     for seed, name in product(range(args.seeds), names):
-        found, times = run(name, table, seed, args.trials)
-        shares[name].append(found)
-        seconds[name].append(times)
-        print(f"{name} seed {seed}: {found[-1]:.4f}, {np.mean(times):.3f} s", flush=True)
-    result = summary(shares, seconds, args.trials) | hardware()
-    result |= {
-        "archs": len(table.values),
-        "residual_sd": table.sd,
-        "r2": table.r2,
-        "seeds": args.seeds,
-    }
-    if args.out:
-        args.out.write_text(json.dumps(result | {"shares": shares}, indent=1) + "\n")
+        if seed < len(kept.runs.get(name, [])):
+            continue
+        found = run(name, table, seed, args.trials)
+        kept.add(name, found)
+        print(
+            f"{name} seed {seed}: {found['shares'][-1]:.4f}, {np.mean(found['seconds']):.3f} s",
+            flush=True,
+        )
+    for name in filter(None, args.thousand.split(",")):
+        kept.thousand[name] = at_thousand(name, table)
+        print(f"{name}: {kept.thousand[name]:.2f} s at 1,000 trials", flush=True)
+    result = summary(kept, args.trials) | about(table) | hardware()
+    kept.write(result)
     print(json.dumps(result))
 
 
-def summary(shares: dict, seconds: dict, trials: int) -> dict:
+def about(table: Table) -> dict:
+    return {
+        "space": table.space.name,
+        "archs_in_the_table": table.archs,
+        "front": "of all archs" if table.space.name == "demo" else "of a sample, refined",
+        "residual_sd": table.sd,
+        "r2": table.r2,
+        "fitted": "BD-rates of real slices of demo",
+        "extrapolated": [] if table.space.name == "demo" else EXTRAPOLATED,
+        "overhead_s_per_trial": overhead(),
+    }
+
+
+class Kept:
+    """Runs by sampler, in a file where one is given."""
+
+    def __init__(self, path: Path | None, problem: dict):
+        self.path, self.problem = path, problem
+        self.runs: dict[str, list[dict[str, list[float]]]] = {}
+        self.thousand: dict[str, float] = {}
+        if path is not None and path.exists():
+            there = json.loads(path.read_text())
+            if there["problem"] != problem:
+                raise SystemExit(f"{path}: holds {there['problem']}, this is {problem}")
+            self.runs, self.thousand = there["runs"], there["thousand"]
+
+    def add(self, name: str, found: dict[str, list[float]]) -> None:
+        self.runs.setdefault(name, []).append(
+            {key: [round(v, 5) for v in many] for key, many in found.items()}
+        )
+        self.write({})
+
+    def write(self, result: dict) -> None:
+        if self.path is not None:
+            whole = {"problem": self.problem, "runs": self.runs, "thousand": self.thousand}
+            beside = self.path.with_suffix(".part")
+            beside.write_text(json.dumps(result | whole) + "\n")
+            beside.replace(self.path)
+
+
+def summary(kept: Kept, trials: int) -> dict:
     looks = [n for n in LOOKS if n <= trials]
-    mean = {name: np.mean(rows, axis=0) for name, rows in shares.items()}
-    found = {
-        f"hv_ratio_{n}": {name: float(curve[n - 1]) for name, curve in mean.items()} for n in looks
+    mean = {
+        name: np.mean([row["shares"] for row in rows], axis=0) for name, rows in kept.runs.items()
     }
-    found["s_per_proposal_at_the_end"] = {
-        name: float(np.median([row[-10:] for row in rows])) for name, rows in seconds.items()
+    found: dict = {
+        f"hv_ratio_{n}": {name: round(float(curve[n - 1]), 4) for name, curve in mean.items()}
+        for n in looks
     }
+    found["hv_ratio_end_standard_error"] = {
+        name: round(float(np.std(ends, ddof=1) / np.sqrt(len(ends))), 4)
+        if len(ends := [row["shares"][-1] for row in rows]) > 1
+        else None
+        for name, rows in kept.runs.items()
+    }
+    found["seeds"] = {name: len(rows) for name, rows in kept.runs.items()}
+    found[f"seconds_per_proposal_{trials}"] = {
+        name: round(float(np.median([row["seconds"][-10:] for row in rows])), 4)
+        for name, rows in kept.runs.items()
+    }
+    found["seconds_per_proposal_1000"] = {
+        name: round(kept.thousand[name], 3) if name in kept.thousand else None for name in mean
+    }
+    found["seconds_per_proposal_1000_null"] = "not measured: see --thousand"
     ours = mean.get("exact-cost")
     others = {name: curve[-1] for name, curve in mean.items() if name != "exact-cost"}
     found["trials_to_best_other"] = None

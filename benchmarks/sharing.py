@@ -154,7 +154,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=3000)
     parser.add_argument("--full", type=int, default=1500)
     parser.add_argument("--short", type=int, default=100)
-    parser.add_argument("--long", type=int, default=0, help="steps from nothing, of the first two")
+    parser.add_argument(
+        "--long", type=int, default=0, help="steps from nothing, of the first archs"
+    )
+    parser.add_argument("--long-archs", type=int, default=2)
     parser.add_argument("--kd-archs", type=int, default=2)
     parser.add_argument("--kd-seeds", type=int, default=3)
     parser.add_argument("--data", default="builtin")
@@ -198,7 +201,7 @@ def tasks_of(args: argparse.Namespace, setup: str, archs: list[str]) -> list[tup
         tasks += [(setup, a, init, args.full, 0, False) for init in (*TEACHERS, "scratch")]
     if args.long:
         tasks += [(setup, cuts()[-1], "scratch", args.long, 0, False)]
-        tasks += [(setup, a, "scratch", args.long, 0, False) for a in archs[:2]]
+        tasks += [(setup, a, "scratch", args.long, 0, False) for a in archs[: args.long_archs]]
     return tasks
 
 

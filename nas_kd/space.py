@@ -79,8 +79,10 @@ class Transform:
         kept = {
             k: (type(getattr(self, k)[-1])(0),) * off + getattr(self, k)[off:] for k in PER_STAGE
         }
-        block = self.block if any(kept["depths"]) else "residual"
-        return replace(self, **kept, block=block)
+        kept["block"] = self.block if any(kept["depths"]) else "residual"
+        if all(getattr(self, key) == value for key, value in kept.items()):
+            return self  # as most are: a sampler looks at thousands of archs
+        return replace(self, **kept)
 
     def __str__(self) -> str:
         def stage(i: int) -> str:
@@ -108,7 +110,10 @@ class Arch:
 
     def canonical(self) -> Arch:
         """The same network with the entries that have no effect set to one fixed value."""
-        return replace(self, encoder=self.encoder.canonical(), decoder=self.decoder.canonical())
+        encoder, decoder = self.encoder.canonical(), self.decoder.canonical()
+        if encoder is self.encoder and decoder is self.decoder:
+            return self
+        return replace(self, encoder=encoder, decoder=decoder)
 
     @property
     def key(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -67,9 +66,9 @@ class Features:
 def _leaves(arch: Arch) -> dict[str, Any]:
     """Entries of a canonical arch by name; sizes as logarithms, so that a doubling is a doubling."""
     found: dict[str, Any] = {}
-    whole = asdict(arch.canonical())
+    whole = dict(vars(arch.canonical()))
     for side in ("encoder", "decoder"):
-        for key, value in whole.pop(side).items():
+        for key, value in vars(whole.pop(side)).items():
             many = value if isinstance(value, tuple) else (value,)
             found |= {f"{side}.{key}.{i}": _leaf(key, v) for i, v in enumerate(many)}
     return found | {key: _leaf(key, value) for key, value in whole.items()}

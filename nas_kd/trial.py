@@ -98,11 +98,16 @@ def distil(
     folder: Path,
     report: Any = None,
     between_steps: Callable[[], None] | None = None,
+    begun: Callable[[int], None] = lambda step: None,
 ) -> Student:
-    """Train the student of an arch; its checkpoint lies in ``folder`` until it is saved there."""
+    """Train the student of an arch; its checkpoint lies in ``folder`` until it is saved there.
+
+    ``begun`` hears the step it begins at: above 0 where a checkpoint was there.
+    """
     student = initial(task, arch).to(task.device)
     checkpoint = folder / CHECKPOINT
     run = Run(student, task.pool, task.recipe, task.weights, task.pool.latent_widths, checkpoint)
+    begun(run.step)
     try:
         run.run(report, between_steps)
     except EarlyStop:
@@ -140,8 +145,10 @@ def run_trial(
         return stopped
     seconds["start"] = time.perf_counter() - started
 
+    def begun(step: int) -> None:
+        attrs["first_step"] = step
+
     def hear(step: int, metrics: dict[str, float]) -> None:
-        attrs.setdefault("first_step", step)
         if report is not None:
             report(step, metrics | {"macs": float(cost.macs)})
 
@@ -149,7 +156,7 @@ def run_trial(
         doing("wait for the device")
         with training_on(task.device) as between_steps:
             doing("distil")
-            student = distil(task, arch, folder, hear, between_steps)
+            student = distil(task, arch, folder, hear, between_steps, begun)
             seconds["distil"] = time.perf_counter() - started - sum(seconds.values())
             doing("evaluate")
             measured = evaluate(StudentCodec(student), task.eval_images, task.device)

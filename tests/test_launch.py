@@ -167,6 +167,32 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(ray, setting
 
 
 @pytest.mark.slow
+def test_a_picture_that_goes_bad_ends_the_search_and_once_mended_the_trial_goes_on(ray, settings):
+    picture = Path("eval/waves.png")
+    picture.parent.mkdir()
+    whole = Path("pictures/waves.png").read_bytes()
+    picture.write_bytes(whole)
+
+    def spoil(kind, detail):
+        if kind == "started":
+            picture.write_bytes(whole[:200])
+
+    given = settings(eval_data=str(picture.parent.resolve()), steps=20)
+    with pytest.raises(NasKdError, match=r"3 trials in a row failed .*waves.png"):
+        search(given, 1, Machine(1), spoil)
+    failed = open_study("s").trials
+    assert {t.state for t in failed[:3]} == {TrialState.FAIL}
+    assert len({t.user_attrs["arch_key"] for t in failed[:3]}) == 1
+    picture.write_bytes(whole)
+    study = search(given, 1, Machine(1), lambda kind, detail: None)
+    assert study.counted() == 1
+    assert {t.state for t in study.trials} <= {TrialState.FAIL, *COUNTED}
+    (ended,) = (t for t in study.trials if t.state in COUNTED)
+    assert ended.user_attrs["arch_key"] == failed[0].user_attrs["arch_key"]
+    assert ended.user_attrs["first_step"] == 20  # its training was through before
+
+
+@pytest.mark.slow
 def test_early_stopping_prunes_at_a_rung_and_keeps_the_checkpoint(ray, settings):
     study = search(
         settings(steps=180, early_stopping=True), 9, Machine(1), lambda kind, detail: None

@@ -15,6 +15,7 @@ from postgres import missing, server
 from nas_kd.errors import StudyError
 from nas_kd.storage import FileLocks, PostgresLocks, full_url, is_postgresql, shown
 from nas_kd.study import Study, open_study, storage_url
+from nas_kd.trial import Outcome
 
 KINDS = [
     "sqlite",
@@ -128,18 +129,24 @@ def test_a_driver_whose_connection_is_cut_takes_its_lock_up_again(storage):
     one.leave("d")
 
 
-def test_a_database_that_is_locked_is_waited_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize("locked_s", [6.0, pytest.param(30.0, marks=pytest.mark.slow)])
+def test_a_database_that_is_locked_is_waited_for(tmp_path, monkeypatch, locked_s):
     monkeypatch.chdir(tmp_path)
     study = Study(SETTINGS)
+    begun, _ = study.ask(2)
     blocker = sqlite3.connect(study.folder / "study.db", check_same_thread=False)
     blocker.execute("BEGIN EXCLUSIVE")
     # Longer than the five seconds that sqlite3 waits by default.
-    free = threading.Timer(6.0, blocker.rollback)
+    free = threading.Timer(locked_s, blocker.rollback)
     free.start()
-    number, _ = study.ask(1)
+    assert study.tell(begun, Outcome([1.0, 1.0])) == TrialState.COMPLETE
     free.join()
     blocker.close()
-    assert study.trials[number].state == TrialState.RUNNING
+    number, _ = study.ask(2)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    study.reap()
+    assert study.counted() == 1
+    assert study.trials[number].state == TrialState.FAIL
 
 
 @pytest.mark.parametrize(
