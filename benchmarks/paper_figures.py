@@ -166,6 +166,8 @@ def against(anchor: RDCurve, one: RDCurve) -> dict[str, Any]:
     """BD-rate over the PSNR both curves have: ours, and by the cubic polynomial of the paper's code."""
     if len(anchor.bpp) < 4 or len(one.bpp) < 4:
         return {"bd_rate_percent": None, "reason": "too_few_points", "cubic_percent": None}
+    if list(anchor.psnr_db) != sorted(anchor.psnr_db):
+        return {"bd_rate_percent": None, "reason": "non_monotone", "cubic_percent": None}
     low = max(min(anchor.psnr_db), min(one.psnr_db))
     high = min(max(anchor.psnr_db), max(one.psnr_db))
     found = bd_rate(anchor, one, (low, high) if low < high else quality_interval(anchor))
