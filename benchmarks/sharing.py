@@ -64,9 +64,13 @@ def score(student: Student, images, anchor) -> dict:
     measured = evaluate(StudentCodec(student), images)
     curve = measured.curve()
     rate = bd_rate(anchor, curve, interval_db(anchor))
+    return {"bd": rate.value, "reason": rate.reason, "loss": rd_loss(curve, student.lmbdas)}
+
+
+def rd_loss(curve, lmbdas) -> float:
+    """Mean logarithm of the R-D cost over levels, in per cent."""
     mse = 10 ** (-np.array(curve.psnr_db) / 10)
-    loss = np.log(np.array(curve.bpp) + np.array(student.lmbdas) * 255**2 * mse)
-    return {"bd": rate.value, "reason": rate.reason, "loss": 100 * float(loss.mean())}
+    return 100 * float(np.log(np.array(curve.bpp) + np.array(lmbdas) * 255**2 * mse).mean())
 
 
 def started_from(init: str, arch: Arch, shared, pool: TargetPool) -> Student:

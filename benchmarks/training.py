@@ -1,7 +1,8 @@
 """What trains a student best: optimisers, kernels of the linear shortcut, at equal steps; processor time beside.
 
 Every arm trains the same arch from the same start on the same batches; its curve on the built-in evaluation
-photographs is compared with that of the untrained start, a KLT codec (BD-rate, lower is better). The arms "haar" and
+photographs is compared with that of the untrained start, a KLT codec (mean logarithm of the R-D cost over levels, and
+BD-rate; lower is better). The arms "haar" and
 "cosine" start from other orthonormal transforms of 16x16 patches: a wavelet of four stages, and a DCT; of their
 components, too, those with most energy on the crops are kept.
 
@@ -19,6 +20,7 @@ from unittest import mock
 
 import pytorch_optimizer
 import torch
+from sharing import rd_loss
 
 from nas_kd.bd import bd_rate, quality_interval
 from nas_kd.data import crop_pool, open_images
@@ -214,6 +216,7 @@ def main() -> None:
             curve = evaluate(StudentCodec(student), images).curve()
             rate = bd_rate(anchor, curve, quality_interval(anchor))
             row = {"arm": name, "seed": seed, "steps": args.steps, "cpu_s": round(seconds, 1)}
+            row |= {"rd_loss_percent": round(rd_loss(curve, student.lmbdas), 2)}
             row |= {"bd_rate_percent": rate.value, "reason": rate.reason}
             row |= {"bpp_est": [round(b, 4) for b in curve.bpp]}
             row |= {"psnr_db": [round(q, 3) for q in curve.psnr_db]}
@@ -223,7 +226,13 @@ def main() -> None:
         json.dumps(
             {
                 "arch": str(arch),
-                "start": {"bpp_est": anchor.bpp, "psnr_db": anchor.psnr_db},
+                "start": {
+                    "bpp_est": anchor.bpp,
+                    "psnr_db": anchor.psnr_db,
+                    "rd_loss_percent": rd_loss(anchor, begun(arch, crops).lmbdas),
+                },
+                "steps": args.steps,
+                "date": time.strftime("%F"),
                 "torch": torch.__version__,
                 "machine": platform.processor() or platform.machine(),
                 "arms": results,
