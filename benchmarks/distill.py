@@ -1,6 +1,6 @@
 """What distillation costs: the paper's loop, a step without a teacher, and ours, side by side in one run.
 
-    python benchmarks/distill.py [--quick] [--data DIR] [--parts speed,outside,quality,packed]
+    python benchmarks/distill.py [--quick] [--data DIR] [--parts speed,outside,quality,compile,packed]
 
 Same student (PRIM, N = 64, M = 192), same teacher, same batch, same machine, interleaved rounds, medians. The arms:
 
@@ -300,6 +300,54 @@ def quality(args, folder: Path) -> dict:
     }
 
 
+# ---------------------------------------------------------------- torch.compile
+
+
+def compiled(args) -> list[dict]:
+    """By arch of `demo`: what a compilation takes, what it saves per step, and after how many steps it has paid."""
+    space, rows = load_space("demo"), []
+    modes = ["default", "reduce-overhead"] if args.device == "cuda" else ["default"]
+    with tempfile.TemporaryDirectory() as scratch:
+        recipe = PoolRecipe(args.data, args.crops, args.crop)
+        teacher = load_teacher("mini").to(args.device)
+        pool = TargetPool(target_pool(Path(scratch), teacher, recipe), args.device)
+        for i in range(1 if args.quick else 3):
+            arch = space.draw(i)
+            for mode in modes:
+                found = pays_back(arch, mode, pool, args)
+                rows.append({"arch": str(arch), "mode": mode} | found)
+                print(f"  {rows[-1]}", flush=True)
+    return rows
+
+
+def pays_back(arch, mode: str, pool: TargetPool, args) -> dict:
+    """Interleaved rounds of our loop, as it is and with the student's forward compiled."""
+    recipe, wait = Recipe(10**6, args.batch, checkpoint_s=1e9), synchroniser(args.device)
+    runs = {}
+    for name in ("eager", "compiled"):
+        torch.manual_seed(0)
+        student = Student(arch, LMBDAS).to(args.device)
+        forward = torch.compile(student, mode=mode) if name == "compiled" else student
+        given = (student, pool, recipe, Weights(), pool.latent_widths)
+        runs[name] = Run(*given, forwards=lambda step, f=forward: [f])
+        start = time.perf_counter()
+        runs[name].run(until=1)
+        wait()
+        if name == "compiled":
+            compile_s = time.perf_counter() - start  # its first step included
+    steps, found = args.steps, {name: [] for name in runs}
+    for _ in range(args.rounds):
+        for name, run in runs.items():
+            wait()
+            start = time.perf_counter()
+            run.run(until=run.step + steps)
+            wait()
+            found[name].append((time.perf_counter() - start) / steps)
+    eager, fast = (statistics.median(found[name][1:]) for name in ("eager", "compiled"))
+    pays = compile_s / (eager - fast) if fast < eager else None
+    return {"compile_s": compile_s, "eager_step_s": eager, "step_s": fast, "pays_after_steps": pays}
+
+
 # ---------------------------------------------------------------- several trials on one GPU
 
 
@@ -328,7 +376,8 @@ def picture_files(args, scratch: Path) -> Path:
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--parts", default="speed,outside,quality,packed")
+    parser.add_argument("--parts", default="speed,outside,quality,compile,packed")
+    parser.add_argument("--quality-steps", type=int)
     parser.add_argument("--data", default="builtin")
     parser.add_argument("--eval-data", default="builtin")
     parser.add_argument("--teachers", default="cheng2020,mini")
@@ -341,7 +390,8 @@ def arguments():
     args.crops, args.study_crops = (256 if gpu else 16), 256
     args.rounds, args.steps = (3 if quick else 7), (100 if gpu else 3 if quick else 8)
     args.paper_steps = 20 if gpu else 1
-    args.quality_steps, args.quality_width = (20, 16) if quick else (600 if gpu else 200, 32)
+    args.quality_steps = args.quality_steps or (20 if quick else 1000)
+    args.quality_width = 32 if gpu and not quick else 16
     args.quality_crops = 64 if quick else 1024
     return args
 
@@ -379,6 +429,8 @@ def main() -> None:
             result["trial"] = outside(args, steps) if steps else None
         if "quality" in parts:
             result["quality"] = quality(args, folder)
+        if "compile" in parts:
+            result["compile"] = compiled(args)
     wanted = ("ours_over_floor", "paper_over_ours")
     for name in wanted:
         result[name] = first[name]["wall"] if name in first else None
