@@ -140,7 +140,7 @@ def make_arms(teacher, args, folder: Path, scratch: Path):
     recipes, pools, target_s = PoolRecipe(args.data, args.crops, args.crop), {}, {}
     for name, taught in (("1", one_level(teacher, LEVEL)), ("6", teacher)):
         start = time.perf_counter()
-        where = target_pool(scratch / name, taught.to(device), recipes)
+        where = target_pool(scratch / name, taught, recipes, device=device)
         target_s[name] = time.perf_counter() - start
         pools[name] = TargetPool(where, device)
     live, widths = LiveTeacher(teacher, LEVEL, device), teacher.latent_widths
@@ -236,7 +236,9 @@ def outside(args, step_s: float) -> dict:
     recipe = PoolRecipe(args.data, args.crops, args.crop)
     curve = evaluate(teacher, images, "cpu").curve()
     with tempfile.TemporaryDirectory() as scratch:
-        pool = TargetPool(target_pool(Path(scratch), teacher.to(args.device), recipe), args.device)
+        pool = TargetPool(
+            target_pool(Path(scratch), teacher, recipe, device=args.device), args.device
+        )
         anchor = Anchor(curve, interval_db(curve))
         task = Task(
             *(teacher.lmbdas, Recipe(20, args.batch), Weights(), ("bd_rate", "flops")),
@@ -269,7 +271,9 @@ def quality(args, folder: Path) -> dict:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         pool_of = PoolRecipe(args.data, args.quality_crops, args.crop)
-        pool = TargetPool(target_pool(Path(scratch), held, pool_of), args.device)
+        pool = TargetPool(
+            target_pool(Path(scratch), held, pool_of, device=args.device), args.device
+        )
         for seed in range(3):
             recipe = Recipe(args.quality_steps, args.batch, seed=seed, checkpoint_s=1e9)
             losses = {}

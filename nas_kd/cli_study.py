@@ -24,6 +24,22 @@ Limit = Annotated[
     str | None,
     typer.Option(help="never train an arch above this: NUMBER, or encoder=NUMBER,decoder=NUMBER"),
 ]
+
+
+def _above_zero(gb: float) -> float:
+    if not gb > 0:
+        raise UsageError(f"--pool {gb:g}: must be above 0 GB; leave it out for no limit")
+    return gb
+
+
+Pool = Annotated[
+    float,
+    typer.Option(
+        callback=_above_zero,
+        help="GB that teachers' outputs may take on disk [default: no limit]",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 OF_THE_RUN = (
@@ -109,9 +125,7 @@ def search(
         str | None,
         typer.Option(help="trials that share a GPU, or auto [default: auto, where one is]"),
     ] = None,
-    pool: Annotated[
-        float, typer.Option(help="GB that teachers' outputs may take on disk [default: no limit]")
-    ] = float("inf"),
+    pool: Pool = float("inf"),
     storage: Storage = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per event")] = False,
@@ -125,8 +139,6 @@ def search(
 
     if budget is not None and budget < 1:
         raise UsageError(f"budget = {budget}: must be at least 1")
-    if not pool > 0:
-        raise UsageError(f"--pool {pool:g}: must be above 0 GB; leave it out for no limit")
     settings = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
     settings["objectives"] = tuple(objectives.split(","))
     if file is not None:

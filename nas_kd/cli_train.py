@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nas_kd.cli_study import Pool
 from nas_kd.errors import UsageError
 
 app = typer.Typer()
@@ -23,6 +25,7 @@ def warmup(
     steps: Annotated[int, typer.Option(help="training steps, as --warmup of search")] = 1000,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
     data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
+    pool: Pool = float("inf"),
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
 ) -> None:
     """Train the weights that a space's students share; a search with the same settings finds them.
@@ -42,7 +45,7 @@ def warmup(
     def listen(kind: str, detail: object) -> None:
         print(f"{kind}: {detail}", flush=True)
 
-    print(warm(settings, loaded_space, loaded, targets(settings, loaded, listen), listen))
+    print(warm(settings, loaded_space, loaded, targets(settings, loaded, listen, pool), listen))
 
 
 @app.command()
@@ -63,6 +66,7 @@ def distill(
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
     data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
+    pool: Pool = float("inf"),
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
 ) -> None:
     """One trial alone, without a search; the same function that a search runs.
@@ -87,7 +91,11 @@ def distill(
         eval_data=eval_data,
         seed=seed,
     )
-    print(json.dumps(distill_alone(settings, load_arch(arch), out)))
+
+    def listen(kind: str, detail: object) -> None:
+        print(f"{kind}: {detail}", file=sys.stderr, flush=True)
+
+    print(json.dumps(distill_alone(settings, load_arch(arch), out, listen, pool)))
 
 
 @teacher_app.command(name="train")

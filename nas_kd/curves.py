@@ -10,16 +10,17 @@ from typing import Any
 
 from nas_kd.data import ImageSet
 from nas_kd.evaluate import Measured, evaluate
+from nas_kd.passes import training_on
 from nas_kd.teacher import Teacher
 from nas_kd.weights import write_text
 
 FORMAT = 1
 
 
-def measured_once(cache: Path, teacher: Teacher, images: ImageSet) -> Measured:
+def measured_once(cache: Path, teacher: Teacher, images: ImageSet, device: str = "cpu") -> Measured:
     """The teacher's estimated rates and PSNR on the pictures: from ``cache``, or measured now and kept there.
 
-    A file that is damaged, or of another teacher, set or format, is measured again.
+    A file that is damaged, or of another teacher, set or format, is measured again, on ``device``.
     """
     asked = [FORMAT, teacher.fingerprint, list(teacher.lmbdas), images.fingerprint]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
@@ -28,7 +29,9 @@ def measured_once(cache: Path, teacher: Teacher, images: ImageSet) -> Measured:
         kept = json.loads(path.read_text())
         if kept["of"] == asked and kept["sha256"] == _digest(kept["points"]):
             return Measured.from_json(kept["points"])
-    measured = evaluate(teacher, images)
+    with training_on(device):
+        measured = evaluate(teacher.to(device), images, device)
+    teacher.to("cpu")
     points = json.loads(json.dumps(measured.to_json()))
     cache.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps({"of": asked, "sha256": _digest(points), "points": points}) + "\n")

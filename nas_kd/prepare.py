@@ -19,6 +19,7 @@ from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
 from nas_kd.errors import UsageError
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
+from nas_kd.passes import best_device
 from nas_kd.ranking import draws, in_order
 from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
@@ -37,7 +38,7 @@ A student trained briefly falls short of the teacher's end points; over the midd
 CURVES = "curves"
 """Folder of teachers' points in what studies share."""
 TELL_S = 5.0
-"""Between two remarks on where a warm-up is."""
+"""Between two remarks on where a training is."""
 
 Listen = Callable[[str, Any], None]
 """Hears (kind, details): "preparing", "reaped", "started", "trial"."""
@@ -72,7 +73,7 @@ def prepare(
     if settings.init == "teacher":
         listed = None if study.grid is None else [study.space.arch(point) for point in study.grid]
         require_slices(study.space.corners(True) if listed is None else listed, teacher)
-    study.optuna.set_user_attr("made_with", made_with("cpu"))
+    study.optuna.set_user_attr("made_with", made_with(best_device()))
     pool = targets(settings, teacher, listen, pool_gb)
     shared = warm(settings, study.space, teacher, pool, listen)
     if shared is not None and (shared / CARD).is_file():
@@ -97,7 +98,7 @@ def targets(
     def progress(done: int, total: int) -> None:
         listen("preparing", f"teacher's outputs: {done} of {total} crops")
 
-    return target_pool(CACHE / TARGETS, teacher, recipe, progress, pool_gb)
+    return target_pool(CACHE / TARGETS, teacher, recipe, progress, pool_gb, best_device())
 
 
 def warm(
@@ -114,15 +115,19 @@ def warm(
         if found is not None:
             return found
     steps = STEPS if settings.warmup is None else settings.warmup
-    report, recipe = _told_of_warmup(steps, listen), settings.recipe(steps)
-    cache, opened = CACHE / "shared", TargetPool(pool)
+    report = told_of("warm-up of shared weights", steps, listen)
+    cache, opened, recipe = (
+        CACHE / "shared",
+        TargetPool(pool, best_device()),
+        settings.recipe(steps),
+    )
     return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.loss, report)
 
 
-def _told_of_warmup(
-    steps: int, listen: Listen, clock: Callable[[], float] = time.monotonic
+def told_of(
+    what: str, steps: int, listen: Listen, clock: Callable[[], float] = time.monotonic
 ) -> Report:
-    """Says where a warm-up is, TELL_S apart, and how long the rest takes at the pace so far."""
+    """Says where a training is, TELL_S apart, and how long the rest takes at the pace so far."""
     first: list[tuple[int, float]] = []
     told_s = [-math.inf]
 
@@ -132,7 +137,7 @@ def _told_of_warmup(
         if step < steps and now_s - told_s[0] < TELL_S:
             return
         told_s[0] = now_s
-        said = f"warm-up of shared weights: step {step} of {steps}, loss {metrics['loss']:.3f}"
+        said = f"{what}: step {step} of {steps}, loss {metrics['loss']:.3f}"
         if step > first[0][0]:
             left_s = (steps - step) * (now_s - first[0][1]) / (step - first[0][0])
             said += f", about {left_s / 60:.1f} min left"
@@ -148,7 +153,7 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
         return stored
     listen("preparing", "teacher's rate-distortion curve")
     images = open_images(study.settings.eval_data, "eval")
-    measured = measured_once(CACHE / CURVES, teacher, images)
+    measured = measured_once(CACHE / CURVES, teacher, images, best_device())
     curve = measured.curve()
     anchor = {
         "name": TEACHER,

@@ -33,6 +33,7 @@ from torch import Tensor
 from nas_kd.data import crop_pool, open_images, to_device
 from nas_kd.distill import Batch, Weights
 from nas_kd.errors import UsageError
+from nas_kd.passes import training_on
 from nas_kd.teacher import Teacher
 from nas_kd.weights import write_text
 
@@ -186,7 +187,8 @@ def target_pool(
         grown = _Growing(growing, plan, {"format": FORMAT, "key": key} | about)
         if grown.lacking:
             crops = crop_pool(images, recipe.crops, recipe.size, recipe.seed)
-            _grow(grown, teacher.to(device), torch.from_numpy(crops), device, progress)
+            with training_on(device) as between:
+                _grow(grown, teacher.to(device), torch.from_numpy(crops), device, progress, between)
             teacher.to("cpu")
         grown.keep()
         os.replace(growing, folder)
@@ -304,7 +306,12 @@ def _is_whole(folder: Path, plan: Plan) -> bool:
 
 
 def _grow(
-    grown: _Growing, teacher: Teacher, crops: Tensor, device: str, progress: Progress | None
+    grown: _Growing,
+    teacher: Teacher,
+    crops: Tensor,
+    device: str,
+    progress: Progress | None,
+    between: Callable[[], None],
 ) -> None:
     arrays, done = grown.arrays, CHUNK * len(grown.sums)
     kept = len(arrays["y"])
@@ -319,6 +326,7 @@ def _grow(
             arrays["y"][level % kept, part] = y.half().cpu().numpy()
             arrays["z"][level % kept, part] = z.half().cpu().numpy()
         grown.add(start)
+        between()  # where a measurement may want the device alone
         done = min(done + CHUNK, grown.n)
         if progress is not None:
             progress(done, grown.n)

@@ -20,6 +20,7 @@ from nas_kd.data import ImageSet, crop_pool, derived_seed, open_images, to_image
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluate import StudentCodec, evaluate, evaluate_real, pad, psnr_db
 from nas_kd.families import ONE_BY_ONE, FixedRate
+from nas_kd.passes import best_device, training_on
 from nas_kd.space import Arch
 from nas_kd.student import LMBDAS, Student
 from nas_kd.targets import PoolRecipe
@@ -43,8 +44,7 @@ def train_teacher(
     student = Student(arch, lmbdas)
     student.initialise_linear(crops[:1500].float() / 255)
     checkpoint = out / "checkpoint.pt"
-    run = Run(student, CropPool(crops), recipe, checkpoint=checkpoint)
-    run.run(_progress(run, recipe))
+    _train(student, crops, recipe, checkpoint)
     training = {"pool": asdict(pool), "recipe": asdict(recipe), "data": images.fingerprint}
     write_teacher(ready(student), training, eval_data, out)
     checkpoint.unlink(missing_ok=True)
@@ -71,8 +71,7 @@ def train_family(
         torch.manual_seed(derived_seed(recipe.seed, "init", name, quality))
         codec: Any = FixedRate(name, quality, width)
         checkpoints.append(out / f"checkpoint-{name}-{codec.width}-{quality}.pt")
-        run = Run(codec, CropPool(crops), recipe, checkpoint=checkpoints[-1])
-        run.run(_progress(run, recipe, f"quality {quality}, "))
+        _train(codec, crops, recipe, checkpoints[-1], f"quality {quality}, ")
         models.append(codec)
     files = [_serve(m, f"{name}-{q}", out) for m, q in zip(models, qualities, strict=True)]
     training = {"pool": asdict(pool), "recipe": asdict(recipe), "data": images.fingerprint}
@@ -89,6 +88,18 @@ def train_family(
 def _crops(pool: PoolRecipe) -> tuple[ImageSet, torch.Tensor]:
     images = open_images(pool.data, "train", pool.seed)
     return images, torch.from_numpy(crop_pool(images, pool.crops, pool.size, pool.seed))
+
+
+def _train(
+    codec: Any, crops: torch.Tensor, recipe: Recipe, checkpoint: Path, what: str = ""
+) -> None:
+    """Train it in place on the GPU where there is one; it comes back to the CPU, which codes."""
+    device = best_device()
+    codec.to(device)
+    run = Run(codec, CropPool(crops, device), recipe, checkpoint=checkpoint)
+    with training_on(device) as between_steps:
+        run.run(_progress(run, recipe, what), between_steps)
+    codec.to("cpu")
 
 
 def _progress(run: Run, recipe: Recipe, what: str = "") -> Report:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from nas_kd import __version__
 from nas_kd.data import derived_seed
 from nas_kd.distill import Weights
+from nas_kd.passes import training_on
 from nas_kd.shared import Shared
 from nas_kd.space import SearchSpace
 from nas_kd.targets import TargetPool
@@ -56,7 +57,7 @@ def warm_up(
     weights: Weights,
     report: Report | None = None,
 ) -> Path:
-    """The folder of the shared weights below ``cache``: trained now, resumed, or there already."""
+    """The folder of the shared weights below ``cache``: trained now on the pool's device, resumed, or there already."""
     key = _key(space, lmbdas, pool, recipe, weights)
     folder = cache / key
     cache.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def warm_up(
             torch.set_num_threads(1)  # sums of several threads come out otherwise each time
             try:
                 torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
-                shared = Shared(space, lmbdas, pool.pictures())
+                shared = Shared(space, lmbdas, pool.pictures()).to(pool.device)
                 _train(cache / f".{key}", folder, shared, pool, recipe, weights, report)
             finally:
                 torch.set_num_threads(threads)
@@ -87,7 +88,9 @@ def _train(
     unfinished.mkdir(exist_ok=True)
     checkpoint = unfinished / "checkpoint.pt"
     forwards = sandwich(shared, recipe.seed)
-    Run(shared, pool, recipe, weights, pool.latent_widths, checkpoint, forwards).run(report)
+    run = Run(shared, pool, recipe, weights, pool.latent_widths, checkpoint, forwards)
+    with training_on(pool.device) as between_steps:
+        run.run(report, between_steps)
     tensors = {n: p.detach().cpu() for n, p in shared.named_parameters()}
     save_file(tensors, unfinished / SHARED)
     card = {
@@ -98,6 +101,7 @@ def _train(
         "recipe": asdict(recipe),
         "weights": asdict(weights),
         "targets": pool.key,
+        "device": pool.device,
     }
     write_text(unfinished / CARD, json.dumps(card, indent=1) + "\n")
     checkpoint.unlink()

@@ -8,10 +8,11 @@ from PIL import Image
 
 from nas_kd.alone import distill_alone
 from nas_kd.cost import count
+from nas_kd.errors import UsageError
 from nas_kd.space import load_arch, load_space
 from nas_kd.study import Settings
 from nas_kd.teacher import load_teacher
-from nas_kd.weights import load_student
+from nas_kd.weights import load_student, weights_digest
 
 torch.set_num_threads(1)
 ARCH = load_space("demo").extreme(largest=False)
@@ -25,8 +26,15 @@ def pictures(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_an_arch_distilled_alone_leaves_a_student_and_its_figures(tmp_path: Path, pictures: str):
-    settings = Settings(
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch):
+    """What is kept for the next trial lies below the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def settings(pictures: str) -> Settings:
+    return Settings(
         name="alone",
         space="demo",
         objectives=("bd_rate", "flops"),
@@ -37,6 +45,30 @@ def test_an_arch_distilled_alone_leaves_a_student_and_its_figures(tmp_path: Path
         data=pictures,
         eval_data=pictures,
     )
+
+
+def test_the_next_student_finds_the_teachers_outputs(tmp_path: Path, settings: Settings):
+    heard: list[list[str]] = [[], []]
+    for i, said in enumerate(heard):
+        distill_alone(
+            settings, ARCH, tmp_path / str(i), lambda kind, what, said=said: said.append(what)
+        )
+    assert "teacher's outputs: 16 of 16 crops" in heard[0]
+    assert [what for what in heard[0] if what.startswith("distilled: step 2 of 2, loss ")]
+    assert not [what for what in heard[1] if "outputs" in what]
+    assert weights_digest(load_student(tmp_path / "0")) == weights_digest(
+        load_student(tmp_path / "1")
+    )
+
+
+def test_outputs_over_the_limit_are_refused(tmp_path: Path, settings: Settings):
+    with pytest.raises(UsageError, match="GB"):
+        distill_alone(settings, ARCH, tmp_path / "student", pool_gb=1e-6)
+
+
+def test_an_arch_distilled_alone_leaves_a_student_and_its_figures(
+    tmp_path: Path, settings: Settings
+):
     said = distill_alone(settings, ARCH, tmp_path / "student")
     assert sorted(p.name for p in (tmp_path / "student").iterdir()) == [
         "arch.json",

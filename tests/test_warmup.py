@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_kd.curves import measured_once
 from nas_kd.data import crop_pool, open_images
 from nas_kd.distill import CONTROL, Weights
 from nas_kd.distill import rate_bpp as rate_bpp_of
@@ -133,3 +134,23 @@ def test_slices_of_the_built_in_weights_cost_less_than_a_klt_codec():
             distortion = (out["x_hat"].clamp(0, 1) - x).square().mean()
             costs.append(float(rate + teacher.lmbdas[2] * 255**2 * distortion))
         assert costs[0] < 0.8 * costs[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+def test_outputs_curve_and_warm_up_are_made_on_a_gpu(tmp_path, monkeypatch):
+    """What a study computes before its trials, on the GPU, beside the same on the CPU."""
+    monkeypatch.chdir(tmp_path)
+    teacher, images = load_teacher("mini"), open_images("builtin", "eval")
+    here, there = (measured_once(tmp_path / d, teacher, images, d).curve() for d in ("cpu", "cuda"))
+    assert there.bpp == pytest.approx(here.bpp, rel=1e-2)
+    assert there.psnr_db == pytest.approx(here.psnr_db, abs=1e-2)
+    recipe = PoolRecipe("builtin", 32, 64)
+    pools = [
+        TargetPool(target_pool(tmp_path / f"t-{d}", teacher, recipe, device=d), d)
+        for d in ("cpu", "cuda")
+    ]
+    y = [pool.arrays["y"].astype("float32") for pool in pools]
+    assert abs(y[0] - y[1]).mean() < 1e-2 * abs(y[0]).mean()
+    card = json.loads((warm(tmp_path / "w", pools[1], Recipe(20, batch=4)) / CARD).read_text())
+    assert card["device"] == "cuda"
