@@ -161,6 +161,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--long", type=int, default=0, help="steps from nothing, of the first archs"
     )
+    parser.add_argument("--long-cut", type=int, help="of a part of the teacher [default: --long]")
     parser.add_argument("--long-archs", type=int, default=2)
     parser.add_argument("--kd-archs", type=int, default=2)
     parser.add_argument("--kd-seeds", type=int, default=3)
@@ -204,7 +205,7 @@ def tasks_of(args: argparse.Namespace, setup: str, archs: list[str]) -> list[tup
     for a in cuts():
         tasks += [(setup, a, init, args.full, 0, False) for init in (*TEACHERS, "scratch")]
     if args.long:
-        tasks += [(setup, cuts()[-1], "scratch", args.long, 0, False)]
+        tasks += [(setup, cuts()[-1], "scratch", args.long_cut or args.long, 0, False)]
         tasks += [(setup, a, "scratch", args.long, 0, False) for a in archs[: args.long_archs]]
     return tasks
 
