@@ -3,10 +3,10 @@
     python benchmarks/equal.py [--quick] [--archs 200] [--data FOLDER]
 
 "sharing" pays for a warm-up, scores every arch straight from its slice, and again after a few steps of its own;
-"scratch" trains the same archs from the KLT start, each with as many steps as make the processor seconds of the whole
-study the same: warm-up, steps and evaluation. Both learn from the teacher's outputs, whose computation either would pay
-for alike: it is left out. Archs are drawn at random, so that no sampler has a part in the difference. Finished students
-are kept in the cache: the same command goes on.
+"scratch" trains the same archs from the linear shortcut alone, each with as many steps as make the whole study's
+processor seconds the same: warm-up, steps and evaluation. Both learn from the teacher's outputs, whose computation
+either would pay for alike: it is left out. Archs are drawn at random, so that no sampler has a part in the difference.
+Finished students are kept in the cache: the same command goes on.
 
 Hypervolume of (BD-rate, MACs), where a student without a BD-rate adds nothing, and of (R-D cost, MACs), where every
 student counts; each as a share of what both arms reach together, with a bootstrap interval over archs of the

@@ -74,7 +74,7 @@ def rd_loss(curve, lmbdas) -> float:
 
 
 def started_from(init: str, arch: Arch, shared, pool: TargetPool) -> Student:
-    """A student before its first step: a slice of the shared weights or of the teacher, or a KLT codec."""
+    """A student before its first step: a slice of the shared weights or of the teacher, or a transform codec."""
     if init == "slice":
         return shared.student(arch)
     if init in TEACHERS:

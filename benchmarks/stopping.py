@@ -4,7 +4,7 @@
     python benchmarks/stopping.py [--quick] [--seeds 5] [--full 40] --curves FILE
 
 Measured: random archs of ``demo``, each trained --steps steps (8 crops of 128 px, no teacher) from its slice of the
-built-in weights and from the KLT start; R-D loss at the two rungs as a search sees it, R-D cost on the built-in
+built-in weights and from the shortcut alone; R-D loss at the two rungs as a search sees it, R-D cost on the built-in
 photographs at the end, processor seconds per step and for what is around the steps.
 
 Simulated: final BD-rates and MACs are the table of benchmarks/search.py. A trial's loss at a rung is drawn once per

@@ -30,7 +30,7 @@ def distill_alone(
     The teacher's outputs and curve are kept for other trials and searches that ask the same.
 
     Args:
-        settings: of a search that would try this arch; it starts from a KLT codec, or from noise.
+        settings: of a search that would try this arch; it starts as a transform codec, or from noise.
         arch: of the student.
         out: its folder; a run that was killed goes on from the checkpoint there.
         listen: hears ("preparing", where it is).

@@ -251,7 +251,7 @@ def context_prediction(arch: Arch) -> nn.Module:
 
 
 class LinearAnalysis(nn.Conv2d):
-    """K: the leading principal components of 16x16 patches, each scaled to unit variance."""
+    """K: the leading components of 16x16 patches, each scaled to unit variance."""
 
     bias: Tensor
 
@@ -260,7 +260,7 @@ class LinearAnalysis(nn.Conv2d):
 
 
 class LinearSynthesis(nn.ConvTranspose2d):
-    """The transpose of K behind the latents, so that an untrained student is a KLT codec."""
+    """The transpose of K behind the latents, so that an untrained student is a transform codec."""
 
     bias: Tensor
 

@@ -1,8 +1,8 @@
 """What nas-kd takes from CompressAI, imported without the data sets it never touches.
 
-``import compressai`` also imports torch_geometric (point clouds) and torchvision, which pulls in the
-whole of torch's compiler: together half of the 13 seconds that the import takes on a small
-machine, in every worker. While CompressAI is being imported, both are therefore answered by empty modules;
+``import compressai`` also imports torch_geometric and pandas (point clouds) and torchvision, which pulls in the
+whole of torch's compiler: together over half of the 13 seconds that the import takes on a small
+machine, in every worker. While CompressAI is being imported, they are therefore answered by empty modules;
 afterwards these are gone, so that a program that wants the real packages still gets them.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-SKIPPED = {"torch_geometric", "torchvision"}
+SKIPPED = {"torch_geometric", "torchvision", "pandas"}
 
 
 class _Placeholder:

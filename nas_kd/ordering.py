@@ -28,7 +28,7 @@ def ordered(student: Student) -> Student:
     """The same codec with its channels by falling importance: the norm of all weights that a channel touches.
 
     Widths with attention windows stay as they are: their heads are whole groups of channels. So do latents and
-    hyper-latents of a student with a linear shortcut, which stand in the order of a KLT: slices in another order are
+    hyper-latents of a student with a linear shortcut, which stand in the order of energy: slices in another order are
     better at first, and after 50 steps of training far worse (benchmarks/LOG.md).
     """
     student = copy.deepcopy(student).eval()

@@ -236,9 +236,9 @@ class Student(CompressionModel):
 
     @torch.no_grad()
     def initialise_linear(self, crops: Tensor) -> None:
-        """Make the untrained student a KLT codec of the pictures it will be trained on.
+        """Make the untrained student a transform codec of the pictures it will be trained on.
 
-        K holds the leading principal components of 16x16 patches, each divided by its standard deviation; with
+        K holds the leading cosine components of 16x16 patches, each divided by its standard deviation; with
         D = step^2 / 12 per coefficient and R = -log2 step, the best step for lambda is
         step^2 = 18 / (lambda 255^2 ln 2). The nonlinear branches start at zero.
 
@@ -247,7 +247,7 @@ class Student(CompressionModel):
         """
         if self.linear_a is None or self.linear_s is None or self.gain_y is None:
             return
-        kernels, std, mean = principal_components(crops, self.arch.M)
+        kernels, std, mean = cosine_components(crops, self.arch.M)
         self.linear_a.weight.copy_(kernels / std[:, None, None, None])
         self.linear_a.bias.copy_(-(self.linear_a.weight.sum((2, 3)) * mean).sum(1))
         self.linear_s.weight.copy_(kernels * std[:, None, None, None])
@@ -262,8 +262,11 @@ class Student(CompressionModel):
         self.gain_y.log_inverse.copy_(-self.gain_y.log_gain)
 
 
-def principal_components(crops: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Leading components of 16x16 patches.
+def cosine_components(crops: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Components of 16x16 patches: a KLT of the colours, then a cosine transform; those with most energy first.
+
+    A KLT of whole patches packs more energy into as many coefficients, and costs more rate: those of a cosine
+    transform are sparser. Students that start from it end better, too (benchmarks/LOG.md).
 
     Args:
         crops: [n, 3, H, W] in [0, 1].
@@ -273,13 +276,19 @@ def principal_components(crops: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]
         kernels [M, 3, 16, 16] of unit norm, standard deviations [M], mean colour [3].
     """
     mean = crops.mean((0, 2, 3))
-    patches = nn.functional.unfold(crops - mean[None, :, None, None], 16, stride=16)
-    flat = patches.transpose(1, 2).reshape(-1, 768).double()
-    values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
-    order = torch.argsort(values, descending=True)[:M]
-    std = values[order].clamp(min=1e-8).sqrt()
-    vectors = vectors[:, order] * torch.sign(vectors[:, order].sum(0) + 1e-12)
-    return vectors.T.reshape(M, 3, 16, 16).float(), std.float(), mean
+    centred = crops - mean[None, :, None, None]
+    pixels = centred.transpose(0, 1).flatten(1).double()
+    colours = torch.linalg.eigh(pixels @ pixels.T)[1].T
+    colours *= torch.sign(colours.sum(1, keepdim=True) + 1e-12)
+    n = torch.arange(16, dtype=torch.float64)
+    waves = torch.cos(torch.pi * n[:, None] * (n + 0.5) / 16) / 8**0.5
+    waves[0] /= 2**0.5
+    kernels = torch.einsum("kc,vy,hx->kvhcyx", colours, waves, waves).reshape(768, 768)
+    patches = nn.functional.unfold(centred, 16, stride=16).transpose(1, 2).reshape(-1, 768)
+    energy = (patches @ kernels.T.float()).square().mean(0)
+    order = torch.argsort(energy, descending=True)[:M]
+    std = energy[order].clamp(min=1e-16).sqrt()
+    return kernels[order].reshape(M, 3, 16, 16).float(), std, mean
 
 
 def slice_params(wide: dict[str, Tensor], narrow: nn.Module) -> dict[str, Tensor]:

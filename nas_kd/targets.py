@@ -43,7 +43,7 @@ CHUNK = 16
 KEEP_S = 1.0
 """Between writes of the checksums while a pool grows: what a crash may cost."""
 FIRST_CROPS = 1500
-"""As many pictures as principal components are made of, at most."""
+"""As many pictures as the linear shortcut is made of, at most."""
 SHARE_OF_FREE = 0.25
 """Of a GPU's free memory that one trial's pool may take; the rest is for training, and for other trials."""
 ARRAYS = ("x", "x_hat", "y", "z")

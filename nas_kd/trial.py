@@ -117,7 +117,7 @@ def distil(
 
 
 def initial(task: Task, arch: Arch) -> Student:
-    """The student before its own training: slices of the shared weights or of the teacher, or a KLT codec, or noise."""
+    """The student before its own training: slices of the shared weights or the teacher, a transform codec, or noise."""
     if task.shared is not None:
         return task.shared.student(arch)
     torch.manual_seed(derived_seed(task.recipe.seed, "init", arch.key))

@@ -1,18 +1,14 @@
 import json
-import os
-import subprocess
 import sys
 import threading
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from nas_kd.artifacts import METRIC_NAMES
+from nas_kd.cli import main
 from nas_kd.dashboard import bind
 from nas_kd.errors import UsageError
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -67,14 +63,10 @@ def test_a_port_in_use_is_an_error_of_usage(small, url):
         bind(small, int(url.rsplit(":", 1)[1]))
 
 
-def test_the_command_says_so_and_exits_with_2(url):
+def test_the_command_says_so_and_exits_with_2(url, monkeypatch, capsys):
     words = ["dashboard", "small", "--port", url.rsplit(":", 1)[1]]
-    code = "from nas_kd.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    monkeypatch.setattr(sys, "argv", ["nas-kd", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert (ended.value.code, len(said.splitlines())) == (2, 1), said

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from nas_kd.inherit import name_there
 from nas_kd.lic import GDN
 from nas_kd.space import Arch, Transform, load_space, prim
-from nas_kd.student import Student, anchors, principal_components, slice_params
+from nas_kd.student import Student, anchors, cosine_components, slice_params
 
 from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.lic: a light import)
 
@@ -262,8 +262,8 @@ def test_a_student_with_a_part_more_is_not_a_slice(change: dict):
 # --- the linear shortcut ----------------------------------------------------------------------
 
 
-def test_principal_components_are_orthonormal_and_ordered():
-    kernels, std, mean = principal_components(_pictures(40), 32)
+def test_the_components_are_orthonormal_and_ordered():
+    kernels, std, mean = cosine_components(_pictures(40), 32)
     flat = kernels.flatten(1).double()
     assert torch.allclose(flat @ flat.T, torch.eye(32, dtype=torch.float64), atol=1e-5)
     assert std.tolist() == sorted(std.tolist(), reverse=True)
@@ -272,7 +272,7 @@ def test_principal_components_are_orthonormal_and_ordered():
 
 def test_the_standard_deviations_are_those_of_the_coefficients():
     x = _pictures(40)
-    kernels, std, mean = principal_components(x, 16)
+    kernels, std, mean = cosine_components(x, 16)
     centred = x - mean[None, :, None, None]
     y = torch.nn.functional.conv2d(centred, kernels, stride=16)
     assert torch.allclose(y.square().mean((0, 2, 3)).sqrt(), std, rtol=1e-4)
