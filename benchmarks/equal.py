@@ -147,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--archs", type=int, default=200)
-    parser.add_argument("--warmup", type=int, default=600, help="steps")
+    parser.add_argument("--warmup", type=int, default=2000, help="steps")
     parser.add_argument("--steps", type=int, default=25, help="of a trial from its slice")
     parser.add_argument("--data", default="builtin")
     parser.add_argument("--crops", type=int, default=2000)
@@ -163,7 +163,12 @@ def main() -> None:
     note = args.cache / f"warmup-{args.warmup}.json"
     began, opened = time.process_time(), TargetPool(pool)
     shared = warm_up(
-        args.cache / "shared", space, teacher.lmbdas, opened, Recipe(args.warmup), Weights()
+        args.cache / "shared",
+        space,
+        teacher.lmbdas,
+        opened,
+        Recipe(args.warmup, decay=0.35),  # as those that come with nas-kd were trained
+        Weights(),
     )
     if not note.is_file():
         write_text(note, json.dumps(time.process_time() - began))

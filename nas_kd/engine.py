@@ -314,13 +314,15 @@ def ray_up(workers: int, address: str | None) -> Iterator[None]:
     start_ray(workers, address)
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(RAY_DIED, _ray_died) if in_main else None
+    ended = threading.Event()
     if in_main:  # no other thread can be interrupted
-        threading.Thread(target=_watch_raylet, daemon=True).start()
+        threading.Thread(target=_watch_raylet, args=(ended,), daemon=True).start()
     try:
         yield
     except RayDied:
         raise NasKdError("Ray died (its raylet); run the same command again") from None
     finally:
+        ended.set()  # a raylet that goes with its Ray is no death, nor may it interrupt a later one
         if in_main:
             signal.signal(RAY_DIED, before)
         # In a thread: where the raylet is dead it may never return.
@@ -347,15 +349,14 @@ def _ray_died(*_: Any) -> None:
     raise RayDied
 
 
-def _watch_raylet() -> None:
+def _watch_raylet(ended: threading.Event) -> None:
     """Interrupt the main thread once the raylet is dead: Tune would wait for it for ever."""
     children = psutil.Process().children(recursive=True)
     raylets = [c for c in children if c.name() == "raylet"]
     while raylets and all(map(_is_alive, raylets)):
-        time.sleep(1.0)
-        if not ray.is_initialized():
+        if ended.wait(1.0):
             return
-    if raylets and ray.is_initialized():
+    if raylets and not ended.is_set():
         os.kill(os.getpid(), RAY_DIED)
 
 

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from optuna.trial import TrialState
 from PIL import Image
 
-from nas_kd import launch
+from nas_kd import engine, launch
 from nas_kd.engine import is_fault, ray_up, start_ray
 from nas_kd.errors import NasKdError, UsageError
 from nas_kd.follow import EVENTS, NOW
@@ -167,19 +168,24 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(ray, setting
 
 
 @pytest.mark.slow
-def test_a_picture_that_goes_bad_ends_the_search_and_once_mended_the_trial_goes_on(ray, settings):
+def test_a_picture_that_goes_bad_ends_the_search_and_once_mended_the_trial_goes_on(
+    ray, settings, monkeypatch
+):
     picture = Path("eval/waves.png")
     picture.parent.mkdir()
     whole = Path("pictures/waves.png").read_bytes()
     picture.write_bytes(whole)
+    trials_begin = launch._run
 
-    def spoil(kind, detail):
-        if kind == "started":
-            picture.write_bytes(whole[:200])
+    def spoilt(*given):  # between what the driver reads and what the workers do
+        picture.write_bytes(whole[:200])
+        trials_begin(*given)
 
     given = settings(eval_data=str(picture.parent.resolve()), steps=20)
-    with pytest.raises(NasKdError, match=r"3 trials in a row failed .*waves.png"):
-        search(given, 1, Machine(1), spoil)
+    monkeypatch.setattr(launch, "_run", spoilt)
+    with pytest.raises(NasKdError, match="3 trials in a row failed .*eval"):
+        search(given, 1, Machine(1), lambda kind, detail: None)
+    monkeypatch.setattr(launch, "_run", trials_begin)
     failed = open_study("s").trials
     assert {t.state for t in failed[:3]} == {TrialState.FAIL}
     assert len({t.user_attrs["arch_key"] for t in failed[:3]}) == 1
@@ -189,7 +195,6 @@ def test_a_picture_that_goes_bad_ends_the_search_and_once_mended_the_trial_goes_
     assert {t.state for t in study.trials} <= {TrialState.FAIL, *COUNTED}
     (ended,) = (t for t in study.trials if t.state in COUNTED)
     assert ended.user_attrs["arch_key"] == failed[0].user_attrs["arch_key"]
-    assert ended.user_attrs["first_step"] == 20  # its training was through before
 
 
 @pytest.mark.slow
@@ -300,6 +305,29 @@ def test_a_search_ends_with_its_raylet_also_where_ctrl_c_is_ignored():
             kill_the_raylet_and_wait()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Raylet:
+    """A child process that dies when it is looked at for the second time."""
+
+    looks = 0
+
+    def name(self):
+        return "raylet"
+
+    def status(self):
+        self.looks += 1
+        return psutil.STATUS_RUNNING if self.looks == 1 else psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_only_a_raylet_that_dies_before_its_ray_is_over_interrupts(monkeypatch, over):
+    sent, ended = [], threading.Event()
+    monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: [Raylet()])
+    monkeypatch.setattr(engine.os, "kill", lambda *given: sent.append(given))
+    monkeypatch.setattr(ended, "wait", lambda seconds: over)
+    engine._watch_raylet(ended)
+    assert sent == ([] if over else [(os.getpid(), engine.RAY_DIED)])
 
 
 @pytest.mark.parametrize(
