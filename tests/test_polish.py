@@ -45,6 +45,7 @@ def test_the_better_of_the_two_students_is_taken(small):
     assert gained(small, better) is None
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.slow
 def test_a_search_polishes_its_front_and_exports_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

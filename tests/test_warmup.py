@@ -1,4 +1,5 @@
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from nas_kd.data import crop_pool, open_images
 from nas_kd.distill import CONTROL, Weights
 from nas_kd.distill import rate_bpp as rate_bpp_of
 from nas_kd.shared import Shared
-from nas_kd.space import Arch, load_space
+from nas_kd.space import Arch, SearchSpace, load_space
 from nas_kd.student import Student
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import VariableRateTeacher, load_teacher
@@ -18,7 +19,26 @@ from nas_kd.warmup import CARD, built_in, load_shared, sandwich, warm_up
 
 torch.set_num_threads(1)
 LMBDAS = (0.0067, 0.025)
-SPACE = load_space("demo")
+DEMO = load_space("demo")
+
+
+def _small() -> SearchSpace:
+    """The space of every training here: ``demo`` with narrower choices, so that steps are cheap."""
+    text = (Path(__file__).parents[1] / "search_spaces" / "demo.toml").read_text()
+    for wide, narrow in (
+        ("[8, 16, 32, 48]", "[8, 16]"),
+        ("[256, 320, 384]", "[64, 96]"),
+        ("[16, 32, 48, 64]", "[16, 32]"),
+    ):
+        assert wide in text
+        text = text.replace(wide, narrow)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "small.toml")
+        file.write_text(text)
+        return load_space(str(file))
+
+
+SPACE = _small()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +123,7 @@ def test_a_warm_up_is_the_same_whatever_the_number_of_threads(tmp_path, pool):
 
 def test_built_in_weights_fit_what_they_were_trained_for_and_nothing_else():
     teacher = load_teacher("mini")
-    asked = (SPACE, teacher.fingerprint, teacher.lmbdas, Weights())
+    asked = (DEMO, teacher.fingerprint, teacher.lmbdas, Weights())
     assert (folder := built_in(*asked)) is not None
     for place, other in enumerate((load_space("prim"), "0" * 64, LMBDAS, CONTROL)):
         assert built_in(*asked[:place], other, *asked[place + 1 :]) is None
@@ -112,10 +132,10 @@ def test_built_in_weights_fit_what_they_were_trained_for_and_nothing_else():
     assert card["pool"]["data"]["fingerprint"]
 
 
-def test_slices_of_the_built_in_weights_cost_less_than_a_klt_codec():
+def test_slices_of_the_built_in_weights_cost_less_than_the_shortcut_alone():
     teacher = load_teacher("mini")
-    folder = built_in(SPACE, teacher.fingerprint, teacher.lmbdas, Weights())
-    warmed = load_shared(folder, SPACE, teacher.lmbdas)
+    folder = built_in(DEMO, teacher.fingerprint, teacher.lmbdas, Weights())
+    warmed = load_shared(folder, DEMO, teacher.lmbdas)
     middles = [
         torch.from_numpy(i[64:192, 64:192].copy()) for i in open_images("builtin", "eval").images
     ]
@@ -123,11 +143,11 @@ def test_slices_of_the_built_in_weights_cost_less_than_a_klt_codec():
     crops = (
         torch.from_numpy(crop_pool(open_images("builtin", "train", 0), 64, 128, 0)).float() / 255
     )
-    for arch in (SPACE.corners(True)[0], SPACE.corners(False)[0]):
-        klt = Student(arch, teacher.lmbdas).eval()
-        klt.initialise_linear(crops)
+    for arch in (DEMO.corners(True)[0], DEMO.corners(False)[0]):
+        alone = Student(arch, teacher.lmbdas).eval()
+        alone.initialise_linear(crops)
         costs = []
-        for codec in (warmed.student(arch).eval(), klt):
+        for codec in (warmed.student(arch).eval(), alone):
             with torch.no_grad():
                 out = codec(x, torch.full((len(x),), 3.0))
             rate = rate_bpp_of(out["likelihoods"], x[0, 0].numel()).mean()
