@@ -1,4 +1,4 @@
-.PHONY: demo test lint docs
+.PHONY: demo test thorough lint docs
 BIN := .venv/bin
 
 $(BIN)/nas-kd: pyproject.toml constraints.txt
@@ -11,7 +11,10 @@ demo: $(BIN)/nas-kd   ## search, front, export and a picture there and back, on 
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh
 
 test: $(BIN)/nas-kd   ## the default suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not thorough and not slow and not gpu and not network"
+
+thorough: $(BIN)/nas-kd   ## the longer half of the tests, which `make test` leaves out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "thorough and not slow and not gpu and not network"
 
 lint: $(BIN)/nas-kd   ## style and types
 	$(BIN)/ruff check .

@@ -47,6 +47,7 @@ def settings(pictures: str) -> Settings:
     )
 
 
+@pytest.mark.thorough
 def test_the_next_student_finds_the_teachers_outputs(tmp_path: Path, settings: Settings):
     heard: list[list[str]] = [[], []]
     for i, said in enumerate(heard):

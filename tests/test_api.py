@@ -44,6 +44,7 @@ def test_the_public_face_is_this():
         assert set(parameters) < set(typing.get_type_hints(function)), name
 
 
+@pytest.mark.thorough
 def test_a_name_is_the_function_before_and_after_its_module_is_imported():
     code = (
         "import nas_kd, sys; a = nas_kd.front; from nas_kd.front import dominates;"

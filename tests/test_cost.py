@@ -63,6 +63,7 @@ def test_the_default_shape_is_the_tables_and_macs_are_proportional_to_the_area()
     assert cost.kmac_per_px == pytest.approx(1.0223e6 / (512 * 768), abs=2e-4)
 
 
+@pytest.mark.thorough
 def test_torchs_own_counter_sees_twice_as_many_operations(student: Student):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student.eval()(torch.zeros(SMALL))

@@ -18,6 +18,7 @@ def _sampled(mean, sd, cost, front, reference, n=4000):
 
 
 @pytest.mark.parametrize("costs", [0, 1, 2])
+@pytest.mark.thorough
 def test_the_closed_form_is_the_mean_growth_of_the_hypervolume(costs: int):
     generator = np.random.default_rng(costs)
     front = generator.random((6, 1 + costs))  # some of them dominated

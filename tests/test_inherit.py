@@ -77,6 +77,7 @@ def test_archs_wider_than_the_teacher_are_refused_and_the_error_says_what_to_do(
         require_slices(load_space("demo").corners(True), load_teacher("mini"))
 
 
+@pytest.mark.thorough
 def test_of_a_grid_only_its_own_archs_need_be_parts_of_the_teacher(tmp_path, monkeypatch):
     """The space prim goes up to 128 channels; a narrower teacher serves a grid of narrower students."""
     monkeypatch.chdir(tmp_path)

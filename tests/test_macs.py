@@ -11,6 +11,7 @@ LMBDAS = (0.01, 0.02)
 
 
 @pytest.mark.parametrize("space", ["prim", "demo", "asymmetric", "frontier", "window"])
+@pytest.mark.thorough
 def test_the_closed_form_is_what_fvcore_counts(space: str):
     drawn = load_space(space)
     for arch in [drawn.draw(seed) for seed in range(3)] + [drawn.extreme(True)]:

@@ -91,6 +91,7 @@ def rd_loss(student, crops):
 
 
 @torch.no_grad()
+@pytest.mark.thorough
 def test_slices_of_a_trained_codec_lose_less_when_it_is_in_order(crops):
     teacher = load_teacher("mini").student
     decoder = replace(teacher.arch.decoder, widths=(0, 64, 72))

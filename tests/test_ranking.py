@@ -26,6 +26,7 @@ def settings(tmp_path, monkeypatch) -> Settings:
     return Settings("s", "demo", objectives=("bd_rate", "flops"), rank=4, **small, **pictures)
 
 
+@pytest.mark.thorough
 def test_the_best_ranked_archs_are_tried_first_and_a_resumed_study_keeps_the_order(settings):
     study, heard = Study(settings), []
     prepared = prepare(study, load_teacher("mini"), lambda kind, detail: None)

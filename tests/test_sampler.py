@@ -90,6 +90,7 @@ def test_what_is_under_way_counts_as_if_it_had_ended():
     assert with_it <= _Model(sampler, there).score([second])
 
 
+@pytest.mark.thorough
 def test_infeasible_trials_teach_where_not_to_go():
     there = History()
     for arch in [ASYMMETRIC.draw(seed) for seed in range(40)]:
@@ -101,6 +102,7 @@ def test_infeasible_trials_teach_where_not_to_go():
     assert all(p["shortcut"] for p in proposed)
 
 
+@pytest.mark.thorough
 def test_it_finds_more_than_random_draws():
     there, reference = history(ASYMMETRIC, START), (400.0, 7e10)
     for seed in range(12):
@@ -148,6 +150,7 @@ def test_a_stopped_trial_teaches_by_its_loss_at_the_rung(study):
     assert len(found.taken) == 6
 
 
+@pytest.mark.thorough
 def test_a_study_is_repeatable_by_its_seed_with_one_worker_also_after_a_resume(
     tmp_path, monkeypatch
 ):

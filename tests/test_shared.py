@@ -51,6 +51,7 @@ def test_a_narrow_archs_gradient_reaches_its_slice_alone(demo: Shared):
 
 
 @pytest.mark.parametrize("name", ["demo", "prim", "asymmetric", "frontier"])
+@pytest.mark.thorough
 def test_the_shared_weights_serve_every_kind_of_arch_of_the_space(name: str):
     space = load_space(name)
     shared = Shared(space, lmbdas=(0.01, 0.02))

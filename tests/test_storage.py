@@ -47,6 +47,7 @@ def locks_of(storage, name):
 
 
 @pytest.mark.parametrize("storage", KINDS, indirect=True)
+@pytest.mark.thorough
 def test_drivers_share_a_study_and_one_that_is_killed_costs_nothing(storage, tmp_path, processes):
     budget, log = 12, tmp_path / "asked"
     first, *others = [
@@ -130,6 +131,7 @@ def test_a_driver_whose_connection_is_cut_takes_its_lock_up_again(storage):
 
 
 @pytest.mark.parametrize("locked_s", [6.0, pytest.param(30.0, marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_a_database_that_is_locked_is_waited_for(tmp_path, monkeypatch, locked_s):
     monkeypatch.chdir(tmp_path)
     study = Study(SETTINGS)

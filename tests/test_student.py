@@ -73,6 +73,7 @@ def test_prim_at_one_level_is_compressais_scale_hyperprior():
 @torch.no_grad()
 @pytest.mark.parametrize("largest", [False, True])
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@pytest.mark.thorough
 def test_what_is_decoded_is_what_forward_computes(path: Path, largest: bool):
     student = _student(load_space(path).extreme(largest))
     student.update()

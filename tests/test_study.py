@@ -189,6 +189,7 @@ def test_an_arch_over_a_free_limit_is_never_handed_out_and_told_by_how_much(tmp_
         assert over > 0
 
 
+@pytest.mark.thorough
 def test_a_limit_that_no_arch_is_under_ends_the_search_with_the_limit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = Study(Settings(name="s", space="prim", objectives=("bd_rate", "flops"), max_params=9))

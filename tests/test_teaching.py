@@ -44,6 +44,7 @@ def trained(pictures: str, tmp_path_factory) -> Path:
     return _family(pictures, tmp_path_factory.mktemp("trained"))
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_was_trained_teaches_and_its_card_says_how(tmp_path: Path, pictures: str):
     train_teacher(ARCH, PoolRecipe(pictures, 16, 64), RECIPE, pictures, tmp_path / "mine")
     teacher = load_teacher(str(tmp_path / "mine"))

@@ -59,6 +59,7 @@ def _loss(student: Student) -> float:
     return total / student.levels
 
 
+@pytest.mark.thorough
 def test_the_loss_falls_within_sixty_steps():
     run = _run(steps=60, lr=5e-3)
     before = _loss(run.student)
@@ -66,6 +67,7 @@ def test_the_loss_falls_within_sixty_steps():
     assert _loss(run.student) < 0.9 * before  # 0.83 to 0.85 with seeds 0 to 2
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_stopped_ends_where_an_uninterrupted_one_does(tmp_path: Path):
     whole = _run()
     expected = whole.run()

@@ -74,6 +74,7 @@ def rate_bpp(shared: Shared, arch: Arch, x: torch.Tensor) -> float:
     return float(-sum(torch.log2(p).sum() for p in likelihoods) / x[:, 0].numel())
 
 
+@pytest.mark.thorough
 def test_the_warm_up_saves_rate_for_the_largest_and_for_the_smallest(tmp_path, pool):
     trained = load_shared(warm(tmp_path, pool, Recipe(80, batch=4, lr=5e-4)), SPACE, LMBDAS)
     untrained = load_shared(warm(tmp_path, pool, Recipe(0, batch=4)), SPACE, LMBDAS)
@@ -82,12 +83,14 @@ def test_the_warm_up_saves_rate_for_the_largest_and_for_the_smallest(tmp_path, p
         assert rate_bpp(trained, arch, x) < 0.99 * rate_bpp(untrained, arch, x)
 
 
+@pytest.mark.thorough
 def test_a_warm_up_is_done_once(tmp_path, pool):
     folder = warm(tmp_path, pool, Recipe(2, batch=2))
     assert warm(tmp_path, pool, Recipe(2, batch=2), stop_at(1)) == folder
     assert warm(tmp_path, pool, Recipe(3, batch=2)) != folder
 
 
+@pytest.mark.thorough
 def test_a_warm_up_that_was_stopped_ends_where_an_uninterrupted_one_does(tmp_path, pool):
     recipe = Recipe(24, batch=2)
     # Stopped after step 20: the checkpoint is older, and the steps since are taken again.
@@ -99,6 +102,7 @@ def test_a_warm_up_that_was_stopped_ends_where_an_uninterrupted_one_does(tmp_pat
     assert not list((tmp_path / "a").glob(".*"))
 
 
+@pytest.mark.thorough
 def test_a_sandwich_is_the_largest_the_smallest_and_the_same_two_others_each_time(tmp_path, pool):
     shared = load_shared(warm(tmp_path, pool, Recipe(0, batch=2)), SPACE, LMBDAS)
     seen: list[str] = []
@@ -110,6 +114,7 @@ def test_a_sandwich_is_the_largest_the_smallest_and_the_same_two_others_each_tim
     assert seen[1] in {a.key for a in shared.smallest}
 
 
+@pytest.mark.thorough
 def test_a_warm_up_is_the_same_whatever_the_number_of_threads(tmp_path, pool):
     files = []
     for threads in (1, 2):
@@ -132,6 +137,7 @@ def test_built_in_weights_fit_what_they_were_trained_for_and_nothing_else():
     assert card["pool"]["data"]["fingerprint"]
 
 
+@pytest.mark.thorough
 def test_slices_of_the_built_in_weights_cost_less_than_the_shortcut_alone():
     teacher = load_teacher("mini")
     folder = built_in(DEMO, teacher.fingerprint, teacher.lmbdas, Weights())

@@ -103,6 +103,7 @@ def test_a_zoo_file_becomes_targets(tmp_path: Path, pictures: str):
     assert torch.allclose(batch.x_hat_T, x_hat, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_student_is_distilled_from_a_zoo_file(
     zoo: Path, tmp_path: Path, pictures: str, monkeypatch, capsys
 ):
@@ -201,6 +202,7 @@ def test_two_teachers_are_one_with_the_others_hyper_latents(zoo: Path):
         load_teacher(spec, str(zoo), spec_z="mini")
 
 
+@pytest.mark.thorough
 def test_a_study_with_two_teachers_trains_its_whole_grid_and_then_rests(
     zoo: Path, pictures: str, tmp_path: Path, monkeypatch
 ):
@@ -344,6 +346,7 @@ def test_a_model_without_hyper_latents_is_refused(tmp_path: Path):
             load_teacher(spec, str(tmp_path / "zoo"))
 
 
+@pytest.mark.thorough
 def test_the_paper_form_without_adapters_reaches_a_student(
     zoo: Path, pictures: str, tmp_path: Path
 ):
