@@ -264,7 +264,7 @@ def outside(args, step_s: float) -> dict:
 
 
 def quality(args, folder: Path) -> dict:
-    """R-D loss after equally many steps, ours against the paper's loop: percent, per seed and mean."""
+    """R-D loss after equally many steps, ours with and without a teacher against the paper's loop: percent."""
     teacher, images = load_teacher("mini").to(args.device), open_images(args.eval_data, "eval")
     level, arch = 3, prim(args.quality_width)
     held = one_level(teacher, level)
@@ -277,11 +277,12 @@ def quality(args, folder: Path) -> dict:
         for seed in range(3):
             recipe = Recipe(args.quality_steps, args.batch, seed=seed, checkpoint_s=1e9)
             losses = {}
-            for name in ("paper", "ours"):
+            for name in ("paper", "ours", "control"):
                 torch.manual_seed(seed)
                 student = Student(arch, held.lmbdas).to(args.device)
-                if name == "ours":
-                    Run(student, pool, recipe, Weights(), pool.latent_widths).run()
+                if name != "paper":
+                    weights = Weights() if name == "ours" else CONTROL
+                    Run(student, pool, recipe, weights, pool.latent_widths).run()
                 else:
                     live = LiveTeacher(teacher, level, args.device)
                     loader = batches(Files(folder, args.crop), args.batch, args.device)
@@ -292,16 +293,14 @@ def quality(args, folder: Path) -> dict:
                 losses[name] = rd_cost(measured, held.lmbdas)
             rows.append(losses | {"seed": seed})
             print(f"  {rows[-1]}", flush=True)
-    percent = [100 * (row["ours"] / row["paper"] - 1) for row in rows]
-    half = 4.303 * statistics.stdev(percent) / math.sqrt(3)  # Student's t, 2 degrees, 95 %
-    mean = statistics.fmean(percent)
-    return {
-        "steps": args.quality_steps,
-        "width": args.quality_width,
-        "rows": rows,
-        "ours_against_paper_percent": mean,
-        "interval_percent": [mean - half, mean + half],
-    }
+    found = {"steps": args.quality_steps, "width": args.quality_width, "rows": rows}
+    for name in ("ours", "control"):
+        percent = [100 * (row[name] / row["paper"] - 1) for row in rows]
+        half = 4.303 * statistics.stdev(percent) / math.sqrt(3)  # Student's t, 2 degrees, 95 %
+        mean = statistics.fmean(percent)
+        found[f"{name}_against_paper_percent"] = mean
+        found[f"{name}_interval_percent"] = [mean - half, mean + half]
+    return found
 
 
 # ---------------------------------------------------------------- torch.compile
