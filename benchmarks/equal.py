@@ -130,16 +130,16 @@ def main() -> None:
     parser.add_argument("--archs", type=int, default=200)
     parser.add_argument("--warmup", type=int, default=2000, help="steps")
     parser.add_argument("--data", default="builtin")
-    parser.add_argument("--crops", type=int, default=2000)
+    parser.add_argument("--crops", type=int, default=500)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path("/tmp/nas-kd-equal"))
     args = parser.parse_args()
     if args.quick:
-        args.archs, args.warmup, args.crops = 6, 20, 64
+        args.archs, args.warmup, args.crops = 6, 20, 16
         args.cache = args.cache.with_name(args.cache.name + "-quick")
     torch.set_num_threads(1)
     space, teacher = load_space("demo"), load_teacher("mini")
-    pool = target_pool(args.cache / "targets", teacher, PoolRecipe(args.data, args.crops, 128, 0))
+    pool = target_pool(args.cache / "targets", teacher, PoolRecipe(args.data, args.crops))
     note = args.cache / f"warmup-{args.warmup}.json"
     began, opened = time.process_time(), TargetPool(pool)
     shared = warm_up(

@@ -67,15 +67,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--archs", type=int, default=8)
     parser.add_argument("--data", default="builtin")
-    parser.add_argument("--crops", type=int, default=2000)
+    parser.add_argument("--crops", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("/tmp/nas-kd-sandwich"))
     args = parser.parse_args()
     if args.quick:
-        args.steps, args.archs, args.crops = 20, 2, 64
+        args.steps, args.archs, args.crops = 20, 2, 16
     torch.set_num_threads(1)
     space, teacher = load_space("demo"), load_teacher("mini")
-    asked = PoolRecipe(args.data, args.crops, 128, 0)
+    asked = PoolRecipe(args.data, args.crops)
     pool = TargetPool(target_pool(args.cache / "targets", teacher, asked))
     images = open_images("builtin", "eval")
     anchor = evaluate(teacher, images).curve()

@@ -166,13 +166,13 @@ def options() -> argparse.Namespace:
     parser.add_argument("--kd-archs", type=int, default=2)
     parser.add_argument("--kd-seeds", type=int, default=3)
     parser.add_argument("--data", default="builtin")
-    parser.add_argument("--crops", type=int, default=512)
+    parser.add_argument("--crops", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path("/tmp/nas-kd-sharing"))
     args = parser.parse_args()
     if args.quick:
         args.archs, args.warmup, args.full, args.short = 4, 40, 40, 10
-        args.kd_archs, args.kd_seeds, args.crops = 1, 2, 64
+        args.kd_archs, args.kd_seeds, args.crops = 1, 2, 16
     return args
 
 
@@ -230,7 +230,7 @@ def kept(args: argparse.Namespace, tasks: list[tuple]) -> list[dict]:
 def main() -> None:
     args = options()
     space, teacher = load_space(args.space), load_teacher("mini")
-    recipe = PoolRecipe(args.data, args.crops, 128, 0)
+    recipe = PoolRecipe(args.data, args.crops)
     pool = target_pool(args.cache / "targets", teacher, recipe)
     shared, warm_s = shared_weights(args, space, teacher, pool)
     setup = json.dumps({"space": args.space, "pool": str(pool), "shared": str(shared)})

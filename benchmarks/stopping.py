@@ -53,7 +53,7 @@ STARTS = ("slice", "klt")
 def measure(n: int, steps: int, data: str, out: Path) -> None:
     """Real curves; the file is written anew after each and gone on from."""
     space, teacher = load_space("demo"), load_teacher("mini")
-    crops = torch.from_numpy(crop_pool(open_images(data, "train", 0), 512, 128, 0))
+    crops = torch.from_numpy(crop_pool(open_images(data, "train", 0), 128, 256, 0))
     shared = load_shared(
         built_in(space, teacher.fingerprint, LMBDAS, Weights()), space, teacher.lmbdas
     )
@@ -82,7 +82,7 @@ def curve(arch: Arch, start: str, shared, pool: CropPool, images, steps: int) ->
     lr = 1e-3 * (SLICE_LR if start == "slice" else 1.0)
     seen: list[tuple[int, float]] = []
     began = time.process_time()
-    Run(student, pool, Recipe(steps, 8, lr)).run(
+    Run(student, pool, Recipe(steps, 2, lr)).run(
         lambda step, terms: seen.append((step, terms["rd"]))
     )
     steps_s = time.process_time() - began

@@ -4,6 +4,7 @@ Every arm trains the same arch from the same start on the same batches; its curv
 photographs is compared with that of the untrained start, a transform codec (mean logarithm of the R-D cost over levels,
 and BD-rate; lower is better). The arms "klt" and "haar" start from other orthonormal transforms of 16x16 patches:
 their principal components, and a wavelet of four stages, of which, too, the components with most energy are kept.
+Arms named by a side in pixels take crops of that side, about as many pixels a step and in the pool as all others.
 
     python benchmarks/training.py --quick
 """
@@ -46,7 +47,11 @@ ARMS = {
     "muon": dict(optimiser="muon", lr=1e-2),
     "haar": dict(basis="haar"),
     "klt": dict(basis="klt"),
+    "128 px": dict(side=128),
+    "192 px": dict(side=192),
+    "384 px": dict(side=384),
 }
+SIDE, BATCH = 256, 2
 
 
 def haar() -> torch.Tensor:
@@ -177,16 +182,15 @@ class _Muon:
         self.adam.step()
 
 
-def begun(arch, crops, basis="cosine"):
+def begun(arch, crops, basis="cosine", seed=0):
+    torch.manual_seed(seed)
     student = Student(arch)
     with mock.patch("nas_kd.student.cosine_components", BASES[basis]):
         student.initialise_linear(crops[:FIRST_CROPS].float() / 255)
     return student
 
 
-def train(arch, crops, recipe, optimiser, basis):
-    torch.manual_seed(recipe.seed)
-    student = begun(arch, crops, basis)
+def train(student, crops, recipe, optimiser):
     run = make_run(student, CropPool(crops), recipe, optimiser)
     started = time.process_time()
     run.run()
@@ -197,18 +201,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--crops", type=int, default=512)
+    parser.add_argument("--crops", type=int, default=128, help=f"of {SIDE} px")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--arch", choices=("largest", "middle"), default="largest")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--data", default="builtin")
     args = parser.parse_args()
     if args.quick:
-        args.steps, args.crops, args.arms = 60, 64, "adam,adam linear 0,soap"
+        args.steps, args.crops, args.arms = 60, 32, "adam,adam linear 0,soap"
     torch.set_num_threads(1)
     space = load_space("demo")
     arch = space.extreme(largest=True) if args.arch == "largest" else space.arch(MIDDLE)
-    crops = torch.from_numpy(crop_pool(open_images(args.data, "train", 0), args.crops, 128, 0))
+    photographs = open_images(args.data, "train", 0)
+
+    def crops_of(side):
+        count = args.crops * SIDE**2 // side**2
+        return torch.from_numpy(crop_pool(photographs, count, side, 0))
+
+    crops = crops_of(SIDE)
     images = open_images("builtin", "eval")
     anchor = evaluate(StudentCodec(begun(arch, crops)), images).curve()
     results = []
@@ -216,8 +226,11 @@ def main() -> None:
         for name in args.arms.split(","):
             arm = dict(ARMS[name])
             optimiser, basis = arm.pop("optimiser", "adam"), arm.pop("basis", "cosine")
-            recipe = replace(Recipe(args.steps, seed=seed), **arm)
-            student, seconds = train(arch, crops, recipe, optimiser, basis)
+            side = arm.pop("side", SIDE)
+            recipe = replace(Recipe(args.steps, round(BATCH * SIDE**2 / side**2), seed=seed), **arm)
+            pool = crops if side == SIDE else crops_of(side)
+            start = begun(arch, crops, basis, seed)
+            student, seconds = train(start, pool, recipe, optimiser)
             curve = evaluate(StudentCodec(student), images).curve()
             rate = bd_rate(anchor, curve, quality_interval(anchor))
             row = {"arm": name, "seed": seed, "steps": args.steps, "cpu_s": round(seconds, 1)}

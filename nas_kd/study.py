@@ -71,7 +71,7 @@ class Settings:
     teacher: str = "mini"
     objectives: tuple[str, ...] = OBJECTIVES
     steps: int = 2000
-    batch: int = 8
+    batch: int = 2
     lr: float = 1e-3
     kd_x: float = 0.5
     kd_y: float = 0.05
@@ -81,7 +81,7 @@ class Settings:
     warmup: int | None = None
     rank: int = 0
     crops: int = 256
-    crop_size: int = 128
+    crop_size: int = 256
     data: str = BUILTIN
     eval_data: str = BUILTIN
     anchor: str = TEACHER

@@ -61,7 +61,7 @@ class PoolRecipe:
 
     data: str = "builtin"
     crops: int = 256
-    size: int = 128
+    size: int = 256
     seed: int = 0
 
 

@@ -39,7 +39,7 @@ class Recipe:
     """
 
     steps: int
-    batch: int = 8
+    batch: int = 2
     lr: float = 1e-3
     aux_lr: float = 1e-3
     linear_lr: float = 0.1

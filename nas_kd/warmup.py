@@ -56,9 +56,21 @@ def warm_up(
     recipe: Recipe,
     weights: Weights,
     report: Report | None = None,
+    further: Path | None = None,
 ) -> Path:
-    """The folder of the shared weights below ``cache``: trained now on the pool's device, resumed, or there already."""
-    key = _key(space, lmbdas, pool, recipe, weights)
+    """The folder of the shared weights below ``cache``: trained now on the pool's device, resumed, or there already.
+
+    Args:
+        cache: of all shared weights.
+        space: of the students.
+        lmbdas: one Lagrange multiplier per level.
+        pool: the teacher's outputs.
+        recipe: steps and rates.
+        weights: the loss.
+        report: hears of the run as ``Run`` reports.
+        further: the folder of shared weights to train on; else they start from the linear shortcut.
+    """
+    key = _key(space, lmbdas, pool, recipe, weights, further)
     folder = cache / key
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / f"{key}.lock", "w") as lock:
@@ -69,8 +81,12 @@ def warm_up(
             torch.set_num_threads(1)  # sums of several threads come out otherwise each time
             try:
                 torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
-                shared = Shared(space, lmbdas, pool.pictures()).to(pool.device)
-                _train(cache / f".{key}", folder, shared, pool, recipe, weights, report)
+                if further is None:
+                    shared = Shared(space, lmbdas, pool.pictures())
+                else:
+                    shared = load_shared(further, space, lmbdas)
+                unfinished = cache / f".{key}"
+                _train(unfinished, folder, shared.to(pool.device), pool, recipe, weights, report)
             finally:
                 torch.set_num_threads(threads)
     return folder
@@ -147,8 +163,11 @@ def _key(
     pool: TargetPool,
     recipe: Recipe,
     weights: Weights,
+    further: Path | None,
 ) -> str:
     trained = asdict(recipe)
     trained.pop("checkpoint_s")
     parts = [space.fingerprint, lmbdas, pool.key, trained, asdict(weights), BETWEEN]
+    if further is not None:
+        parts.append(hashlib.sha256((further / SHARED).read_bytes()).hexdigest())
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -51,8 +51,8 @@ def pool(tmp_path_factory) -> TargetPool:
     return TargetPool(target_pool(tmp_path_factory.mktemp("targets"), teacher, recipe))
 
 
-def warm(cache: Path, pool: TargetPool, recipe: Recipe, report=None) -> Path:
-    return warm_up(cache, SPACE, LMBDAS, pool, recipe, Weights(), report)
+def warm(cache: Path, pool: TargetPool, recipe: Recipe, report=None, further=None) -> Path:
+    return warm_up(cache, SPACE, LMBDAS, pool, recipe, Weights(), report, further)
 
 
 class Stopped(Exception):
@@ -88,6 +88,17 @@ def test_a_warm_up_is_done_once(tmp_path, pool):
     folder = warm(tmp_path, pool, Recipe(2, batch=2))
     assert warm(tmp_path, pool, Recipe(2, batch=2), stop_at(1)) == folder
     assert warm(tmp_path, pool, Recipe(3, batch=2)) != folder
+
+
+@pytest.mark.thorough
+def test_shared_weights_can_be_trained_further(tmp_path, pool):
+    first = warm(tmp_path, pool, Recipe(3, batch=2))
+    same = warm(tmp_path, pool, Recipe(0, batch=2), further=first)
+    more = warm(tmp_path, pool, Recipe(3, batch=2), further=first)
+    assert len({first, same, more}) == 3
+    began, kept, moved = (load_shared(f, SPACE, LMBDAS).state_dict() for f in (first, same, more))
+    assert all(torch.equal(began[name], kept[name]) for name in began)
+    assert any(not torch.equal(began[name], moved[name]) for name in began)
 
 
 @pytest.mark.thorough
