@@ -17,14 +17,14 @@ from nas_kd.baselines import TEACHER, beside, classical_curve
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
-from nas_kd.errors import UsageError
+from nas_kd.errors import StudyError, UsageError
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
 from nas_kd.passes import best_device
 from nas_kd.ranking import draws, in_order
 from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
 from nas_kd.study import CACHE, Settings, Study
-from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, target_pool
+from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teacher import Teacher
 from nas_kd.train import Report
 from nas_kd.trial import Anchor, Task, interval_of
@@ -73,8 +73,11 @@ def prepare(
     if settings.init == "teacher":
         listed = None if study.grid is None else [study.space.arch(point) for point in study.grid]
         require_slices(study.space.corners(True) if listed is None else listed, teacher)
+    judged = open_images(settings.eval_data, "eval").fingerprint
+    require_unchanged(study, {"teacher": teacher.fingerprint, "eval_data": judged})
     study.optuna.set_user_attr("made_with", made_with(best_device()))
     pool = targets(settings, teacher, listen, pool_gb)
+    require_unchanged(study, {"data": images_of(pool)})
     shared = warm(settings, study.space, teacher, pool, listen)
     if shared is not None and (shared / CARD).is_file():
         study.optuna.set_user_attr("warmup", json.loads((shared / CARD).read_text()))
@@ -87,6 +90,25 @@ def prepare(
         "students": str((study.folder / "students").resolve()),
         "cwd": os.getcwd(),
     }
+
+
+def require_unchanged(study: Study, now: dict[str, str | None]) -> None:
+    """Keep the fingerprints of what a study rests on: its trials are comparable no longer than these stay.
+
+    Raises StudyError where one is no longer what it was when the study was begun.
+    """
+    anchor = study.optuna.user_attrs.get("anchor", {})
+    begun = {"teacher": anchor.get("teacher_fingerprint")} if anchor else {}
+    begun |= study.optuna.user_attrs.get("sources", {})
+    for what, value in now.items():
+        if (was := begun.get(what)) is not None and value is not None and was != value:
+            raise StudyError(
+                f"study {study.settings.name}: {what} {getattr(study.settings, what)} is not what it was when "
+                f"the study was begun (fingerprint {value[:8]}, it was {was[:8]}): put that back, or take another "
+                "--name for a new study"
+            )
+        begun[what] = value or was
+    study.optuna.set_user_attr("sources", begun)
 
 
 def targets(

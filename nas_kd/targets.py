@@ -184,6 +184,7 @@ def target_pool(
             os.replace(folder, growing)
         drop(cache, limit_gb * 1e9 - _bytes(plan))
         about = {"teacher": teacher.name, "fingerprint": teacher.fingerprint} | asdict(recipe)
+        about["images"] = images.fingerprint
         grown = _Growing(growing, plan, {"format": FORMAT, "key": key} | about)
         if grown.lacking:
             crops = crop_pool(images, recipe.crops, recipe.size, recipe.seed)
@@ -330,6 +331,11 @@ def _grow(
         done = min(done + CHUNK, grown.n)
         if progress is not None:
             progress(done, grown.n)
+
+
+def images_of(folder: Path) -> str | None:
+    """The fingerprint of the pictures that a pool's crops are of; None in pools of earlier versions."""
+    return _manifest(folder).get("images")
 
 
 def pools(cache: Path) -> list[tuple[Path, int, dict[str, Any]]]:
