@@ -97,6 +97,7 @@ def test_the_readmes_example_compiles_and_uses_public_names_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_readmes_example_runs(tmp_path: Path):
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     env["RAY_ADDRESS"] = "local"  # whatever cluster runs here
