@@ -37,6 +37,8 @@ from loops import (
     Paper,
     Plain,
     batches,
+    in_bfloat16,
+    in_float32,
     one_level,
     untrained_cheng,
 )
@@ -159,6 +161,15 @@ def make_arms(teacher, args, folder: Path, scratch: Path):
         "ours_1": Ours(student((lmbda,)), pools["1"], recipe),
         "ours_6": Ours(student(LMBDAS), pools["6"], recipe),
     }
+    if device == "cuda":  # what a GPU may be faster with; on a CPU it is known
+        last = torch.channels_last
+        arms |= {
+            "ours_6_channels_last": Ours(student(LMBDAS), pools["6"], recipe, layout=last),
+            "ours_6_bf16": Ours(in_bfloat16(student(LMBDAS)), pools["6"], recipe),
+            "ours_6_bf16_channels_last": Ours(
+                in_bfloat16(student(LMBDAS)), pools["6"], recipe, layout=last
+            ),
+        }
     if not teacher.shared_latents:  # qualities 1 to 3 have a narrower network
         low = LiveTeacher(teacher, 1, device)
         narrow = (CHENG_WIDTHS[0],) * 2
@@ -264,11 +275,15 @@ def outside(args, step_s: float) -> dict:
 
 
 def quality(args, folder: Path) -> dict:
-    """R-D loss after equally many steps, ours with and without a teacher against the paper's loop: percent."""
+    """R-D loss after equally many steps, ours with and without a teacher against the paper's loop: percent.
+
+    On a GPU, where it is fast, also ours in bfloat16.
+    """
     teacher, images = load_teacher("mini").to(args.device), open_images(args.eval_data, "eval")
     level, arch = 3, prim(args.quality_width)
     held = one_level(teacher, level)
-    rows = []
+    rows, arms = [], ["paper", "ours", "control"]
+    arms += ["ours_bf16"] if args.device == "cuda" else []
     with tempfile.TemporaryDirectory() as scratch:
         pool_of = PoolRecipe(args.data, args.quality_crops, args.crop)
         pool = TargetPool(
@@ -277,11 +292,13 @@ def quality(args, folder: Path) -> dict:
         for seed in range(3):
             recipe = Recipe(args.quality_steps, args.batch, seed=seed, checkpoint_s=1e9)
             losses = {}
-            for name in ("paper", "ours", "control"):
+            for name in arms:
                 torch.manual_seed(seed)
                 student = Student(arch, held.lmbdas).to(args.device)
+                if name == "ours_bf16":
+                    in_bfloat16(student)
                 if name != "paper":
-                    weights = Weights() if name == "ours" else CONTROL
+                    weights = CONTROL if name == "control" else Weights()
                     Run(student, pool, recipe, weights, pool.latent_widths).run()
                 else:
                     live = LiveTeacher(teacher, level, args.device)
@@ -289,12 +306,12 @@ def quality(args, folder: Path) -> dict:
                     widths = teacher.latent_widths
                     given = (student, live, held.lmbdas[0], loader, widths, recipe, args.device)
                     Paper(*given)(recipe.steps)
-                measured = evaluate(StudentCodec(student), images, args.device)
+                measured = evaluate(StudentCodec(in_float32(student)), images, args.device)
                 losses[name] = rd_cost(measured, held.lmbdas)
             rows.append(losses | {"seed": seed})
             print(f"  {rows[-1]}", flush=True)
     found = {"steps": args.quality_steps, "width": args.quality_width, "rows": rows}
-    for name in ("ours", "control"):
+    for name in arms[1:]:
         percent = [100 * (row[name] / row["paper"] - 1) for row in rows]
         half = 4.303 * statistics.stdev(percent) / math.sqrt(3)  # Student's t, 2 degrees, 95 %
         mean = statistics.fmean(percent)
@@ -381,6 +398,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--parts", default="speed,outside,quality,compile,packed")
     parser.add_argument("--quality-steps", type=int)
+    parser.add_argument("--quality-width", type=int, help="channels of the student, M = 192")
     parser.add_argument("--data", default="builtin")
     parser.add_argument("--eval-data", default="builtin")
     parser.add_argument("--teachers", default="cheng2020,mini")
@@ -389,13 +407,14 @@ def arguments():
     args = parser.parse_args()
     args.device = best_device()
     gpu, quick = args.device == "cuda", args.quick
-    args.batch, args.crop = (16, 256) if gpu else (4, 128)
+    args.batch, args.crop = 16 if gpu else 2, 256
     args.crops, args.study_crops = (256 if gpu else 16), 256
     args.rounds, args.steps = (3 if quick else 7), (100 if gpu else 3 if quick else 8)
     args.paper_steps = 20 if gpu else 1
     args.quality_steps = args.quality_steps or (20 if quick else 1000)
-    args.quality_width = 32 if gpu and not quick else 16
-    args.quality_crops = 64 if quick else 1024
+    args.quality_width = args.quality_width or (32 if gpu and not quick else 16)
+    # As many as the steps draw: the paper's loop, too, sees no crop twice.
+    args.quality_crops = 64 if quick else min(args.quality_steps * args.batch, 8192)
     return args
 
 

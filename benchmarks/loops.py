@@ -171,12 +171,37 @@ class Plain:
             self.aux.step()
 
 
+def in_bfloat16(student):
+    """The student with the four large networks under autocast; entropy model and shortcut stay in float32."""
+
+    def lowered(forward, device):
+        def inner(*given):
+            with torch.autocast(device, torch.bfloat16):
+                return forward(*given).float()
+
+        return inner
+
+    for part in (student.g_a, student.g_s, student.h_a, student.h_s):
+        part.forward = lowered(part.forward, next(part.parameters()).device.type)
+    return student
+
+
+def in_float32(student):
+    """The student as it was before ``in_bfloat16``, if it was there: for its evaluation."""
+    for part in (student.g_a, student.g_s, student.h_a, student.h_s):
+        vars(part).pop("forward", None)
+    return student
+
+
 class Ours:
     """Our loop, as a trial runs it."""
 
-    def __init__(self, student, pool, recipe, weights=None):
+    def __init__(self, student, pool, recipe, weights=None, layout=None):
         weights = Weights() if weights is None else weights
         self.run = Run(student, pool, recipe, weights, pool.latent_widths)
+        if layout is not None:
+            self.run.layout = layout
+            student.to(memory_format=layout)
 
     def __call__(self, steps: int) -> None:
         self.run.run(until=self.run.step + steps)

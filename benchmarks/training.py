@@ -5,6 +5,7 @@ photographs is compared with that of the untrained start, a transform codec (mea
 and BD-rate; lower is better). The arms "klt" and "haar" start from other orthonormal transforms of 16x16 patches:
 their principal components, and a wavelet of four stages, of which, too, the components with most energy are kept.
 Arms named by a side in pixels take crops of that side, about as many pixels a step and in the pool as all others.
+"bf16" has the large networks in bfloat16; on a CPU that is slow, and shows what it does to quality.
 
     python benchmarks/training.py --quick
 """
@@ -20,6 +21,7 @@ from unittest import mock
 
 import pytorch_optimizer
 import torch
+from loops import in_bfloat16, in_float32
 from sharing import rd_loss
 
 from nas_kd.bd import bd_rate, quality_interval
@@ -50,6 +52,7 @@ ARMS = {
     "128 px": dict(side=128),
     "192 px": dict(side=192),
     "384 px": dict(side=384),
+    "bf16": dict(bf16=True),
 }
 SIDE, BATCH = 256, 2
 
@@ -226,12 +229,14 @@ def main() -> None:
         for name in args.arms.split(","):
             arm = dict(ARMS[name])
             optimiser, basis = arm.pop("optimiser", "adam"), arm.pop("basis", "cosine")
-            side = arm.pop("side", SIDE)
+            side, lowered = arm.pop("side", SIDE), arm.pop("bf16", False)
             recipe = replace(Recipe(args.steps, round(BATCH * SIDE**2 / side**2), seed=seed), **arm)
             pool = crops if side == SIDE else crops_of(side)
             start = begun(arch, crops, basis, seed)
+            if lowered:
+                in_bfloat16(start)
             student, seconds = train(start, pool, recipe, optimiser)
-            curve = evaluate(StudentCodec(student), images).curve()
+            curve = evaluate(StudentCodec(in_float32(student)), images).curve()
             rate = bd_rate(anchor, curve, quality_interval(anchor))
             row = {"arm": name, "seed": seed, "steps": args.steps, "cpu_s": round(seconds, 1)}
             row |= {"rd_loss_percent": round(rd_loss(curve, student.lmbdas), 2)}

@@ -251,18 +251,38 @@ def context_prediction(arch: Arch) -> nn.Module:
 
 
 class LinearAnalysis(nn.Conv2d):
-    """K: the leading components of 16x16 patches, each scaled to unit variance."""
+    """K: the leading components of 16x16 patches, each scaled to unit variance.
+
+    A convolution whose patches do not overlap, and so a matrix product; torch's convolutions are slower at it.
+    """
 
     bias: Tensor
 
     def __init__(self, M: int):
         super().__init__(3, M, 16, stride=16)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] to [B, M, H/16, W/16]."""
+        B, _, H, W = x.shape
+        patches = x.reshape(B, 3, H // 16, 16, W // 16, 16).permute(0, 2, 4, 1, 3, 5)
+        y = nn.functional.linear(patches.reshape(-1, 768), self.weight.flatten(1), self.bias)
+        return y.reshape(B, H // 16, W // 16, -1).permute(0, 3, 1, 2)
+
 
 class LinearSynthesis(nn.ConvTranspose2d):
-    """The transpose of K behind the latents, so that an untrained student is a transform codec."""
+    """The transpose of K behind the latents, so that an untrained student is a transform codec.
+
+    A matrix product too: as a transposed convolution it takes half of a small student's training step on a CPU.
+    """
 
     bias: Tensor
 
     def __init__(self, M: int):
         super().__init__(M, 3, 16, stride=16)
+
+    def forward(self, y_hat: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """[B, M, H/16, W/16] to [B, 3, H, W]."""
+        B, M, h, w = y_hat.shape
+        patches = y_hat.permute(0, 2, 3, 1).reshape(-1, M) @ self.weight.flatten(1)
+        x_hat = patches.reshape(B, h, w, 3, 16, 16).permute(0, 3, 1, 4, 2, 5)
+        return x_hat.reshape(B, 3, 16 * h, 16 * w) + self.bias[:, None, None]

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nas_kd.inherit import name_there
+from nas_kd.layers import LinearAnalysis, LinearSynthesis
 from nas_kd.lic import GDN
+from nas_kd.passes import encode
 from nas_kd.space import Arch, Transform, load_space, prim
 from nas_kd.student import Student, anchors, cosine_components, slice_params
 
@@ -67,6 +69,18 @@ def test_prim_at_one_level_is_compressais_scale_hyperprior():
         assert torch.equal(a["likelihoods"][part], b["likelihoods"][part])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_shortcut_is_a_convolution_and_its_transpose(layout):
+    K, back = LinearAnalysis(24), LinearSynthesis(24)
+    x = torch.rand(2, 3, 64, 96).contiguous(memory_format=layout)
+    y = torch.randn(2, 24, 4, 6).contiguous(memory_format=layout)
+    expected = torch.nn.functional.conv2d(x, K.weight, K.bias, stride=16)
+    assert torch.allclose(K(x), expected, atol=1e-5)
+    expected = torch.nn.functional.conv_transpose2d(y, back.weight, back.bias, stride=16)
+    assert torch.allclose(back(y), expected, atol=1e-5)
+
+
 # --- bitstreams -------------------------------------------------------------------------------
 
 
@@ -78,6 +92,7 @@ def test_what_is_decoded_is_what_forward_computes(path: Path, largest: bool):
     student = _student(load_space(path).extreme(largest))
     student.update()
     x = _pictures(1, seed=5)
+    gain = lambda level: 1.0 if student.gain_y is None else student.gain_y(level)[0]  # noqa: E731
     for level in range(1, student.levels + 1):
         with torch.no_grad():
             expected = student(x, level)["x_hat"].clamp(0, 1)
@@ -89,10 +104,14 @@ def test_what_is_decoded_is_what_forward_computes(path: Path, largest: bool):
         y = student.analysis(x)
         full = student.coder.encode(y, student.h_a(y), level, quiet=0)
         x_hat = student.synthesis(full.y_hat).clamp(0, 1)
-        # Means are rounded to 16 bits for the coder: a quarter of an 8-bit step, except where a latent
-        # lies so near the middle of two symbols that it is rounded the other way.
-        far = (x_hat - expected).abs() > 1e-3
-        assert far.float().mean() < 0.07  # one patch of 16x16
+        # Means are rounded to 16 bits for the coder: a quarter of an 8-bit step in the picture, except where a
+        # latent lies so near the middle of two symbols that it, and what is predicted from it, is another.
+        steps = (full.y_hat - encode(student, x, torch.tensor([float(level)]))[0]).abs() * gain(
+            level
+        )
+        other = steps > 0.1
+        assert other.float().mean() < 0.005
+        assert other.any() or not ((x_hat - expected).abs() > 1e-3).any()
 
 
 def test_two_pictures_are_coded_apart():

@@ -1,0 +1,129 @@
+"""What each term of the distillation loss brings: the same student on the same batches, with and without the teacher.
+
+An arm weighs kd_x, kd_y and kd_z ("x0.5 y0.05"); "fade" lets the weights fall to zero over that share of the steps.
+Its figures are the mean logarithm of the R-D cost over levels on the built-in evaluation photographs, and the BD-rate
+against the control (no teacher, same seed) over the interval that studies use; lower is better for both.
+
+    python benchmarks/terms.py --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from sharing import rd_loss
+from training import MIDDLE
+
+from nas_kd.bd import bd_rate
+from nas_kd.data import open_images
+from nas_kd.distill import CONTROL, Weights, distillation_loss
+from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.prepare import interval_db
+from nas_kd.space import load_space
+from nas_kd.student import Student
+from nas_kd.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teacher import load_teacher
+from nas_kd.train import Recipe, Run
+
+ARMS = (
+    "control;x0.5 y0.05;x0.5;x0.1;y0.05;y0.005;z0.05;x0.5 y0.05 fade0.5;x0.5 fade0.5;y0.05 fade0.5"
+)
+
+
+class Fading(Run):
+    """A run whose teacher is heard less and less, and after a share of the steps no more."""
+
+    fade = 0.0
+
+    def _gradients(self, batch):
+        left = 1.0
+        if self.fade:
+            left = max(0.0, 1 - self.step / (self.fade * self.recipe.steps))
+        w = self.weights
+        heard = replace(w, kd_x=w.kd_x * left, kd_y=w.kd_y * left, kd_z=w.kd_z * left)
+        out = self.student(batch.x, batch.level.float())
+        terms = distillation_loss(out, batch, heard, self.adapters)
+        terms["loss"].backward()
+        return {name: term.detach() for name, term in terms.items()}
+
+
+def weights_of(arm: str) -> tuple[Weights, float]:
+    """The loss's weights, and the share of the steps over which they fade (0: they stay)."""
+    if arm == "control":
+        return CONTROL, 0.0
+    said = {"x": 0.0, "y": 0.0, "z": 0.0, "fade": 0.0}
+    for word in arm.split():
+        name = word.rstrip("0123456789.")
+        said[name] = float(word[len(name) :])
+    return Weights(said["x"], said["y"], said["z"]), said["fade"]
+
+
+def trained(arm: str, arch, pool: TargetPool, lmbdas, recipe: Recipe) -> tuple[Student, float]:
+    """The student of an arm, and processor seconds."""
+    weights, fade = weights_of(arm)
+    torch.manual_seed(recipe.seed)
+    student = Student(arch, lmbdas)
+    student.initialise_linear(pool.pictures())
+    run = Fading(student, pool, recipe, weights, pool.latent_widths)
+    run.fade = fade
+    started = time.process_time()
+    run.run()
+    return student.eval(), time.process_time() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--arms", default=ARMS, help="separated by semicolons; the control is first"
+    )
+    parser.add_argument("--arch", choices=("middle", "largest"), default="middle")
+    parser.add_argument("--teacher", default="mini")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seeds", default="0", help="comma-separated")
+    parser.add_argument("--data", default="builtin")
+    parser.add_argument("--crops", type=int, default=500)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "nas-kd-terms"))
+    args = parser.parse_args()
+    if args.quick:
+        args.steps, args.crops, args.arms = 40, 16, "control;x0.5 y0.05;y0.05 fade0.5"
+    torch.set_num_threads(1)
+    space, teacher = load_space("demo"), load_teacher(args.teacher)
+    arch = space.extreme(largest=True) if args.arch == "largest" else space.arch(MIDDLE)
+    recipe_of = PoolRecipe(args.data, args.crops)
+    pool = TargetPool(target_pool(args.cache / "targets", teacher, recipe_of))
+    images = open_images("builtin", "eval")
+    interval = interval_db(evaluate(teacher, images).curve())
+    rows = []
+    for seed in map(int, args.seeds.split(",")):
+        controls = None
+        for arm in args.arms.split(";"):
+            recipe = Recipe(args.steps, lr=args.lr, seed=seed, checkpoint_s=1e9)
+            student, cpu_s = trained(arm, arch, pool, teacher.lmbdas, recipe)
+            curve = evaluate(StudentCodec(student), images).curve()
+            controls = curve if arm == "control" else controls
+            rate = None if controls is None else bd_rate(controls, curve, interval)
+            row = {"arm": arm, "seed": seed, "cpu_s": round(cpu_s, 1)}
+            row |= {"rd_loss_percent": round(rd_loss(curve, teacher.lmbdas), 2)}
+            row |= {"bd_rate_percent": rate and rate.value, "reason": rate and rate.reason}
+            row |= {"bpp_est": [round(b, 4) for b in curve.bpp]}
+            row |= {"psnr_db": [round(q, 3) for q in curve.psnr_db]}
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    about = {"arch": str(arch), "date": time.strftime("%F"), "torch": torch.__version__}
+    about |= {"machine": f"CPU, {platform.machine()}", "load": os.getloadavg()[0]}
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    print(json.dumps({"benchmark": "terms", **about, "settings": settings, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
