@@ -55,6 +55,9 @@ class OneLevel:
     def outputs(self, x, level):
         return self.teacher.outputs(x, self.level)
 
+    def latents(self, x, level):
+        return self.teacher.latents(x, self.level)
+
     def to(self, device):
         self.teacher.to(device)
         return self

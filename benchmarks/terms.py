@@ -32,6 +32,7 @@ from nas_kd.student import Student
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
 from nas_kd.train import Recipe, Run
+from nas_kd.warmup import BUILT_IN, load_shared
 
 ARMS = (
     "control;x0.5 y0.05;x0.5;x0.1;y0.05;y0.005;z0.05;x0.5 y0.05 fade0.5;x0.5 fade0.5;y0.05 fade0.5"
@@ -66,12 +67,21 @@ def weights_of(arm: str) -> tuple[Weights, float]:
     return Weights(said["x"], said["y"], said["z"]), said["fade"]
 
 
-def trained(arm: str, arch, pool: TargetPool, lmbdas, recipe: Recipe) -> tuple[Student, float]:
+def begun(init: str, arch, pool: TargetPool, teacher) -> Student:
+    """A student before its first step: a transform codec, or a slice of the shared weights that come with nas-kd."""
+    if init == "slice":
+        shared = load_shared(BUILT_IN / "demo-mini", load_space("demo"), teacher.lmbdas)
+        return shared.student(arch)
+    student = Student(arch, teacher.lmbdas)
+    student.initialise_linear(pool.pictures())
+    return student
+
+
+def trained(arm: str, init: str, arch, pool: TargetPool, teacher, recipe: Recipe):
     """The student of an arm, and processor seconds."""
     weights, fade = weights_of(arm)
     torch.manual_seed(recipe.seed)
-    student = Student(arch, lmbdas)
-    student.initialise_linear(pool.pictures())
+    student = begun(init, arch, pool, teacher)
     run = Fading(student, pool, recipe, weights, pool.latent_widths)
     run.fade = fade
     started = time.process_time()
@@ -86,6 +96,7 @@ def main() -> None:
         "--arms", default=ARMS, help="separated by semicolons; the control is first"
     )
     parser.add_argument("--arch", choices=("middle", "largest"), default="middle")
+    parser.add_argument("--init", choices=("shortcut", "slice"), default="shortcut")
     parser.add_argument("--teacher", default="mini")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -108,7 +119,7 @@ def main() -> None:
         controls = None
         for arm in args.arms.split(";"):
             recipe = Recipe(args.steps, lr=args.lr, seed=seed, checkpoint_s=1e9)
-            student, cpu_s = trained(arm, arch, pool, teacher.lmbdas, recipe)
+            student, cpu_s = trained(arm, args.init, arch, pool, teacher, recipe)
             curve = evaluate(StudentCodec(student), images).curve()
             controls = curve if arm == "control" else controls
             rate = None if controls is None else bd_rate(controls, curve, interval)

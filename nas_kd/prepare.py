@@ -115,7 +115,8 @@ def targets(
     settings: Settings, teacher: Teacher, listen: Listen, pool_gb: float = math.inf
 ) -> Path:
     """The teacher's outputs on the pool of crops, computed once for all studies that ask the same."""
-    recipe = PoolRecipe(settings.data, settings.crops, settings.crop_size, settings.seed)
+    s = settings
+    recipe = PoolRecipe(s.data, s.crops, s.crop_size, s.seed, x_hat=s.kd_x > 0)
 
     def progress(done: int, total: int) -> None:
         listen("preparing", f"teacher's outputs: {done} of {total} crops")

@@ -2,7 +2,8 @@
 
 A pool is a folder of the cache, named by the fingerprints of teacher, pictures and recipe::
 
-    x.npy x_hat.npy   crops [1, n, 3, S, S] and their reconstructions [levels, n, 3, S, S], uint8
+    x.npy             crops [1, n, 3, S, S], uint8
+    x_hat.npy         their reconstructions [levels, n, 3, S, S], uint8, where they are asked for
     y.npy z.npy       latents before quantisation [levels, n, C, h, w], float16; [1, ...] where levels share them
     pool.json         what it holds, and the sha256 of every CHUNK crops
 
@@ -57,12 +58,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class PoolRecipe:
-    """Which crops make the pool."""
+    """Which crops make the pool, and whether the teacher restores them.
+
+    Without ``x_hat`` it runs only as far as its latents, and the pool is a fraction of the size.
+    """
 
     data: str = "builtin"
     crops: int = 256
     size: int = 256
     seed: int = 0
+    x_hat: bool = True
 
 
 class TargetPool:
@@ -77,7 +82,10 @@ class TargetPool:
     def __init__(self, folder: Path, device: str = "cpu", room_bytes: int | None = None):
         weakref.finalize(self, os.close, _in_use(folder))
         # Mapped privately: torch wants memory that could be written to.
-        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
+        files = {name: folder / f"{name}.npy" for name in ARRAYS}
+        self.arrays = {
+            n: np.load(file, mmap_mode="c") for n, file in files.items() if file.exists()
+        }
         self.device, self.key = device, folder.name
         self._room = _room(device) if room_bytes is None else room_bytes
         self._placed: dict[str, Tensor] = {}
@@ -95,7 +103,14 @@ class TargetPool:
         return torch.from_numpy(np.array(self.arrays["x"][0, :FIRST_CROPS])).float() / 255
 
     def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
-        """The crops at ``index`` with the teacher's outputs at ``level`` that the loss weighs."""
+        """The crops at ``index`` with the teacher's outputs at ``level`` that the loss weighs.
+
+        Raises ValueError where it weighs x_hat and the pool was made without.
+        """
+        if weights.kd_x > 0 and "x_hat" not in self.arrays:
+            raise ValueError(
+                "the loss weighs the teacher's x_hat (kd_x > 0), and the pool has none"
+            )
         return Batch(
             x=self._take("x", index, level).float() / 255,
             level=to_device(level, self.device),
@@ -108,7 +123,7 @@ class TargetPool:
     def is_far(self, weights: Weights) -> bool:
         """Whether batches come from the host's memory to another device's."""
         asked = {"x": 1.0, "x_hat": weights.kd_x, "y": weights.kd_y, "z": weights.kd_z}
-        on_host = [self._place(name).device.type == "cpu" for name in ARRAYS if asked[name] > 0]
+        on_host = [self._place(n).device.type == "cpu" for n in self.arrays if asked[n] > 0]
         return self.device != "cpu" and any(on_host)
 
     def _take(self, name: str, index: Tensor, level: Tensor) -> Tensor:
@@ -202,14 +217,15 @@ Plan = dict[str, tuple[Any, tuple[int, ...]]]
 def _plan(teacher: Teacher, recipe: PoolRecipe) -> Plan:
     """Type and shape of every array."""
     n, picture = recipe.crops, (3, recipe.size, recipe.size)
-    _, y, z = teacher.to("cpu").outputs(torch.zeros(1, *picture), 1)
+    y, z = teacher.to("cpu").latents(torch.zeros(1, *picture), 1)
     kept = 1 if teacher.shared_latents else teacher.levels
-    return {
+    plan: Plan = {
         "x": (np.uint8, (1, n, *picture)),
         "x_hat": (np.uint8, (teacher.levels, n, *picture)),
         "y": (np.float16, (kept, n, *y.shape[1:])),
         "z": (np.float16, (kept, n, *z.shape[1:])),
     }
+    return {name: plan[name] for name in ARRAYS if name != "x_hat" or recipe.x_hat}
 
 
 def _bytes(plan: Plan) -> int:
@@ -233,7 +249,7 @@ class _Growing:
         folder.mkdir(exist_ok=True)
         self.folder, self.about = folder, about
         said = _manifest(folder)
-        self.arrays = {name: _opened(folder / f"{name}.npy", *plan[name]) for name in ARRAYS}
+        self.arrays = {name: _opened(folder / f"{name}.npy", *plan[name]) for name in plan}
         self.n = plan["x"][1][1]
         starts = range(0, self.n, CHUNK)
         valid = said.get("chunks", {}) if said.get("key") == about["key"] else {}
@@ -278,8 +294,8 @@ def _opened(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 def _digest(arrays: Arrays, start: int) -> str:
     digest = hashlib.sha256()
-    for name in ARRAYS:
-        digest.update(np.ascontiguousarray(arrays[name][:, start : start + CHUNK]).data)
+    for array in arrays.values():
+        digest.update(np.ascontiguousarray(array[:, start : start + CHUNK]).data)
     return digest.hexdigest()
 
 
@@ -294,7 +310,7 @@ def _is_whole(folder: Path, plan: Plan) -> bool:
     """Whether all is there and as it was written."""
     said, arrays = _manifest(folder), {}
     try:
-        for name in ARRAYS:
+        for name in plan:
             arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return False
@@ -320,10 +336,13 @@ def _grow(
         part = slice(start, start + CHUNK)
         arrays["x"][0, part] = crops[part].numpy()
         x = crops[part].to(device).float() / 255
-        for level in range(teacher.levels):
-            x_hat, y, z = teacher.outputs(x, level + 1)
-            rounded = (x_hat.clamp(0, 1) * 255).round().to(torch.uint8)
-            arrays["x_hat"][level, part] = rounded.cpu().numpy()
+        for level in range(teacher.levels if "x_hat" in arrays else kept):
+            if "x_hat" in arrays:
+                x_hat, y, z = teacher.outputs(x, level + 1)
+                rounded = (x_hat.clamp(0, 1) * 255).round().to(torch.uint8)
+                arrays["x_hat"][level, part] = rounded.cpu().numpy()
+            else:
+                y, z = teacher.latents(x, level + 1)
             arrays["y"][level % kept, part] = y.half().cpu().numpy()
             arrays["z"][level % kept, part] = z.half().cpu().numpy()
         grown.add(start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +50,9 @@ class Teacher(Protocol):
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat, y and z (before quantisation) of pictures [B, 3, H, W]."""
 
+    def latents(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """The same y and z alone, which is a fraction of the work."""
+
     def to(self, device: str) -> Teacher:
         """Move the weights."""
 
@@ -85,6 +88,11 @@ class VariableRateTeacher:
         """x_hat, y and z of pictures."""
         out = self.student(x, level)
         return out["x_hat"], out["y"], out["z"]
+
+    @torch.no_grad()
+    def latents(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Y and z of pictures, the same at every level."""
+        return self.student.latents(x)
 
     def to(self, device: str) -> VariableRateTeacher:
         """Move the weights."""
@@ -127,8 +135,18 @@ class FixedRateTeacher:
         """x_hat, y and z of pictures."""
         with _overheard(self.members[level - 1]) as heard:
             x_hat = self.members[level - 1](x)["x_hat"]
-        y, z = heard["g_a"], heard["h_a"]
-        return x_hat, _fill_up(y, self.latent_widths[0]), _fill_up(z, self.latent_widths[1])
+        return x_hat, *self._filled_up(heard)
+
+    @torch.no_grad()
+    def latents(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Y and z of pictures."""
+        with _overheard(self.members[level - 1], only=True) as heard, suppress(_HeardAll):
+            self.members[level - 1](x)
+        return self._filled_up(heard)
+
+    def _filled_up(self, heard: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        y, z = self.latent_widths
+        return _fill_up(heard["g_a"], y), _fill_up(heard["h_a"], z)
 
     def to(self, device: str) -> FixedRateTeacher:
         """Move the weights."""
@@ -139,20 +157,31 @@ class FixedRateTeacher:
 
 @torch.no_grad()
 def _widths(model: Any) -> tuple[int, int]:
-    with _overheard(model) as heard:
+    with _overheard(model, only=True) as heard, suppress(_HeardAll):
         model(torch.zeros(1, 3, 64, 64))
     return heard["g_a"].shape[1], heard["h_a"].shape[1]
 
 
+class _HeardAll(Exception):
+    """Ends the forward pass of a model of which no more is wanted."""
+
+
 @contextmanager
-def _overheard(model: Any) -> Iterator[dict[str, Tensor]]:
-    """What g_a and h_a return while a model runs: y and z, without computing them twice."""
+def _overheard(model: Any, only: bool = False) -> Iterator[dict[str, Tensor]]:
+    """What g_a and h_a return while a model runs: y and z, without computing them twice.
+
+    How a model makes z of y differs between families, so its own forward pass does it; with ``only`` it ends
+    there, by raising _HeardAll.
+    """
     heard: dict[str, Tensor] = {}
 
     def listen(name: str) -> Any:
-        return getattr(model, name).register_forward_hook(
-            lambda part, given, out: heard.__setitem__(name, out)
-        )
+        def hook(part: Any, given: Any, out: Tensor) -> None:
+            heard[name] = out
+            if only and len(heard) == 2:
+                raise _HeardAll
+
+        return getattr(model, name).register_forward_hook(hook)
 
     hooks = [listen("g_a"), listen("h_a")]
     try:
@@ -202,7 +231,14 @@ class HybridTeacher:
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat and y of the first teacher, z of the second."""
         x_hat, y, _ = self.main.outputs(x, level)
-        return x_hat, y, self.other.outputs(x, min(level, self.other.levels))[2]
+        return x_hat, y, self._other_z(x, level)
+
+    def latents(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Y of the first teacher, z of the second."""
+        return self.main.latents(x, level)[0], self._other_z(x, level)
+
+    def _other_z(self, x: Tensor, level: int) -> Tensor:
+        return self.other.latents(x, min(level, self.other.levels))[1]
 
     def to(self, device: str) -> HybridTeacher:
         """Move the weights."""

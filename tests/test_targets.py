@@ -2,6 +2,7 @@
 
 import gc
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,9 @@ class FakeTeacher:
         y = x.mean((1, 2, 3))[:, None, None, None] * level
         return x / level, y.expand(-1, 4, 4, 4), y.expand(-1, 2, 1, 1)
 
+    def latents(self, x, level):
+        return self.outputs(x, level)[1:]
+
     def to(self, device):
         return self
 
@@ -50,6 +54,36 @@ def recipe(tmp_path: Path) -> PoolRecipe:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_pool_without_reconstructions_holds_the_same_latents_and_is_smaller(tmp_path, recipe):
+    class Analysis(FakeTeacher):
+        """Its latents, and no pictures."""
+
+        def latents(self, x, level):
+            return FakeTeacher().outputs(x, level)[1:]
+
+        def outputs(self, x, level):
+            raise AssertionError("nobody asked for pictures")
+
+    whole = target_pool(tmp_path / "cache", FakeTeacher(), recipe)
+    lean = target_pool(tmp_path / "cache", Analysis(), replace(recipe, x_hat=False))
+    assert lean != whole
+    kept, less = contents(whole), contents(lean)
+    assert set(kept) - set(less) == {"x_hat.npy"}
+    assert all(kept[f"{name}.npy"] == less[f"{name}.npy"] for name in "xyz")
+    again = target_pool(tmp_path / "cache", Analysis(), replace(recipe, x_hat=False))
+    assert again == lean
+
+    index, level, lmbda = torch.tensor([5]), torch.tensor([1]), torch.tensor([0.1])
+    pool = TargetPool(lean)
+    batch = pool.batch(index, level, lmbda, Weights(0.0, 0.1, 0.1))
+    assert batch.x_hat_T is None
+    assert batch.y_T is not None
+    assert batch.z_T is not None
+    assert not pool.is_far(Weights(0.0, 0.1, 0.1))
+    with pytest.raises(ValueError, match="the pool has none"):
+        pool.batch(index, level, lmbda, Weights(0.5))
 
 
 def test_a_pool_holds_the_teachers_outputs(tmp_path, recipe):

@@ -160,6 +160,7 @@ def test_every_structure_loads_by_name_and_by_file(tmp_path: Path, name, stem, w
         with torch.no_grad():
             assert torch.equal(y, model.g_a(x))
             assert torch.equal(z, model.h_a(model.g_a(x)))
+        assert all(map(torch.equal, teacher.latents(x, 1), (y, z)))
         assert x_hat.shape == x.shape
     assert by_name.fingerprint == by_file.fingerprint
 
@@ -195,6 +196,8 @@ def test_two_teachers_are_one_with_the_others_hyper_latents(zoo: Path):
         both.outputs(x, 1), (*d.outputs(x, 1)[:2], r.outputs(x, 1)[2]), strict=True
     ):
         assert torch.equal(ours, theirs)
+    assert all(map(torch.equal, both.latents(x, 1), both.outputs(x, 1)[1:]))
+    assert all(map(torch.equal, d.latents(x, 1), d.outputs(x, 1)[1:]))  # z is made of |y| here
     assert both.lmbdas == d.lmbdas
     assert both.latent_widths == (24, 8)
     assert both.fingerprint not in (d.fingerprint, r.fingerprint)
