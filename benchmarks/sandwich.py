@@ -47,7 +47,8 @@ class InPlace(Run):
         return first
 
 
-ARMS = {"teacher": (Run, Weights()), "in place": (InPlace, Weights()), "alone": (Run, CONTROL)}
+OUTPUTS = Weights(0.5, 0.05, 0.0)
+ARMS = {"teacher": (Run, OUTPUTS), "in place": (InPlace, OUTPUTS), "alone": (Run, CONTROL)}
 
 
 def trained(name: str, space, pool: TargetPool, lmbdas, recipe: Recipe) -> Shared:
@@ -75,7 +76,7 @@ def main() -> None:
         args.steps, args.archs, args.crops = 20, 2, 16
     torch.set_num_threads(1)
     space, teacher = load_space("demo"), load_teacher("mini")
-    asked = PoolRecipe(args.data, args.crops)
+    asked = PoolRecipe(args.data, args.crops, x_hat=True)
     pool = TargetPool(target_pool(args.cache / "targets", teacher, asked))
     images = open_images("builtin", "eval")
     anchor = evaluate(teacher, images).curve()

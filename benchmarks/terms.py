@@ -110,7 +110,7 @@ def main() -> None:
     torch.set_num_threads(1)
     space, teacher = load_space("demo"), load_teacher(args.teacher)
     arch = space.extreme(largest=True) if args.arch == "largest" else space.arch(MIDDLE)
-    recipe_of = PoolRecipe(args.data, args.crops)
+    recipe_of = PoolRecipe(args.data, args.crops, x_hat=True)
     pool = TargetPool(target_pool(args.cache / "targets", teacher, recipe_of))
     images = open_images("builtin", "eval")
     interval = interval_db(evaluate(teacher, images).curve())

@@ -95,9 +95,9 @@ def search(
     anchor: Annotated[
         str, typer.Option(help="BD-rate against: teacher, jpeg, jpeg2000, webp, avif, jpegxl")
     ] = "teacher",
-    kd_x: Annotated[float, typer.Option(help="weight of the teacher's output, 0 to 1")] = 0.5,
+    kd_x: Annotated[float, typer.Option(help="weight of the teacher's output, 0 to 1")] = 0.0,
     kd_y: Annotated[float, typer.Option(help="weight of the teacher's latents")] = 0.05,
-    kd_z: Annotated[float, typer.Option(help="weight of the teacher's hyper-latents")] = 0.0,
+    kd_z: Annotated[float, typer.Option(help="weight of the teacher's hyper-latents")] = 0.2,
     form: Annotated[
         str, typer.Option(help="of the loss: kd, paper, ... (docs/commands.md)")
     ] = "kd",

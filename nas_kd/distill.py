@@ -47,9 +47,9 @@ class Weights:
     all other forms: what kd_x, kd_y and kd_z leave of 1 weighs the R-D term.
     """
 
-    kd_x: float = 0.5
+    kd_x: float = 0.0
     kd_y: float = 0.05
-    kd_z: float = 0.0
+    kd_z: float = 0.2
     form: Form = "kd"
 
     def __post_init__(self) -> None:

@@ -143,6 +143,13 @@ class Analysis(nn.Module):
         return self.head(x)
 
 
+def shuffled(x: Tensor, side: int) -> Tensor:
+    """[B, h, w, C side^2] to [B, C, h side, w side]: torch's pixel_shuffle, and faster than it on a CPU."""
+    B, h, w, _ = x.shape
+    split = x.reshape(B, h, w, -1, side, side).permute(0, 3, 1, 4, 2, 5)
+    return split.reshape(B, -1, h * side, w * side)
+
+
 class Synthesis(nn.Module):
     """g_s: latents [B, M, H/16, W/16] to a picture [B, 3, H, W]."""
 
@@ -168,7 +175,7 @@ class Synthesis(nn.Module):
             x = stage(x)
         for head in self.stem.values():
             x = head(x)
-        return nn.functional.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
+        return shuffled(x.permute(0, 2, 3, 1), self.shuffle) if self.shuffle > 1 else x
 
 
 class HyperAnalysis(nn.Module):
@@ -283,6 +290,7 @@ class LinearSynthesis(nn.ConvTranspose2d):
     def forward(self, y_hat: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, M, H/16, W/16] to [B, 3, H, W]."""
         B, M, h, w = y_hat.shape
-        patches = y_hat.permute(0, 2, 3, 1).reshape(-1, M) @ self.weight.flatten(1)
-        x_hat = patches.reshape(B, h, w, 3, 16, 16).permute(0, 3, 1, 4, 2, 5)
-        return x_hat.reshape(B, 3, 16 * h, 16 * w) + self.bias[:, None, None]
+        at_positions = y_hat.permute(0, 2, 3, 1).reshape(-1, M)
+        bias = self.bias[:, None].expand(3, 256).reshape(768)
+        patches = torch.addmm(bias, at_positions, self.weight.flatten(1))
+        return shuffled(patches.reshape(B, h, w, 768), 16)

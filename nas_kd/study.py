@@ -73,9 +73,9 @@ class Settings:
     steps: int = 2000
     batch: int = 2
     lr: float = 1e-3
-    kd_x: float = 0.5
+    kd_x: float = 0.0
     kd_y: float = 0.05
-    kd_z: float = 0.0
+    kd_z: float = 0.2
     form: Form = "kd"
     init: str = "shared"
     warmup: int | None = None

@@ -67,7 +67,7 @@ class PoolRecipe:
     crops: int = 256
     size: int = 256
     seed: int = 0
-    x_hat: bool = True
+    x_hat: bool = False
 
 
 class TargetPool:

@@ -75,9 +75,11 @@ def test_the_papers_experiments_are_all_there():
     assert not corrected.pop("control").loss.needs_teacher
     assert corrected.pop("ours").loss == found["prim-channels"][1].loss
     assert {s.form for s in corrected.values()} == set(FORMS) - {"kd", "paper-kld"}
-    assert {(s.kd_y, s.kd_x, s.lr, s.steps) for s in corrected.values()} == {
-        (0.2, 0.2, channels.lr, channels.steps)
+    assert {(s.kd_y, s.kd_x, s.kd_z, s.lr, s.steps) for s in corrected.values()} == {
+        (0.2, 0.2, 0.0, channels.lr, channels.steps)
     }
+    without_z = ("prim-channels", "prim-lambda", "prim-kld", "prim-weights")
+    assert {s.kd_z for name in without_z for s in found[name] if s.form != "kd"} == {0.0}
 
 
 def test_one_file_may_hold_several_studies(tmp_path: Path):

@@ -49,7 +49,7 @@ def recipe(tmp_path: Path) -> PoolRecipe:
     (tmp_path / "pictures").mkdir()
     picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "pictures" / "a.png")
-    return PoolRecipe(str(tmp_path / "pictures"), 3 * CHUNK, 64)
+    return PoolRecipe(str(tmp_path / "pictures"), 3 * CHUNK, 64, x_hat=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -119,7 +119,7 @@ def test_another_teacher_seed_or_picture_makes_another_pool(tmp_path, recipe):
     cache = tmp_path / "cache"
     first = target_pool(cache, FakeTeacher(), recipe)
     other = target_pool(cache, FakeTeacher("g"), recipe)
-    seeded = target_pool(cache, FakeTeacher(), PoolRecipe(recipe.data, recipe.crops, 64, 1))
+    seeded = target_pool(cache, FakeTeacher(), replace(recipe, seed=1))
     Image.new("RGB", (80, 80)).save(tmp_path / "pictures" / "b.png")
     with_more = target_pool(cache, FakeTeacher(), recipe)
     assert len({first, other, seeded, with_more}) == 4
@@ -190,7 +190,7 @@ def test_a_pool_above_the_limit_is_refused_before_anything_is_written(tmp_path, 
         target_pool(tmp_path / "cache", FakeTeacher(), recipe, limit_gb=0.001)
     assert e.value.exit_code == 2
     assert not (tmp_path / "cache").exists()
-    fits = PoolRecipe(recipe.data, 26, 64)
+    fits = replace(recipe, crops=26)
     assert target_pool(tmp_path / "cache", FakeTeacher(), fits, limit_gb=0.001).is_dir()
 
 

@@ -51,8 +51,11 @@ def pool(tmp_path_factory) -> TargetPool:
     return TargetPool(target_pool(tmp_path_factory.mktemp("targets"), teacher, recipe))
 
 
+WEIGHTS = Weights(kd_z=0.0)  # the teacher here is untrained: its hyper-latents are noise
+
+
 def warm(cache: Path, pool: TargetPool, recipe: Recipe, report=None, further=None) -> Path:
-    return warm_up(cache, SPACE, LMBDAS, pool, recipe, Weights(), report, further)
+    return warm_up(cache, SPACE, LMBDAS, pool, recipe, WEIGHTS, report, further)
 
 
 class Stopped(Exception):

@@ -91,7 +91,7 @@ def test_a_zoo_file_becomes_targets(tmp_path: Path, pictures: str):
     teacher = load_teacher("bmshj2018-hyperprior:1", str(folder))
     assert (teacher.levels, teacher.lmbdas, teacher.latent_widths) == (1, (0.0018,), (192, 128))
 
-    recipe = PoolRecipe(pictures, crops=2, size=64)
+    recipe = PoolRecipe(pictures, crops=2, size=64, x_hat=True)
     pool = TargetPool(target_pool(tmp_path / "cache", teacher, recipe))
     one = torch.ones(2, dtype=torch.long)
     batch = pool.batch(torch.arange(2), one, one * 0.0018, Weights(1.0, 1.0, 1.0))
@@ -131,7 +131,7 @@ def test_every_quality_together_fills_narrow_latents_with_nothing(tmp_path: Path
         serve(tmp_path / "zoo", stem, untrained("bmshj2018-hyperprior", *widths))
     teacher = load_teacher("bmshj2018-hyperprior", str(tmp_path / "zoo"))
     assert (teacher.lmbdas, teacher.latent_widths) == (LMBDAS, (24, 12))
-    recipe = PoolRecipe(pictures, crops=2, size=64)
+    recipe = PoolRecipe(pictures, crops=2, size=64, x_hat=True)
     pool = TargetPool(target_pool(tmp_path / "cache", teacher, recipe))
     level = torch.tensor([1, 6])
     batch = pool.batch(torch.arange(2), level, level * 0.01, Weights(0.0, 1.0, 1.0))
