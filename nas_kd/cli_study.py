@@ -88,7 +88,7 @@ def search(
     rank: Annotated[int, typer.Option(help="archs to rank by their slices first")] = 0,
     batch: Annotated[int, typer.Option(help="crops per step")] = 2,
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
-    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
+    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
     crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 256,
     data: Annotated[str, typer.Option(help="training pictures: builtin or a folder")] = "builtin",
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",

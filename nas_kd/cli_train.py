@@ -23,7 +23,7 @@ def warmup(
     space: Annotated[str, typer.Option(help="search space: a name or a .toml file")] = "demo",
     teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
     steps: Annotated[int, typer.Option(help="training steps, as --warmup of search")] = 1000,
-    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
+    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
     data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
     pool: Pool = float("inf"),
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
@@ -63,7 +63,7 @@ def distill(
         str | None, typer.Option(help="a second teacher, for the hyper-latents")
     ] = None,
     steps: Annotated[int, typer.Option(help="training steps")] = 2000,
-    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 256,
+    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
     data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
     pool: Pool = float("inf"),

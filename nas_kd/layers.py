@@ -279,7 +279,7 @@ class LinearAnalysis(nn.Conv2d):
 class LinearSynthesis(nn.ConvTranspose2d):
     """The transpose of K behind the latents, so that an untrained student is a transform codec.
 
-    A matrix product too: as a transposed convolution it takes half of a small student's training step on a CPU.
+    A matrix product too: as a transposed convolution it takes up to half of a small student's decoding on a CPU.
     """
 
     bias: Tensor

@@ -80,7 +80,7 @@ class Settings:
     init: str = "shared"
     warmup: int | None = None
     rank: int = 0
-    crops: int = 256
+    crops: int = 1000
     crop_size: int = 256
     data: str = BUILTIN
     eval_data: str = BUILTIN

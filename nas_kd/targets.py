@@ -64,7 +64,7 @@ class PoolRecipe:
     """
 
     data: str = "builtin"
-    crops: int = 256
+    crops: int = 1000
     size: int = 256
     seed: int = 0
     x_hat: bool = False
