@@ -136,7 +136,7 @@ def test_quality_comes_from_the_trial_of_that_width_and_lambda(
     assert found[32].ours["bpp_est"].value == 0.5
     assert found[32].about["steps"] == 7
     assert found[32].about["data"] == "builtin"
-    assert found[32].about["loss"] == "kd x 0.5 y 0 z 0"
+    assert found[32].about["loss"] == "kd x 0 y 0 z 0.2"
     for N in (128, 16, 64):  # no teacher of the paper's, another lambda, never tried
         assert found[N].ours["psnr_db"].state == "unavailable"
         assert found[N].about == {}

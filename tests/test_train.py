@@ -99,7 +99,7 @@ def test_a_finished_run_taken_up_again_takes_no_step(tmp_path: Path):
 def test_adapters_are_resumed_too(tmp_path: Path):
     def run() -> Run:
         recipe = Recipe(steps=3, batch=2)
-        weights = Weights(0.0, 1.0)
+        weights = Weights(0.0, 1.0, 0.0)
         return Run(_student(), _Taught(_crops()), recipe, weights, (20, 8), tmp_path / "run.pt")
 
     first = run()
