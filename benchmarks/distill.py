@@ -407,7 +407,7 @@ def arguments():
     args = parser.parse_args()
     args.device = best_device()
     gpu, quick = args.device == "cuda", args.quick
-    args.batch, args.crop = 16 if gpu else 2, 256
+    args.batch, args.crop = 16 if gpu else 1 if quick else 2, 256
     args.crops, args.study_crops = (256 if gpu else 16), 256
     args.rounds, args.steps = (3 if quick else 7), (100 if gpu else 3 if quick else 8)
     args.paper_steps = 20 if gpu else 1
