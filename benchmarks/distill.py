@@ -396,7 +396,7 @@ def picture_files(args, scratch: Path) -> Path:
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--parts", default="speed,outside,quality,compile,packed")
+    parser.add_argument("--parts", help="by default all, with --quick all but compile")
     parser.add_argument("--quality-steps", type=int)
     parser.add_argument("--quality-width", type=int, help="channels of the student, M = 192")
     parser.add_argument("--data", default="builtin")
@@ -407,14 +407,15 @@ def arguments():
     args = parser.parse_args()
     args.device = best_device()
     gpu, quick = args.device == "cuda", args.quick
+    args.parts = args.parts or "speed,outside,quality,packed" + ("" if quick else ",compile")
     args.batch, args.crop = 16 if gpu else 1 if quick else 2, 256
-    args.crops, args.study_crops = (256 if gpu else 16), 256
-    args.rounds, args.steps = (3 if quick else 7), (100 if gpu else 3 if quick else 8)
+    args.crops, args.study_crops = (256 if gpu else 4 if quick else 16), 256
+    args.rounds, args.steps = (2 if quick else 7), (100 if gpu else 2 if quick else 8)
     args.paper_steps = 20 if gpu else 1
-    args.quality_steps = args.quality_steps or (20 if quick else 1000)
+    args.quality_steps = args.quality_steps or (6 if quick else 1000)
     args.quality_width = args.quality_width or (32 if gpu and not quick else 16)
     # As many as the steps draw: the paper's loop, too, sees no crop twice.
-    args.quality_crops = 64 if quick else min(args.quality_steps * args.batch, 8192)
+    args.quality_crops = 8 if quick else min(args.quality_steps * args.batch, 8192)
     return args
 
 
