@@ -11,6 +11,6 @@ student=$(find "$out/students" -maxdepth 1 -name 'trial-*' | sort | head -n 1)
 python -c "
 import sys; from pathlib import Path; from nas_kd.data import photograph
 Path(sys.argv[1]).write_bytes(photograph('scikit-image/chelsea.png'))" "$out/photograph.png"
-nas-kd compress "$out/photograph.png" "$out/photograph.nkd" --student "$student" --level 3
-nas-kd decompress "$out/photograph.nkd" "$out/restored.png" --student "$student"
+nas-kd compress "$out/photograph.png" "$out/photograph.nkd" --student "$student" --level 3 --overwrite
+nas-kd decompress "$out/photograph.nkd" "$out/restored.png" --student "$student" --overwrite
 echo "look at $out/front.png, $out/report.html and $out/restored.png"

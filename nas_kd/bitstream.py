@@ -33,8 +33,8 @@ import numpy as np
 from torch import Tensor
 
 from nas_kd.coding import QUIET, tiles_of
-from nas_kd.data import Image8
 from nas_kd.errors import BitstreamError
+from nas_kd.imagefile import MAX_PIXELS, Image8
 from nas_kd.student import MULTIPLE, Student
 from nas_kd.tiles import analysis, synthesis
 from nas_kd.weights import weights_digest
@@ -43,9 +43,6 @@ MAGIC = b"NKD1"
 VERSION = 3
 QUIET_OF = {2: 0, VERSION: QUIET}
 """How many of the narrowest tables a version leaves uncoded."""
-
-MAX_PIXELS = 2**26
-"""Largest area, after padding to multiples of 64."""
 
 TILE = 16
 """Hyperlatents per side of what is coded together: 1024 px."""

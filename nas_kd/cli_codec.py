@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +14,12 @@ import typer
 from nas_kd.errors import UsageError
 
 if TYPE_CHECKING:
-    from nas_kd.data import Image8
+    from nas_kd.imagefile import Image8
+    from nas_kd.rate import Sought
     from nas_kd.student import Student
 
 StudentDir = Annotated[Path, typer.Option("--student", help="folder of an exported student")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there already")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 app = typer.Typer()
@@ -116,40 +121,68 @@ def compress(
     target_psnr: Annotated[
         float | None, typer.Option(help="lowest level of at least this many dB")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="refuse a target that the student cannot reach")
+    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compress a picture, every picture of a folder, or a pipe.
 
     Example: nas-kd compress photo.png photo.nkd --student students/trial-0003 --level 3
     """
-    from nas_kd.bitstream import info
-    from nas_kd.files import compressed_name, convert, picture_suffixes, read_picture
-    from nas_kd.weights import load_student
+    from nas_kd.files import below, compressed_name, convert, planned, read_picture
+    from nas_kd.imagefile import suffixes, unread_suffixes
 
     if sum(wish is not None for wish in (level, target_bpp, target_psnr)) > 1:
         raise UsageError("--level, --target-bpp and --target-psnr: only one of them at a time")
+    find = lambda folder: below(folder, suffixes(), unread_suffixes())  # noqa: E731
+    work = planned(source, target, find, compressed_name, overwrite)
+
+    from nas_kd.bitstream import info
+    from nas_kd.weights import load_student
+
     codec = load_student(student)
 
     def one(data: bytes, name: str) -> tuple[bytes, str]:
-        out = _compressed(codec, read_picture(data, name), level, target_bpp, target_psnr)
-        found = info(out)
+        image = read_picture(data, name)
+        with _named(name):
+            out = _compressed(codec, image, level, target_bpp, target_psnr)
+            if out.missed is not None:
+                _tell_missed(name, out.missed, strict)
+        found = info(out.data)
         where = f"level {found['level']:.4g}"
-        return out, f"{len(out)} bytes, {found['bpp']:.4f} bpp with its header, {where}"
+        return out.data, f"{found['bytes']} bytes, {found['bpp']:.4f} bpp with its header, {where}"
 
-    convert(source, target, picture_suffixes(), compressed_name, one)
+    convert(work, one)
+
+
+@contextlib.contextmanager
+def _named(file: str) -> Iterator[None]:
+    """What goes wrong says in which file."""
+    try:
+        yield
+    except UsageError as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
+def _tell_missed(name: str, missed: str, strict: bool) -> None:
+    if strict:
+        raise UsageError(f"{missed} of this picture; ask for what it can do, or leave out --strict")
+    print(f"nas-kd: warning: {name}: {missed}; that is taken", file=sys.stderr)
 
 
 def _compressed(
     codec: Student, image: Image8, level: float | None, bpp: float | None, psnr: float | None
-) -> bytes:
+) -> Sought:
     from nas_kd.bitstream import encode
-    from nas_kd.rate import file_of_bpp, file_of_psnr
+    from nas_kd.rate import Sought, file_of_bpp, file_of_psnr
 
     if bpp is not None:
         return file_of_bpp(codec, image, bpp)
     if psnr is not None:
         return file_of_psnr(codec, image, psnr)
     # One level is enough for a student of one; three is the middle of six.
-    return encode(codec, image, min(3.0, codec.levels) if level is None else level)
+    return Sought(encode(codec, image, min(3.0, codec.levels) if level is None else level))
 
 
 @app.command()
@@ -157,29 +190,30 @@ def decompress(
     source: Annotated[Path, typer.Argument(metavar="IN", help="a compressed file, a folder, or -")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="the picture.png, a folder, or -")],
     student: StudentDir,
+    overwrite: Overwrite = False,
 ) -> None:
     """Restore a picture, every picture of a folder, or a pipe; always as PNG.
 
-    Example: nas-kd decompress photo.nkd photo.png --student students/trial-0003
+    Example: nas-kd decompress photo.nkd restored.png --student students/trial-0003
     """
-    from nas_kd.bitstream import decode
-    from nas_kd.errors import BitstreamError
-    from nas_kd.files import PIPE, SUFFIX, convert, picture_name, png
-    from nas_kd.weights import load_student
+    from nas_kd.files import PIPE, SUFFIX, below, convert, picture_name, planned, png
 
     single = not source.is_dir() and str(target) != PIPE
     if single and target.suffix.lower() != ".png":
         raise UsageError(f"{target}: pictures are written as PNG; give a name that ends in .png")
+    work = planned(source, target, lambda at: below(at, {SUFFIX}), picture_name, overwrite)
+
+    from nas_kd.bitstream import decode
+    from nas_kd.weights import load_student
+
     codec = load_student(student)
 
     def one(data: bytes, name: str) -> tuple[bytes, str]:
-        try:
+        with _named(name):
             image = decode(codec, data)
-        except BitstreamError as error:
-            raise BitstreamError(f"{name}: {error}") from error
         return png(image), f"{image.shape[1]}x{image.shape[0]} pixels"
 
-    convert(source, target, {SUFFIX}, picture_name, one)
+    convert(work, one)
 
 
 @app.command()
@@ -192,13 +226,11 @@ def info(
     Example: nas-kd info photo.nkd
     """
     from nas_kd.bitstream import info as read_info
-    from nas_kd.errors import BitstreamError
     from nas_kd.files import read_bytes
 
-    try:
-        found = read_info(read_bytes(source))
-    except BitstreamError as error:
-        raise BitstreamError(f"{source}: {error}") from error
+    data = read_bytes(source)
+    with _named(str(source)):
+        found = read_info(data)
     if as_json:
         print(json.dumps(found))
         return

@@ -73,6 +73,10 @@ def distill(
 
     Example: nas-kd distill --arch my-arch.toml --teacher mini --steps 2000 --out my-student
     """
+    from nas_kd.files import require_writable
+
+    require_writable(out, "--out", folder=True)
+
     from nas_kd.alone import distill_alone
     from nas_kd.space import load_arch
     from nas_kd.study import Settings
@@ -123,6 +127,10 @@ def teacher_train(
 
     Example: nas-kd teacher train --arch bmshj2018-hyperprior --width 64 --levels 5 --out my-teacher
     """
+    from nas_kd.files import require_writable
+
+    require_writable(out, "--out", folder=True)
+
     from nas_kd.families import check, parsed_levels
     from nas_kd.space import load_arch
     from nas_kd.student import LMBDAS

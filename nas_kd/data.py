@@ -2,7 +2,7 @@
 
 An image is a uint8 array [H, W, 3] in RGB. What is read becomes that in one way: EXIF orientation
 is applied, transparency is laid over white, grey and palette become RGB, 16-bit keeps its high
-byte, a file of several frames gives its first, and colour profiles are ignored.
+byte, a file of several frames gives its first, and colours become those of sRGB by the file's profile.
 
 The built-in set downloads nothing. It has dead-leaves images (nas_kd.scenes) and the photographs
 that the wheels of scikit-image and scikit-learn carry, cut to their centre where they exceed
@@ -11,6 +11,9 @@ that the wheels of scikit-image and scikit-learn carry, cut to their centre wher
     train  48 dead-leaves images of 256x256, which the seed decides, and astronaut, flower,
            hubble_deep_field, ihc, motorcycle_left, retina
     eval   chelsea, china, coffee, rocket: in no training set
+
+They are taken as stored: rocket's profile (Adobe RGB) is not applied, so that figures measured on the
+built-in set stay comparable.
 """
 
 import hashlib
@@ -18,33 +21,28 @@ import importlib.util
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
-from io import BytesIO
 from pathlib import Path
-from typing import NoReturn, overload
+from typing import overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 from nas_kd.errors import DataError
+from nas_kd.files import UNUSABLE, Below, below, told_left_out
+from nas_kd.imagefile import Image8, in_srgb, opened, suffixes, unread_suffixes
 from nas_kd.scenes import dead_leaves
 
 logger = logging.getLogger("nas_kd")
-
-Image8 = NDArray[np.uint8]
 
 BUILTIN = "builtin"
 SPLITS = ("train", "eval")
 SIDE_MIN_PX = 16
 HELD_BYTES = 2**29
 """Of decoded pictures that a process keeps."""
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 DEAD_LEAVES_COUNT = 48
 DEAD_LEAVES_SIZE_PX = 256
 CENTRE_PX = (512, 768)
@@ -77,7 +75,7 @@ class ImageSet:
         names: one per image, unique, relative to the set.
         sizes: (height, width) per image.
         fingerprint: sha256 over names and contents, the same in every process and place.
-        skipped: image files that could not serve.
+        skipped: image files that were left out.
     """
 
     name: str
@@ -103,7 +101,7 @@ def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:
 
     A folder has no splits: all of it is returned for either. Every file is decoded once here, to
     find the broken ones; those and images under 16 px on a side are left out with one warning.
-    Hidden files and files without an image's suffix do not count. The seed decides the generated
+    Linked folders count, each once; files without an image's suffix do not. The seed decides the generated
     images of the built-in training set and nothing else.
 
     Raises:
@@ -178,7 +176,7 @@ def _builtin(split: str, seed: int) -> ImageSet:
     for name in PHOTOGRAPHS[split]:
         data = photograph(name)
         names.append(name)
-        images.append(_centre(_decode(data)))
+        images.append(_centre(_as_stored(data)))
         # The file, not its pixels: JPEG decoders may differ by a level.
         digests.append(_digest(data + repr(CENTRE_PX).encode()))
     sizes = tuple((image.shape[0], image.shape[1]) for image in images)
@@ -240,91 +238,110 @@ class _FolderImages(Sequence[Image8]):
 
 def _folder(spec: str) -> ImageSet:
     root = Path(spec).expanduser()
-    paths = _image_paths(spec, root)
-    names = [path.relative_to(root).as_posix() for path in paths]
+    here = _pictures_below(spec, root)
+    names = [path.relative_to(root).as_posix() for path in here.files]
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow and hashlib release the GIL
-        checked = dict(zip(names, threads.map(_check, paths), strict=True))
-    good = {name: result for name, result in checked.items() if not isinstance(result, str)}
+        checked = dict(zip(names, threads.map(_check, here.files), strict=True))
+    good = {name: result for name, result in checked.items() if isinstance(result, _Good)}
     bad = {name: result for name, result in checked.items() if isinstance(result, str)}
-    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(bad.values()).items()))
+    left_out = bad | here.left_out
     if not good:
         raise DataError(
-            f"{root}: none of its {len(bad)} image files can serve ({reasons}): put readable "
+            f"{root}: no picture can serve, {told_left_out(left_out)}: put readable "
             f"images of at least {SIDE_MIN_PX} px a side there, or use {BUILTIN!r}"
         )
-    if bad:
-        first = next(iter(bad))
-        logger.warning(
-            "%s: %d of %d image files skipped: %s; the first is %s",
-            *(root, len(bad), len(checked), reasons, first),
-        )
+    _tell(root, good, left_out)
     return ImageSet(
         name=str(root),
         images=_FolderImages(root, tuple(good)),
         names=tuple(good),
-        sizes=tuple(size for _, size in good.values()),
-        fingerprint=_fingerprint((name, digest) for name, (digest, _) in good.items()),
-        skipped=len(bad),
+        sizes=tuple(one.size for one in good.values()),
+        fingerprint=_fingerprint((name, one.digest) for name, one in good.items()),
+        skipped=len(left_out),
     )
 
 
-def _image_paths(spec: str, root: Path) -> list[Path]:
-    """Every visible file below root with an image's suffix, sorted by relative path."""
+def _pictures_below(spec: str, root: Path) -> Below:
     if not spec or not root.is_dir():
         kind = "is a file, not a folder" if root.is_file() else "is no folder"
         raise DataError(f"{spec!r} {kind}: images come from a folder or from {BUILTIN!r}")
-    paths = []
-    for folder, inner, files in os.walk(root, onerror=_refuse):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        visible = (Path(folder, name) for name in files if not name.startswith("."))
-        paths += [path for path in visible if path.suffix.lower() in _suffixes()]
-    if not paths:
+    here = below(root, suffixes(), unread_suffixes())
+    if not here.files:
+        aside = f" ({told_left_out(here.left_out)})" if here.left_out else ""
         raise DataError(
-            f"{root}: no image files in it or below it (PNG, JPEG, WebP and the like count, by "
-            f"suffix): put images there, or use {BUILTIN!r}"
+            f"{root}: no image files in it or below it{aside} (PNG, JPEG, WebP and the like count, "
+            f"by suffix): put images there, or use {BUILTIN!r}"
         )
-    return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
+    return here
 
 
-def _refuse(error: OSError) -> NoReturn:
-    # os.walk would pass over it, and the set would silently be another one.
-    raise DataError(f"{error.filename} cannot be listed ({error.strerror}): allow it or move it")
+@dataclass(frozen=True)
+class _Good:
+    """Of an image file that can serve; ``unusable`` says what ails its colour profile."""
+
+    digest: str
+    size: tuple[int, int]
+    unusable: str | None
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow has; others, some of which start programs, stay closed."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+def _tell(root: Path, good: dict[str, _Good], left_out: dict[str, str]) -> None:
+    """One warning each of what was left out and of profiles that cannot be used."""
+    if left_out:
+        logger.warning("%s: %d pictures taken, %s", root, len(good), told_left_out(left_out))
+    odd = {name: one.unusable for name, one in good.items() if one.unusable is not None}
+    for name, reason in list(odd.items())[:1]:
+        more = f" (and {len(odd) - 1} more)" if odd.keys() - {name} else ""
+        logger.warning(UNUSABLE, f"{root / name}{more}", reason)
 
 
-@cache
-def _suffixes() -> frozenset[str]:
-    known = Image.registered_extensions()
-    return frozenset(suffix for suffix, name in known.items() if name in _formats())
-
-
-def _check(path: Path) -> tuple[str, tuple[int, int]] | str:
-    """Digest and (height, width) of an image file, or why it cannot serve."""
+def _check(path: Path) -> _Good | str:
+    """What is to be known of an image file, or why it cannot serve."""
     try:
         data = path.read_bytes()
-        height, width, _ = _decode(data).shape
-    except Exception:  # what a broken file raises depends on its format
-        return "unreadable"
+        stored = _eight_bits(opened(data))
+        picture, unusable = in_srgb(stored)
+        height, width, _ = _pixels(picture).shape
+    except Exception as error:  # what a broken file raises depends on its format
+        return _reason(error)
     if min(height, width) < SIDE_MIN_PX:
         return f"under {SIDE_MIN_PX} px on a side"
-    return _digest(data), (height, width)
+    # A file whose profile was passed over had the same bytes and other pixels.
+    seen = data if picture is stored else data + b"sRGB"
+    return _Good(_digest(seen), (height, width), unusable)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "in no format known here"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) if isinstance(error, DataError) else "damaged"
 
 
 def _decode(data: bytes) -> Image8:
     """The image of a file's bytes, by the rules at the top of this module."""
-    with Image.open(BytesIO(data), formats=_formats()) as file:
-        image = ImageOps.exif_transpose(file)
+    return _pixels(in_srgb(_eight_bits(opened(data)))[0])
+
+
+def _as_stored(data: bytes) -> Image8:
+    """The image of a file's bytes without its colour profile."""
+    return _pixels(_eight_bits(opened(data)))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The high byte of grey pixels of 16 bits."""
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):
-        high = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1) >> 8
-        return np.repeat(high.astype(np.uint8)[..., None], 3, axis=2)
+        raise DataError("of floating-point pixels, which have no known range")
+    if not image.mode.startswith("I"):
+        return image
+    high = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1) >> 8
+    grey = Image.fromarray(high.astype(np.uint8))
+    grey.info = image.info
+    return grey
+
+
+def _pixels(image: Image.Image) -> Image8:
+    """Over white where it is transparent; uint8 [H, W, 3]."""
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

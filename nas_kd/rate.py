@@ -4,55 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from nas_kd.bitstream import Analysed, analyse, decode, write
-from nas_kd.data import Image8
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import psnr_db
+from nas_kd.imagefile import Image8
 from nas_kd.student import Student
 
 STEPS = 8
 """Halvings of the range of levels: six levels are resolved to 1/51."""
 
 
-def file_of_bpp(student: Student, image: Image8, bpp: float) -> bytes:
-    """The file of the highest level that takes at most ``bpp`` bits per pixel, header and all.
+class Sought(NamedTuple):
+    """The file that comes nearest to a wish, and in words by how much it misses it, if it does."""
 
-    Raises UsageError where even level 1 takes more.
-    """
+    data: bytes
+    missed: str | None = None
+
+
+def file_of_bpp(student: Student, image: Image8, bpp: float) -> Sought:
+    """The file of the highest level that takes at most ``bpp`` bits per pixel, header and all; else of level 1."""
     _check("--target-bpp", bpp)
     picture = analyse(student, image)
     per_byte = 8 / (picture.height * picture.width)
     small = write(student, picture, 1)
-    if per_byte * len(small) > bpp:
-        raise UsageError(
-            f"--target-bpp {bpp}: level 1 of this student takes {per_byte * len(small):.4f} bpp "
-            "of this picture; ask for that or more"
-        )
+    if (least := per_byte * len(small)) > bpp:
+        return Sought(small, f"--target-bpp {bpp:g}: level 1 of this student takes {least:.4f} bpp")
     large = write(student, picture, student.levels)
     if per_byte * len(large) <= bpp:
-        return large
-    return _bisect(student, picture, (small, large), lambda data: per_byte * len(data) > bpp)[0]
+        return Sought(large)
+    too_large = lambda data: per_byte * len(data) > bpp  # noqa: E731
+    return Sought(_bisect(student, picture, (small, large), too_large)[0])
 
 
-def file_of_psnr(student: Student, image: Image8, psnr: float) -> bytes:
-    """The file of the lowest level whose decoded picture has at least ``psnr`` dB.
-
-    Raises UsageError where the highest level falls short.
-    """
+def file_of_psnr(student: Student, image: Image8, psnr: float) -> Sought:
+    """The file of the lowest level whose decoded picture has at least ``psnr`` dB; else of the highest."""
     _check("--target-psnr", psnr)
     picture = analyse(student, image)
     quality = lambda data: psnr_db(decode(student, data), image)  # noqa: E731
     large = write(student, picture, student.levels)
-    if quality(large) < psnr:
-        raise UsageError(
-            f"--target-psnr {psnr}: the highest level of this student reaches "
-            f"{quality(large):.2f} dB on this picture; ask for that or less"
+    if (most := quality(large)) < psnr:
+        return Sought(
+            large,
+            f"--target-psnr {psnr:g}: the highest level of this student reaches {most:.2f} dB",
         )
     small = write(student, picture, 1)
     if quality(small) >= psnr:
-        return small
-    return _bisect(student, picture, (small, large), lambda data: quality(data) >= psnr)[1]
+        return Sought(small)
+    good_enough = lambda data: quality(data) >= psnr  # noqa: E731
+    return Sought(_bisect(student, picture, (small, large), good_enough)[1])
 
 
 def _check(option: str, wish: float) -> None:

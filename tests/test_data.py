@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_imagefile import GAMMA, near, profile, srgb_of_adobe, to_srgb
 
 from nas_kd import data
 from nas_kd.errors import DataError
@@ -132,8 +133,8 @@ def test_files_that_cannot_serve_are_counted_in_one_warning(folder, caplog):
     assert images.names == ("a/c.webp", "b.png", "least.png")
     assert images.skipped == 4
     assert [record.getMessage() for record in caplog.records] == [
-        f"{folder}: 4 of 7 image files skipped: 1 under 16 px on a side, 3 unreadable; "
-        "the first is cut.jpg"
+        f"{folder}: 3 pictures taken, 4 left out: 1 damaged, 2 in no format known here, "
+        "1 under 16 px on a side; the first is cut.jpg"
     ]
 
 
@@ -143,7 +144,7 @@ def test_files_that_cannot_serve_are_counted_in_one_warning(folder, caplog):
         (lambda path: None, "is no folder"),
         (lambda path: path.touch(), "is a file, not a folder"),
         (lambda path: path.mkdir(), "no image files"),
-        (lambda path: saved(path / "x.png", noise(8, 8)), "none of its 1 image files can serve"),
+        (lambda path: saved(path / "x.png", noise(8, 8)), "no picture can serve, 1 left out"),
     ],
     ids=["missing", "file", "empty", "all bad"],
 )
@@ -245,6 +246,60 @@ def test_a_transparent_palette_entry_is_laid_over_white(tmp_path):
     picture = Image.fromarray(noise(20, 30)).quantize(16)
     image = read(saved(tmp_path / "x.png", picture, transparency=3))
     np.testing.assert_array_equal(image[np.array(picture) == 3], 255)
+
+
+def test_a_wide_profile_is_converted_and_tells_the_set_from_what_it_was(tmp_path):
+    plain = saved(tmp_path / "a" / "x.png", noise(20, 30)).parent
+    wide = saved(tmp_path / "b" / "x.png", noise(20, 30), icc_profile=profile()).parent
+    images = data.open_images(str(wide), "eval")
+    assert near(images.images[0], srgb_of_adobe(noise(20, 30)))
+    content = hashlib.sha256((wide / "x.png").read_bytes()).hexdigest()
+    assert images.fingerprint != data._fingerprint([("x.png", content)])  # as before profiles
+    content = hashlib.sha256((plain / "x.png").read_bytes()).hexdigest()
+    unchanged = data.open_images(str(plain), "eval").fingerprint
+    assert unchanged == data._fingerprint([("x.png", content)])
+
+
+def test_sixteen_bit_grey_is_converted_by_its_profile(tmp_path):
+    grey = np.arange(0, 2**16, 64, dtype=np.uint16).reshape(32, 32)
+    image = read(saved(tmp_path / "x.png", grey, icc_profile=profile(())))
+    light = (np.stack([grey >> 8] * 3, -1) / 255) ** GAMMA
+    assert near(image, 255 * to_srgb(light))
+
+
+def test_profiles_that_cannot_be_used_are_told_in_one_warning(tmp_path, caplog):
+    for name in ("a.png", "b.png"):
+        saved(tmp_path / name, noise(20, 30), icc_profile=b"no profile")
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), noise(20, 30))
+    (record,) = caplog.records
+    assert "a.png (and 1 more): its colour profile cannot be used" in record.getMessage()
+
+
+def test_built_in_photographs_are_taken_as_stored(builtin):
+    stored = np.array(Image.open(BytesIO(data.photograph("scikit-image/rocket.jpg"))))
+    rocket = builtin["eval"].images[builtin["eval"].names.index("scikit-image/rocket.jpg")]
+    np.testing.assert_array_equal(rocket, stored)
+
+
+def test_a_phones_picture_and_one_without_its_end_marker_are_taken(tmp_path):
+    phone = {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (20, 20))]}
+    saved(tmp_path / "a.jpg", noise(20, 30), **phone)
+    endless = saved(tmp_path / "b.jpg", noise(20, 30))
+    endless.write_bytes(endless.read_bytes()[:-2])
+    images = data.open_images(str(tmp_path), "eval")
+    assert (images.names, images.skipped) == (("a.jpg", "b.jpg"), 0)
+
+
+def test_linked_folders_count_and_a_link_that_leads_nowhere_is_told(tmp_path, caplog):
+    saved(tmp_path / "set" / "a.png", noise(20, 30))
+    saved(tmp_path / "elsewhere" / "b.png", noise(30, 20))
+    (tmp_path / "set" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "gone").symlink_to(tmp_path / "nowhere")
+    images = data.open_images(str(tmp_path / "set"), "eval")
+    assert (images.names, images.skipped) == (("a.png", "more/b.png"), 1)
+    assert "2 pictures taken, 1 left out: 1 a link that leads nowhere; the first is gone" in (
+        caplog.text
+    )
 
 
 def test_an_image_survives_the_way_to_a_tensor_and_back():

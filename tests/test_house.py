@@ -12,6 +12,7 @@ MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init_
 ORDER = (
     *("errors", "reading", "space", "macs", "limits", "points", "front", "halving"),
     *("improvement", "surrogate"),
+    *("imagefile", "files"),
     *("bd", "lic", "layers"),
     *("rans", "exact", "coding", "student", "ordering", "shared", "weights"),
     *(
@@ -35,7 +36,6 @@ ORDER = (
         "tiles",
         "bitstream",
         "rate",
-        "files",
         "onnx_export",
     ),
     *(
@@ -130,6 +130,8 @@ def test_the_lowest_layer_never_imports_torch():
         "front",
         "halving",
         "improvement",
+        "imagefile",
+        "files",
         "bd",
     ):
         tops = {name.split(".")[0] for name in _imported(ROOT / "nas_kd" / f"{stem}.py")}
