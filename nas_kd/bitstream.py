@@ -23,6 +23,7 @@ checksum of the symbols turns a silently wrong picture into an error. Strings of
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 import zlib
@@ -46,6 +47,9 @@ QUIET_OF = {2: 0, VERSION: QUIET}
 
 TILE = 16
 """Hyperlatents per side of what is coded together: 1024 px."""
+
+REPLACEMENT = "\ufffd".encode()
+"""What stands where UTF-8 text was read and had no character; by chance once in 16 MB."""
 
 GREY = 1
 FIXED = struct.Struct("<4sB8sIIfBBI")
@@ -200,7 +204,40 @@ def fingerprint(student: Student) -> bytes:
 
 
 def _parse(data: bytes) -> Header:
-    """The header of a whole and undamaged file."""
+    """The header of a whole and undamaged file; a file that was altered as a text says so."""
+    try:
+        return _parsed(data)
+    except BitstreamError as error:
+        if (how := _as_text(data)) is not None:
+            raise BitstreamError(f"{how}: copy it again as a binary file") from error
+        raise
+
+
+def _as_text(data: bytes) -> str | None:
+    """How a file was altered by what took it for a text: undone it is whole, or its marks are in it."""
+    if REPLACEMENT in data and data[:4] == MAGIC:
+        return "bytes of the file were replaced as if it were UTF-8 text"
+    undoings = {
+        "line ends of the file were changed from LF to CR LF": data.replace(b"\r\n", b"\n"),
+        "the file was recoded from Latin-1 to UTF-8 as if it were text": _latin_1(data),
+    }
+    for how, undone in undoings.items():
+        with contextlib.suppress(BitstreamError):
+            if undone != data:
+                _parsed(undone)
+                return how
+    return None
+
+
+def _latin_1(data: bytes) -> bytes:
+    """Its UTF-8 as Latin-1; the data itself where it is not that."""
+    try:
+        return data.decode("utf-8").encode("latin-1")
+    except UnicodeError:
+        return data
+
+
+def _parsed(data: bytes) -> Header:
     if not data:
         raise BitstreamError("the file is empty: compress the picture again")
     if data[:4] != MAGIC[: len(data)]:
@@ -227,16 +264,18 @@ def _parse(data: bytes) -> Header:
 
 def _check_length(data: bytes, least: int) -> None:
     if len(data) < least:
-        raise BitstreamError(f"the file is truncated: {len(data)} bytes of at least {least}")
+        raise BitstreamError(
+            f"the file is truncated: {len(data)} bytes of at least {least}; copy it again"
+        )
 
 
 def _check_whole(header: Header, data: bytes) -> None:
     size = header.size + sum(header.lengths) + U32.size
     _check_length(data, size)
+    if U32.unpack_from(data, size - U32.size)[0] != zlib.crc32(data[: size - U32.size]):
+        raise BitstreamError("the checksum does not match: the file is damaged, copy it again")
     if len(data) > size:
         raise BitstreamError(f"{len(data) - size} bytes follow the end of the file: remove them")
-    if U32.unpack_from(data, size - U32.size)[0] != zlib.crc32(data[: -U32.size]):
-        raise BitstreamError("the checksum does not match: the file is damaged, copy it again")
 
 
 def _strings(header: Header, data: bytes) -> list[bytes]:

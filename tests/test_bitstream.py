@@ -1,6 +1,7 @@
 import copy
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -147,6 +148,37 @@ def test_a_file_cut_anywhere_is_refused(student: Student, small: bytes):
 def test_bytes_after_the_end_are_refused(student: Student, small: bytes):
     with pytest.raises(BitstreamError, match="1 bytes follow"):
         decode(student, small + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("alter", "says"),
+    [
+        (
+            lambda d: d.replace(b"\n", b"\r\n"),
+            "line ends .* LF to CR LF: copy it again as a binary",
+        ),
+        (lambda d: d.decode("latin-1").encode(), "recoded from Latin-1 to UTF-8"),
+        (lambda d: d.decode("utf-8", "replace").encode(), "replaced as if it were UTF-8 text"),
+    ],
+)
+@pytest.mark.parametrize("height", [10, 70])  # the header's 10 is a line end itself
+def test_a_file_that_was_taken_for_a_text_says_so(
+    student: Student, alter: Callable[[bytes], bytes], says: str, height: int
+):
+    whole = encode(student, image(height, 300), 1)
+    altered = alter(whole)
+    assert altered != whole
+    for read in (info, lambda data: decode(student, data)):
+        with pytest.raises(BitstreamError, match=says):
+            read(altered)
+
+
+def test_bytes_are_said_to_follow_the_end_only_where_the_file_is_whole(
+    student: Student, small: bytes
+):
+    changed = small[:60] + b"\0\1" + small[60:]
+    with pytest.raises(BitstreamError, match="checksum does not match"):
+        decode(student, changed)
 
 
 @pytest.mark.parametrize(
