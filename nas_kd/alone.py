@@ -9,6 +9,7 @@ from typing import Any
 from nas_kd.curves import measured_once
 from nas_kd.data import open_images
 from nas_kd.errors import TrialFailed
+from nas_kd.files import require_writable
 from nas_kd.passes import best_device
 from nas_kd.prepare import CURVES, Listen, interval_db, targets, told_of
 from nas_kd.space import Arch
@@ -16,6 +17,7 @@ from nas_kd.study import CACHE, Settings
 from nas_kd.targets import TargetPool
 from nas_kd.teacher import load_teacher
 from nas_kd.trial import CHECKPOINT, Anchor, Task, run_trial
+from nas_kd.weights import require_unfinished
 
 
 def distill_alone(
@@ -36,6 +38,8 @@ def distill_alone(
         listen: hears ("preparing", where it is).
         pool_gb: what teachers' outputs may take on disk.
     """
+    require_unfinished(out, out / CHECKPOINT)
+    require_writable(CACHE, "the cache", folder=True)
     device = best_device()
     teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
     images = open_images(settings.eval_data, "eval")

@@ -14,6 +14,7 @@ import typer
 from nas_kd.errors import UsageError
 
 if TYPE_CHECKING:
+    from nas_kd.data import ImageSet
     from nas_kd.imagefile import Image8
     from nas_kd.rate import Sought
     from nas_kd.student import Student
@@ -49,14 +50,21 @@ def evaluate(
     curve = measured.curve()
     against = {name: compare(name, images, curve) for name in names}
     if as_json:
-        print(json.dumps(measured.to_json() | ({"versus": against} if names else {})))
+        described = measured.to_json() | {"left_out": images.skipped}
+        print(json.dumps(described | ({"versus": against} if names else {})))
         return
+    _tell_images(images)
     for level, (rate, quality) in enumerate(zip(curve.bpp, curve.psnr_db, strict=True), start=1):
         print(f"level {level}: {rate:.4f} bpp, {quality:.2f} dB")
     for name, found in against.items():
         value = found["bd_rate"]
         said = f"absent ({found['reason']})" if value is None else f"{value:+.2f} %"
         print(f"BD-rate against {name}: {said}")
+
+
+def _tell_images(images: ImageSet) -> None:
+    left_out = f", {images.skipped} left out" if images.skipped else ""
+    print(f"{images.name}: {len(images)} picture{'s' * (len(images) != 1)}{left_out}")
 
 
 @app.command()
@@ -78,8 +86,9 @@ def baselines(
     found = [measured(name, images) for name in names or CODECS]
     if as_json:
         described = {"images": list(images.names), "data_fingerprint": images.fingerprint}
-        print(json.dumps(described | {"codecs": found}))
+        print(json.dumps(described | {"left_out": images.skipped, "codecs": found}))
         return
+    _tell_images(images)
     for one in found:
         _print_baseline(one)
 

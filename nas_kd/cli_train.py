@@ -32,11 +32,13 @@ def warmup(
 
     Example: nas-kd warmup --space demo --teacher mini --steps 1000
     """
+    from nas_kd.files import require_writable
     from nas_kd.prepare import targets, warm
     from nas_kd.space import load_space
-    from nas_kd.study import Settings
+    from nas_kd.study import CACHE, Settings
     from nas_kd.teacher import load_teacher
 
+    require_writable(CACHE, "the cache", folder=True)
     settings = Settings(
         name="warmup", space=space, teacher=teacher, warmup=steps, crops=crops, data=data, seed=seed
     )

@@ -287,7 +287,7 @@ class _Good:
 def _tell(root: Path, good: dict[str, _Good], left_out: dict[str, str]) -> None:
     """One warning each of what was left out and of profiles that cannot be used."""
     if left_out:
-        logger.warning("%s: %d pictures taken, %s", root, len(good), told_left_out(left_out))
+        logger.warning("%s: %d taken, %s", root, len(good), told_left_out(left_out))
     odd = {name: one.unusable for name, one in good.items() if one.unusable is not None}
     for name, reason in list(odd.items())[:1]:
         more = f" (and {len(odd) - 1} more)" if odd.keys() - {name} else ""

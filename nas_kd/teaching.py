@@ -26,7 +26,7 @@ from nas_kd.student import LMBDAS, Student
 from nas_kd.targets import PoolRecipe
 from nas_kd.teacher import FixedRateTeacher, load_teacher
 from nas_kd.train import CropPool, Recipe, Report, Run
-from nas_kd.weights import ready, save_student, weights_digest, write_text
+from nas_kd.weights import ready, require_unfinished, save_student, weights_digest, write_text
 
 
 def train_teacher(
@@ -38,12 +38,13 @@ def train_teacher(
     lmbdas: tuple[float, ...] = LMBDAS,
 ) -> None:
     """Train a codec on pictures alone and write it with its card; resumes from its checkpoint."""
-    open_images(eval_data, "eval")  # refused now, not after hours
+    checkpoint = out / "checkpoint.pt"
+    require_unfinished(out, checkpoint)  # refused now, not after hours
+    open_images(eval_data, "eval")
     images, crops = _crops(pool)
     torch.manual_seed(derived_seed(recipe.seed, "init", arch.key))
     student = Student(arch, lmbdas)
     student.initialise_linear(crops[:1500].float() / 255)
-    checkpoint = out / "checkpoint.pt"
     _train(student, crops, recipe, checkpoint)
     training = {"pool": asdict(pool), "recipe": asdict(recipe), "data": images.fingerprint}
     write_teacher(ready(student), training, eval_data, out)

@@ -43,6 +43,14 @@ def weights_digest(student: Student) -> str:
     return digest.hexdigest()
 
 
+def require_unfinished(folder: Path, checkpoint: Path) -> None:
+    """Raise UsageError where a finished codec lies, which a new one would replace; a checkpoint is gone on from."""
+    if (folder / WEIGHTS).exists() and not checkpoint.exists():
+        raise UsageError(
+            f"{folder}: holds a finished codec already ({WEIGHTS}); give another folder, or delete it"
+        )
+
+
 def save_student(student: Student, folder: Path, about: dict[str, Any] | None = None) -> None:
     """Write the codec into a folder; ``about`` is kept in ``arch.json`` beside the arch.
 

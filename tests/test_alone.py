@@ -80,6 +80,14 @@ def test_an_arch_distilled_alone_leaves_a_student_and_its_figures(
     assert said["flops"] == count(student).macs
     assert len(said["rd"]["bpp_est"]) == student.levels == 6
     assert json.loads(json.dumps(said)) == said
+    with pytest.raises(UsageError, match="student: holds a finished codec already"):
+        distill_alone(settings, ARCH, tmp_path / "student")
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, settings: Settings):
+    (tmp_path / "studies").touch()
+    with pytest.raises(UsageError, match="the cache studies/.cache: cannot be written"):
+        distill_alone(settings, ARCH, tmp_path / "student")
 
 
 def test_the_built_in_teachers_arch_can_be_given_as_an_arch_file(tmp_path: Path):

@@ -54,6 +54,7 @@ def test_the_command_prints_points_for_people_and_for_machines(images, tmp_path)
     plain = CliRunner().invoke(app, words)
     assert plain.exit_code == 0
     lines = plain.stdout.splitlines()
+    assert lines.pop(0) == f"{tmp_path}: 1 picture"
     assert len(lines) == len(CODECS["jpeg"].points) + 2
     assert lines[0].startswith("jpeg 5: ")
     assert "MS-SSIM 0." in lines[0]

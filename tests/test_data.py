@@ -133,7 +133,7 @@ def test_files_that_cannot_serve_are_counted_in_one_warning(folder, caplog):
     assert images.names == ("a/c.webp", "b.png", "least.png")
     assert images.skipped == 4
     assert [record.getMessage() for record in caplog.records] == [
-        f"{folder}: 3 pictures taken, 4 left out: 1 damaged, 2 in no format known here, "
+        f"{folder}: 3 taken, 4 left out: 1 damaged, 2 in no format known here, "
         "1 under 16 px on a side; the first is cut.jpg"
     ]
 
@@ -297,9 +297,7 @@ def test_linked_folders_count_and_a_link_that_leads_nowhere_is_told(tmp_path, ca
     (tmp_path / "set" / "gone").symlink_to(tmp_path / "nowhere")
     images = data.open_images(str(tmp_path / "set"), "eval")
     assert (images.names, images.skipped) == (("a.png", "more/b.png"), 1)
-    assert "2 pictures taken, 1 left out: 1 a link that leads nowhere; the first is gone" in (
-        caplog.text
-    )
+    assert "2 taken, 1 left out: 1 a link that leads nowhere; the first is gone" in (caplog.text)
 
 
 def test_an_image_survives_the_way_to_a_tensor_and_back():

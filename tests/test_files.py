@@ -214,6 +214,17 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path):
     assert names == ["a.png", "b.png", "deep/p.png", "linked/more/p.png"]
 
 
+def test_figures_say_of_how_many_pictures_they_are(folder: Path, tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png(photo(80, 70)))
+    (tmp_path / "c.png").write_bytes(b"")
+    for words in (("eval", folder), ("baselines", "--codecs", "jpeg")):
+        said = run(*words, "--data", tmp_path).output
+        assert f"{tmp_path}: 2 pictures, 1 left out" in said
+        found = json.loads(run(*words, "--data", tmp_path, "--json").stdout)
+        assert (len(found["images"]), found["left_out"]) == (2, 1)
+
+
 def test_what_is_left_out_of_a_folder_is_counted_with_its_reason(tmp_path: Path):
     for name in ("a.png", "._a.png", ".b.png", "c.HEIC", "notes.txt"):
         (tmp_path / name).touch()
