@@ -89,15 +89,15 @@ def front(study: Study | str, storage: str | None = None) -> list[Member]:
 def distill(
     arch: Arch | str | Path, out: str | Path, settings: Settings | None = None
 ) -> dict[str, Any]:
-    """Train one student outside any study and write it to ``out``; returns its figures.
+    """Train one student as a trial with these settings is trained, and write it to ``out``; returns its figures.
 
     Args:
         arch: what to build, or the file (.toml, .json) that says so.
         out: folder for the student; ``load_student`` reads it.
-        settings: teacher, steps, data and the rest; by default those of a search.
+        settings: those of a study, by whose trial it then ends; by default a search's, from a transform codec.
     """
     built = arch if isinstance(arch, Arch) else load_arch(Path(arch))
-    chosen = settings or Settings("alone", "demo", objectives=("bd_rate", "flops"))
+    chosen = settings or Settings("alone", "demo", objectives=("bd_rate", "flops"), init="scratch")
     return distill_alone(chosen, built, Path(out))
 
 

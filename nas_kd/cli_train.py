@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from nas_kd.cli_study import Pool
+from nas_kd.cli_study import AsJson, Pool, Storage, _given, _say
 from nas_kd.errors import UsageError
 
 app = typer.Typer()
@@ -18,15 +19,57 @@ teacher_app = typer.Typer(no_args_is_help=True, help="Make a teacher of your own
 app.add_typer(teacher_app, name="teacher")
 
 
+StudyOf = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        help="a study, by name or file, whose settings are taken; options given replace them",
+    ),
+]
+OF_THE_RUN = ("study", "arch", "out", "pool", "storage", "as_json")
+"""Options that are no settings of a study."""
+
+
+def _settings(ctx: typer.Context, study: str | None, storage: str | None, own: Any) -> Any:
+    """A study's settings with the options that were given; without a study ``own``, with all options."""
+    from nas_kd.study import Settings
+
+    options = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
+    if study is None:
+        return Settings(**own, **options)
+    return replace(
+        _settings_of(study, storage), **{k: v for k, v in options.items() if _given(ctx, k)}
+    )
+
+
+def _settings_of(study: str, storage: str | None) -> Any:
+    from nas_kd.study import load_studies, open_study
+
+    if not study.endswith(".toml"):
+        return open_study(study, storage).settings
+    first, *others = load_studies(Path(study))
+    if others:
+        names = ", ".join(s.name for s in (first, *others))
+        raise UsageError(
+            f"--study {study}: holds several studies ({names}); once it is begun, give one of these names"
+        )
+    return first
+
+
 @app.command()
 def warmup(
+    ctx: typer.Context,
     space: Annotated[str, typer.Option(help="search space: a name or a .toml file")] = "demo",
     teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
-    steps: Annotated[int, typer.Option(help="training steps, as --warmup of search")] = 1000,
+    warmup: Annotated[
+        int, typer.Option("--steps", help="training steps, as --warmup of search")
+    ] = 1000,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
     data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
     pool: Pool = float("inf"),
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+    study: StudyOf = None,
+    storage: Storage = None,
 ) -> None:
     """Train the weights that a space's students share; a search with the same settings finds them.
 
@@ -34,24 +77,24 @@ def warmup(
     """
     from nas_kd.prepare import targets, warm
     from nas_kd.space import load_space
-    from nas_kd.study import Settings
     from nas_kd.teacher import load_teacher
 
-    settings = Settings(
-        name="warmup", space=space, teacher=teacher, warmup=steps, crops=crops, data=data, seed=seed
-    )
-    loaded_space, loaded = load_space(space), load_teacher(teacher)
+    settings = _settings(ctx, study, storage, {"name": "warmup"})
+    loaded = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
 
     def listen(kind: str, detail: object) -> None:
         print(f"{kind}: {detail}", flush=True)
 
-    print(warm(settings, loaded_space, loaded, targets(settings, loaded, listen, pool), listen))
+    pool_of = targets(settings, loaded, listen, pool)
+    print(warm(settings, load_space(settings.space), loaded, pool_of, listen))
 
 
 @app.command()
 def distill(
+    ctx: typer.Context,
     arch: Annotated[Path, typer.Option(help="arch file (.toml, .json)")],
     out: Annotated[Path, typer.Option(help="folder to write the student to")],
+    study: StudyOf = None,
     teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
     weights: Annotated[
         str | None, typer.Option(help="folder of CompressAI's zoo files [default: torch hub's]")
@@ -68,34 +111,27 @@ def distill(
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
     pool: Pool = float("inf"),
     seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+    storage: Storage = None,
+    as_json: AsJson = False,
 ) -> None:
-    """One trial alone, without a search; the same function that a search runs.
+    """One trial alone, without a search: with --study it ends where the study's trial of this arch ended.
 
     Example: nas-kd distill --arch my-arch.toml --teacher mini --steps 2000 --out my-student
     """
-    from nas_kd.alone import distill_alone
+    from nas_kd.alone import distill_alone, in_a_table
     from nas_kd.space import load_arch
-    from nas_kd.study import Settings
 
-    settings = Settings(
-        name="alone",
-        space="demo",
-        teacher=teacher,
-        weights=weights,
-        lmbda=lmbda,
-        teacher_z=teacher_z,
-        objectives=("bd_rate", "flops"),
-        steps=steps,
-        crops=crops,
-        data=data,
-        eval_data=eval_data,
-        seed=seed,
-    )
+    own = {"name": "alone", "space": "demo", "objectives": ("bd_rate", "flops"), "init": "scratch"}
+    settings, built = _settings(ctx, study, storage, own), load_arch(arch)
 
     def listen(kind: str, detail: object) -> None:
         print(f"{kind}: {detail}", file=sys.stderr, flush=True)
 
-    print(json.dumps(distill_alone(settings, load_arch(arch), out, listen, pool)))
+    said = distill_alone(settings, built, out, listen, pool)
+    if as_json:
+        print(json.dumps(said))
+    else:
+        _say(in_a_table(said))
 
 
 @teacher_app.command(name="train")

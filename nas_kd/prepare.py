@@ -81,13 +81,26 @@ def prepare(
     shared = warm(settings, study.space, teacher, pool, listen)
     if shared is not None and (shared / CARD).is_file():
         study.optuna.set_user_attr("warmup", json.loads((shared / CARD).read_text()))
+    anchor, students = teacher_curve(study, teacher, listen), study.folder / "students"
+    return configuration(settings, teacher, pool, shared, anchor, students)
+
+
+def configuration(
+    settings: Settings,
+    teacher: Teacher,
+    pool: Path,
+    shared: Path | None,
+    anchor: dict[str, Any],
+    students: Path,
+) -> dict[str, Any]:
+    """What a worker needs to run trials, in types that travel."""
     return {
         "settings": asdict(settings),
         "lmbdas": list(teacher.lmbdas),
         "pool": str(pool.resolve()),
         "shared": None if shared is None else str(shared.resolve()),
-        "anchor": teacher_curve(study, teacher, listen),
-        "students": str((study.folder / "students").resolve()),
+        "anchor": anchor,
+        "students": str(students.resolve()),
         "cwd": os.getcwd(),
     }
 
@@ -170,12 +183,18 @@ def told_of(
 
 
 def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
-    """The teacher's estimated R-D curve and the study's interval, kept in the study."""
+    """What the study's students are compared with, kept in the study."""
     stored = study.optuna.user_attrs.get("anchor")
-    if stored is not None:
-        return stored
+    if stored is None:
+        stored = anchor_of(study.settings, teacher, listen)
+        study.optuna.set_user_attr("anchor", stored)
+    return stored
+
+
+def anchor_of(settings: Settings, teacher: Teacher, listen: Listen) -> dict[str, Any]:
+    """The teacher's estimated R-D curve, or a classical codec's in its place, and the interval."""
     listen("preparing", "teacher's rate-distortion curve")
-    images = open_images(study.settings.eval_data, "eval")
+    images = open_images(settings.eval_data, "eval")
     measured = measured_once(CACHE / CURVES, teacher, images, best_device())
     curve = measured.curve()
     anchor = {
@@ -190,9 +209,8 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
         "per_image": [one.to_json() for one in measured.per_image()],
         "baselines": {name: one.to_json() for name, one in beside(images).items()},
     }
-    if study.settings.anchor != TEACHER:
-        anchor |= _classical_anchor(study.settings.anchor, images, interval_db(curve))
-    study.optuna.set_user_attr("anchor", anchor)
+    if settings.anchor != TEACHER:
+        anchor |= _classical_anchor(settings.anchor, images, interval_db(curve))
     return anchor
 
 

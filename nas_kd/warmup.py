@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from nas_kd import __version__
 from nas_kd.data import derived_seed
 from nas_kd.distill import Weights
-from nas_kd.passes import training_on
+from nas_kd.passes import one_thread, training_on
 from nas_kd.shared import Shared
 from nas_kd.space import SearchSpace
 from nas_kd.targets import TargetPool
@@ -77,9 +77,7 @@ def warm_up(
         # Whoever comes second waits, and finds what the first one made.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # sums of several threads come out otherwise each time
-            try:
+            with one_thread():
                 torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
                 if further is None:
                     shared = Shared(space, lmbdas, pool.pictures())
@@ -87,8 +85,6 @@ def warm_up(
                     shared = load_shared(further, space, lmbdas)
                 unfinished = cache / f".{key}"
                 _train(unfinished, folder, shared.to(pool.device), pool, recipe, weights, report)
-            finally:
-                torch.set_num_threads(threads)
     return folder
 
 

@@ -109,7 +109,7 @@ def test_a_student_is_distilled_from_a_zoo_file(
 ):
     (tmp_path / "arch.toml").write_text(ARCH)
     words = ["distill", "--arch", "arch.toml", "--out", "student", "--steps", "2", "--crops", "16"]
-    words += ["--teacher", "bmshj2018-hyperprior:1", "--weights", "zoo"]
+    words += ["--json", "--teacher", "bmshj2018-hyperprior:1", "--weights", "zoo"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys, "argv", ["nas-kd", *words, "--data", pictures, "--eval-data", pictures]
@@ -360,6 +360,7 @@ def test_the_paper_form_without_adapters_reaches_a_student(
         space="demo",
         teacher="bmshj2018-hyperprior:1",
         weights=str(zoo),
+        init="scratch",
         steps=2,
         crops=16,
         crop_size=64,
