@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 
 from nas_kd.courier import Away, Home, lent, mark, root_of, shares_disk
 from nas_kd.errors import NasKdError
-from nas_kd.pace import Paced, paced_trial
+from nas_kd.pace import Paced, failure_of, paced_trial
 from nas_kd.polish import polish, polished_key
 from nas_kd.prepare import Listen, task_of
 from nas_kd.ranking import score
@@ -48,6 +48,8 @@ with warnings.catch_warnings():
     from ray.tune.search import Searcher
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+DIED = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+"""What Ray raises for a task whose worker died at each of its attempts."""
 MAX_FAILURES = 3
 """Trials in a row that may fail before the search gives up: the next one would fail as well."""
 
@@ -258,15 +260,31 @@ def _resources(gpus_per_trial: float) -> dict[str, float]:
     return {"cpu": 1.0} | ({"gpu": gpus_per_trial} if gpus_per_trial else {})
 
 
+def _attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the work found, or the reason and the message of its failure: the others' must not be lost."""
+    try:
+        return work()
+    except Exception as error:
+        failed = failure_of(error)
+        return {"reason": failed.reason, "message": failed.attrs["message"].splitlines()[0]}
+
+
 @ray.remote
-def _score(prepared: dict[str, Any], points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    device = "cuda" if ray.get_gpu_ids() else "cpu"
-    here, _ = at_hand(prepared)
-    return [score(task_of(here, device), here["settings"]["space"], point) for point in points]
+def _score(prepared: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
+    def work() -> dict[str, Any]:
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        here, _ = at_hand(prepared)
+        return score(task_of(here, device), here["settings"]["space"], point)
+
+    return _attempted(work)
 
 
 @ray.remote
 def _polish(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
+    return _attempted(lambda: _polished(prepared, arch_key))
+
+
+def _polished(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     here, away = at_hand(prepared)
     students, key = Path(here["students"]), polished_key(arch_key)
@@ -281,27 +299,29 @@ def _polish(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
 
 def _on_all(
     task: Any, prepared: dict[str, Any], each: list[Any], gpus_per_trial: float
-) -> Iterator[Any]:
-    """What a task makes of each, in order, on all workers."""
+) -> Iterator[dict[str, Any]]:
+    """What a task makes of each, in order, on all workers; a reason where its worker died, tried again by Ray."""
     resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
     shared = ray.put(prepared)
     waiting = [task.options(**resources).remote(shared, one) for one in each]
     for reference in waiting:
-        yield ray.get(reference)
+        try:
+            yield ray.get(reference)
+        except DIED as death:
+            yield {"reason": DEATHS[0], "message": str(death).strip().splitlines()[0]}
 
 
 def score_all(
     prepared: dict[str, Any], points: list[dict[str, Any]], gpus_per_trial: float
 ) -> Iterator[dict[str, Any]]:
-    """The scores of archs from their slices, in order, by plain tasks on all workers."""
-    for found in _on_all(_score, prepared, [[point] for point in points], gpus_per_trial):
-        yield from found
+    """The scores of archs from their slices, or why there are none, in order, by plain tasks on all workers."""
+    return _on_all(_score, prepared, points, gpus_per_trial)
 
 
 def polish_all(
     prepared: dict[str, Any], arch_keys: list[str], gpus_per_trial: float
 ) -> Iterator[dict[str, Any]]:
-    """The front's students trained on, in order."""
+    """The front's students trained on, or why they were not, in order."""
     return _on_all(_polish, prepared, arch_keys, gpus_per_trial)
 
 
@@ -341,8 +361,10 @@ def home_open(prepared: dict[str, Any]) -> Iterator[dict[str, Any]]:
     home = actor.options(name=name, namespace=COURIER, num_cpus=0, scheduling_strategy=here).remote(
         prepared["students"], lent(prepared)
     )
-    yield prepared | {"word": word, "home": name}
-    ray.kill(home)
+    try:
+        yield prepared | {"word": word, "home": name}
+    finally:
+        ray.kill(home)
 
 
 def _ray_died(*_: Any) -> None:

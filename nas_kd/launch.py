@@ -13,7 +13,7 @@ from optuna.exceptions import StorageInternalError
 from nas_kd.bd import MIN_POINTS
 from nas_kd.errors import NasKdError, StudyError
 from nas_kd.packing import trials_per_gpu
-from nas_kd.polish import keep, unpolished
+from nas_kd.polish import polish_front, unpolished
 from nas_kd.prepare import Listen, prepare, rank
 from nas_kd.prior import take_over
 from nas_kd.study import Settings, Study
@@ -103,12 +103,7 @@ def _run(
         )
         if study.counted() < budget:
             engine.run_trials(study, budget, given, listen, machine.workers, gpus)
-        members = unpolished(study)
-        keys = [trial.user_attrs["arch_key"] for trial in members]
-        found = engine.polish_all(given, keys, gpus)
-        for done, (trial, record) in enumerate(zip(members, found, strict=True), start=1):
-            keep(study, trial, record)
-            listen("preparing", f"polished: {done} of {len(members)} students of the front")
+        polish_front(study, lambda keys: engine.polish_all(given, keys, gpus), listen)
 
 
 def placed(machine: Machine, study: Study, lmbdas: tuple[float, ...], listen: Listen) -> Machine:

@@ -17,13 +17,13 @@ from nas_kd.baselines import TEACHER, beside, classical_curve
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
-from nas_kd.errors import StudyError, UsageError
+from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
 from nas_kd.passes import best_device
 from nas_kd.ranking import draws, in_order
 from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
-from nas_kd.study import CACHE, Settings, Study
+from nas_kd.study import CACHE, INTERRUPTED, Settings, Study
 from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teacher import Teacher
 from nas_kd.train import Report
@@ -44,7 +44,7 @@ Listen = Callable[[str, Any], None]
 """Hears (kind, details): "preparing", "reaped", "started", "trial"."""
 
 Scores = Callable[[list[dict[str, Choice]]], Iterable[dict[str, Any]]]
-"""Scores points of a space straight from their slices (ranking.score), in order."""
+"""Scores points of a space straight from their slices (ranking.score), in order; or a ``reason`` and a ``message``."""
 
 
 SLICE_LR = 0.2
@@ -157,7 +157,12 @@ def warm(
         TargetPool(pool, best_device()),
         settings.recipe(steps),
     )
-    return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.loss, report)
+    try:
+        return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.loss, report)
+    except TrialFailed as failure:
+        raise NasKdError(
+            f"warm-up of shared weights: {failure}; take a lower lr than {settings.lr:g}, or --init scratch"
+        ) from failure
 
 
 def told_of(
@@ -286,16 +291,30 @@ def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:
 
 
 def rank(study: Study, levels: int, scores: Scores, listen: Listen) -> None:
-    """The first of two rounds, where the settings ask for one and it has not been done."""
+    """The first of two rounds, where the settings ask for one and it has not been done.
+
+    Archs without a score are left out, and said. Raises NasKdError where their scoring was interrupted.
+    """
     n = study.settings.rank
     if not n or study.ranked is not None:
         return
     limits = study.settings.limits
     archs = draws(study.space, n, study.settings.seed, lambda arch: limits.over(arch, levels))
     points = [params for arch in archs if (params := study.space.params_of(arch)) is not None]
-    found = []
+    found, lost = list[dict[str, Any]](), list[dict[str, Any]]()
     for done, score in enumerate(scores(points), start=1):
-        found.append(score)
+        (lost if "reason" in score else found).append(score)
         if done % 10 == 0 or done == len(points):
-            listen("preparing", f"ranked by their slices: {done} of {len(points)} archs")
+            listen("preparing", _ranked(done, len(points), lost))
+    if broken := [s["message"] for s in lost if s["reason"] == INTERRUPTED]:
+        raise NasKdError(
+            f"ranking was interrupted ({broken[0]}); mend that and run the same command again"
+        )
     study.optuna.set_user_attr("ranked", in_order(found))
+
+
+def _ranked(done: int, total: int, lost: list[dict[str, Any]]) -> str:
+    said = f"ranked by their slices: {done} of {total} archs"
+    if lost:
+        said += f", {len(lost)} left out ({lost[0]['reason']}: {lost[0]['message']})"
+    return said
