@@ -72,19 +72,21 @@ def cache(
 
 def _entries(root: Path) -> list[dict[str, Any]]:
     """Folder, bytes, last use (seconds since 1970) and contents of all that lies in the cache, by kind."""
-    from nas_kd.targets import TARGETS, pools
+    from nas_kd.targets import TARGETS, pools, stats
 
     of_pools = {folder: about for folder, _, about in pools(root / TARGETS)}
     found = []
     for folder in sorted(folder for folder in root.glob("*/*") if folder.is_dir()):
-        stats = [file.stat() for file in folder.rglob("*") if file.is_file()]
-        used_at = max((stat.st_mtime for stat in stats), default=folder.stat().st_mtime)
+        files = stats(folder)
+        if not files:
+            continue  # another process has just deleted it
+        used_at = max(file.st_mtime for file in files)
         said, holds = of_pools.get(folder, {}), ""
         if {"teacher", "crops", "size", "data"} <= set(said):
             holds = (
                 f"{said['teacher']}, {said['crops']} crops of {said['size']} px of {said['data']}"
             )
-        size = sum(stat.st_size for stat in stats)
+        size = sum(file.st_size for file in files)
         entry = {"folder": f"{folder.parent.name}/{folder.name}", "bytes": size}
         found.append(entry | {"used_at": used_at, "holds": holds})
     return found

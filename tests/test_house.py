@@ -13,7 +13,7 @@ ORDER = (
     *("errors", "reading", "space", "macs", "limits", "points", "front", "halving"),
     *("improvement", "surrogate"),
     *("bd", "lic", "layers"),
-    *("rans", "exact", "coding", "student", "ordering", "shared", "weights"),
+    *("rans", "exact", "coding", "student", "ordering", "shared", "weights", "once"),
     *(
         "distill",
         "cost",
