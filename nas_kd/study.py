@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -306,37 +306,68 @@ class Study:
         or, where the arch is in training, together with the trial that trains it.
         """
         refused = 0
+        while (trial := self._reserved(budget, refused)) is not None:
+            chosen = self._chosen(trial)
+            if isinstance(chosen, Arch):
+                return trial.number, chosen
+            refused += chosen == "refused"
+        return None
+
+    def _reserved(self, budget: int, refused: int) -> optuna.Trial | None:
+        """A trial that counts towards the budget; its arch is still to be chosen, unless it was lined up."""
         with self.locks.exclusive():
-            while True:
-                trials = self.trials
-                open_trials = sum(t.state == TrialState.RUNNING for t in trials)
-                if self.counted() + open_trials >= budget:
-                    return None
-                self.optuna.sampler = self._sampler(len(trials))
-                if self.grid is not None and not self._line_up(self.grid, trials):
-                    return None
-                if self.ranked is not None:
-                    self._line_up([arch["params"] for arch in self.ranked], trials)
-                if self.prior is not None:
-                    self._line_up([row["params"] for row in self.prior if row["front"]], trials)
-                if refused == MAX_REFUSED:
-                    seed = derived_seed(self.settings.seed, "under limits", len(trials))
-                    limits, levels = self.settings.limits, self.levels
-                    self.optuna.enqueue_trial(under(self.space, limits, levels, seed))
-                trial = self.optuna.ask()
-                trial.set_user_attr("driver", self.driver)
-                arch = self.space.suggest(trial)
-                known = self._known(arch)
-                trial.set_user_attr("arch", arch.to_json())
-                trial.set_user_attr("arch_key", arch.key)
-                if self._refused(trial, arch):
-                    refused += 1
-                    continue
-                if known is None:
-                    return trial.number, arch
-                trial.set_user_attr("same_as", known.number)
-                if known.state in COUNTED:
-                    self._tell_known(self.trials[trial.number], known)
+            trials = self.trials
+            open_trials = sum(t.state == TrialState.RUNNING for t in trials)
+            if self.counted() + open_trials >= budget:
+                return None
+            self.optuna.sampler = self._sampler(len(trials))
+            if self.grid is not None and not self._line_up(self.grid, trials):
+                return None
+            if self.ranked is not None:
+                self._line_up([arch["params"] for arch in self.ranked], trials)
+            if self.prior is not None:
+                self._line_up([row["params"] for row in self.prior if row["front"]], trials)
+            if refused == MAX_REFUSED:
+                seed = derived_seed(self.settings.seed, "under limits", len(trials))
+                limits, levels = self.settings.limits, self.levels
+                self.optuna.enqueue_trial(under(self.space, limits, levels, seed))
+            trial = self.optuna.ask()
+            trial.set_user_attr("driver", self.driver)
+            return trial
+
+    def _chosen(self, trial: optuna.Trial) -> Arch | Literal["known", "refused"]:
+        """A trial's arch, if it is to be trained; proposed outside of the study's lock, for that takes long."""
+        while True:
+            trials = self.trials
+            proposed = self._proposal(trial, trials)
+            with self.locks.exclusive():
+                if proposed is None or proposed not in _keys(self.trials) - _keys(trials):
+                    return self._settled(trial)
+            # Another driver has just taken this arch: propose again, knowing of it.
+            trial = optuna.Trial(self.optuna, trial._trial_id)
+
+    def _proposal(self, trial: optuna.Trial, trials: list[FrozenTrial]) -> str | None:
+        """Key of the arch that the sampler's model proposes, where it has one and nothing was lined up."""
+        if trials[trial.number].system_attrs.get("fixed_params"):
+            return None
+        choices = trial.relative_params
+        if not set(self.space.vary) <= set(choices):
+            return None
+        return self.space.arch({name: choices[name] for name in self.space.vary}).key
+
+    def _settled(self, trial: optuna.Trial) -> Arch | Literal["known", "refused"]:
+        arch = self.space.suggest(trial)
+        known = self._known(arch)
+        trial.set_user_attr("arch", arch.to_json())
+        trial.set_user_attr("arch_key", arch.key)
+        if self._refused(trial, arch):
+            return "refused"
+        if known is None:
+            return arch
+        trial.set_user_attr("same_as", known.number)
+        if known.state in COUNTED:
+            self._tell_known(self.trials[trial.number], known)
+        return "known"
 
     @property
     def prior(self) -> list[dict[str, Any]] | None:
@@ -354,7 +385,9 @@ class Study:
         ratios = self.settings.limits.free_ratios(arch_cost(arch, self.levels))
         if (reason := reason_of(ratios)) is not None:
             attrs = {"limit_ratios": ratios, "over": excess(ratios)}
-            self._tell(self.trials[trial.number], Outcome(None, reason, attrs=attrs))
+            frozen, outcome = self.trials[trial.number], Outcome(None, reason, attrs=attrs)
+            self._attach(frozen, outcome)
+            self._tell(frozen, outcome)
         return reason is not None
 
     def _line_up(self, grid: list[dict[str, Choice]], trials: list[FrozenTrial]) -> bool:
@@ -406,6 +439,8 @@ class Study:
         COMPLETE with values; PRUNED where there is no BD-rate or the arch killed its worker
         MAX_DEATHS times; else FAIL, lined up again where the arch is not at fault.
         """
+        if (trial := self.trials[number]).state == TrialState.RUNNING:
+            self._attach(trial, outcome)  # outside of the lock: it copies files
         with self.locks.exclusive():
             trial = self.trials[number]
             if trial.state == TrialState.RUNNING:  # else it was taken for dead: its retry counts
@@ -419,9 +454,12 @@ class Study:
 
     def _tell(self, trial: FrozenTrial, outcome: Outcome) -> None:
         self._set_attrs(trial, outcome.attrs | {"constraints": constraints_of(outcome)})
-        shown_as = optuna.Trial(self.optuna, trial._trial_id)
-        attach(shown_as, self.folder, outcome, self.settings.objectives)
         self._finish(trial, outcome)
+
+    def _attach(self, trial: FrozenTrial, outcome: Outcome) -> None:
+        shown_as = optuna.Trial(self.optuna, trial._trial_id)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead meanwhile
+            attach(shown_as, self.folder, outcome, self.settings.objectives)
 
     def goes_on(self, number: int, step: int, values: list[float]) -> bool:
         """Whether a trial goes on past a rung, given its values there; they are kept with it."""
@@ -475,6 +513,10 @@ class Study:
             # Where the storage cannot be reached the next driver does it.
             with suppress(optuna.exceptions.StorageInternalError):
                 self.reap()
+
+
+def _keys(trials: list[FrozenTrial]) -> set[str]:
+    return {t.user_attrs.get("arch_key", "") for t in trials}
 
 
 def storage_url(folder: Path) -> str:

@@ -1,10 +1,16 @@
+import fcntl
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
+from nas_kd.artifacts import attach
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.macs import arch_cost
+from nas_kd.sampler import distributions
+from nas_kd.space import load_space
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.trial import Outcome
 
@@ -202,3 +208,75 @@ def test_another_sampler_or_limit_under_the_same_name_is_refused_and_more_polish
         with pytest.raises(StudyError, match="but it was begun with"):
             Study(replace(study.settings, **other))
     assert Study(replace(study.settings, polish=10)).settings.polish == 10
+
+
+def is_free(study):
+    """Whether another driver could take the study's lock now."""
+    with open(study.folder / ".drivers" / "all") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+class Proposes(RandomSampler):
+    """A model that takes its time: ``meanwhile`` happens while it thinks."""
+
+    def __init__(self, proposals, meanwhile):
+        super().__init__(0)
+        self.proposals, self.meanwhile = proposals, meanwhile
+
+    def infer_relative_search_space(self, study, trial):
+        return distributions(load_space("prim"))
+
+    def sample_relative(self, study, trial, search_space):
+        self.meanwhile()
+        return self.proposals.pop(0)
+
+
+def test_a_model_is_asked_outside_of_the_lock_and_again_where_another_driver_was_first(
+    study, monkeypatch
+):
+    other, (first, second) = open_study("s"), list(study.space.grid())[:2]
+    taken, free = [], []
+
+    def meanwhile():
+        free.append(is_free(study))
+        if not taken:
+            other.optuna.enqueue_trial(first)
+            taken.append(other.ask(5))
+
+    sampler = Proposes([first, second], meanwhile)
+    monkeypatch.setattr("nas_kd.study.make_sampler", lambda *given: sampler)
+    number, arch = study.ask(5)
+    assert taken[0][1] == study.space.arch(first)
+    assert arch == study.space.arch(second)
+    assert study.trials[number].params == second
+    assert free == [True, True]
+
+
+def test_files_are_copied_outside_of_the_lock_and_a_trial_taken_for_dead_meanwhile_stays_so(
+    study, monkeypatch
+):
+    free = []
+
+    def slow(trial, *given):
+        free.append(is_free(study))
+        if trial.number:
+            study.reap()
+        attach(trial, *given)
+
+    monkeypatch.setattr("nas_kd.study.attach", slow)
+    first, second = (study.ask(5)[0] for _ in range(2))
+    assert study.tell(first, Outcome([1.0, 1.0])) == TrialState.COMPLETE
+    assert study.tell(second, Outcome([1.0, 1.0])) == TrialState.FAIL
+    assert free == [True, True]
+
+
+def test_the_budget_holds_while_several_drivers_propose(study):
+    others = [open_study("s") for _ in range(4)]
+    with ThreadPoolExecutor(4) as drivers:
+        asked = list(drivers.map(lambda one: one.ask(3), others))
+    assert sum(one is not None for one in asked) <= 3
+    assert len(study.trials) == 3
