@@ -1,7 +1,8 @@
 """CompressAI's models from files, as its zoo serves them and as its training example writes them.
 
 A served file is named ``<name>-<quality>-<8 hex of its sha256>.pth.tar`` and holds a state dict; a checkpoint of
-training is any file with a state dict, or with one under ``state_dict``. Nothing is downloaded.
+training is any file with a state dict, or with one under ``state_dict``; what lies beside it is not looked at.
+Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 import nas_kd.lic  # noqa: F401  (the light import of CompressAI)
 from nas_kd.errors import TeacherError
+from nas_kd.weights import require_finite
 
 ZOO_NAMES = (
     "bmshj2018-factorized",
@@ -28,6 +32,8 @@ ZOO_NAMES = (
 )
 NO_HYPER_LATENTS = "bmshj2018-factorized"
 SERVED = re.compile(r"(?P<prefix>.+)-(?P<quality>[1-8])-[0-9a-f]{8}\.pth\.tar")
+COMPILED = "_orig_mod."
+"""What torch.compile puts into the names of a model's tensors."""
 DIGEST = re.compile(r"-([0-9a-f]{8})\.pth(\.tar)?$")
 
 
@@ -146,19 +152,59 @@ def _checked_digest(file: Path) -> str:
 def _state_dict(file: Path) -> dict[str, Tensor]:
     from compressai.zoo.image import load_pretrained
 
-    try:
-        data = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        line = (str(error).splitlines() or [""])[0][:80]
-        raise TeacherError(
-            f"{file}: cannot be loaded as weights ({type(error).__name__}: {line}); copy it again"
-        ) from error
+    data = _loaded(file)
     state = data.get("state_dict", data) if isinstance(data, dict) else None
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise TeacherError(f"{file}: holds no state dict; give a checkpoint of CompressAI")
-    return load_pretrained(state)
+    require_finite(state, file, TeacherError)
+    return load_pretrained({k.replace(COMPILED, ""): v for k, v in state.items()})
+
+
+class _Ignored:
+    """Stands for an object that is no tensor: nothing of it is kept, and no code of it runs."""
+
+    def __init__(self, *given: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _loaded(file: Path) -> Any:
+    """What a file holds: tensors and plain values, an ``_Ignored`` for anything else."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        return _loaded_without(_others(file), file)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise _damaged(file) from error
+
+
+def _others(file: Path) -> list[str]:
+    """Names of what a file holds beside tensors and plain values; it is read and not run."""
+    try:
+        return get_unsafe_globals_in_checkpoint(file)
+    except Exception as error:
+        raise _damaged(file) from error
+
+
+def _loaded_without(names: list[str], file: Path) -> Any:
+    try:
+        with safe_globals([(_Ignored, name) for name in names]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TeacherError(
+            f"{file}: holds objects that cannot be left out ({', '.join(names)}); save its state dict alone"
+        ) from error
+
+
+def _damaged(file: Path) -> TeacherError:
+    return TeacherError(
+        f"{file}: cannot be loaded as weights: damaged, or not written by torch.save; copy it again, or give "
+        "another file"
+    )
 
 
 def _fitted(name: str, state: dict[str, Tensor]) -> Any | None:

@@ -37,7 +37,7 @@ def test_every_command_is_in_the_readme(name: str):
         (["search", "--pool", "0"], "--pool 0: must be above 0 GB"),
         (["search", "--pool", "nan"], "--pool nan: must be above 0 GB"),
         (["front", "absent"], "study 'absent'"),
-        (["eval", "absent"], "absent: no codec there"),
+        (["eval", "absent"], "absent: no codec there (no such folder); give a folder that"),
         (["search", "--teacher", "cheng2020", "--objectives", "bd_rate,flops"], "--teacher mini"),
     ],
 )
