@@ -11,8 +11,8 @@ from nas_kd.data import open_images
 from nas_kd.errors import TrialFailed
 from nas_kd.passes import best_device
 from nas_kd.prepare import CURVES, Listen, interval_db, targets, told_of
+from nas_kd.settings import CACHE, Settings
 from nas_kd.space import Arch
-from nas_kd.study import CACHE, Settings
 from nas_kd.targets import TargetPool
 from nas_kd.teacher import load_teacher
 from nas_kd.trial import CHECKPOINT, Anchor, Task, run_trial

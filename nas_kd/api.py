@@ -19,9 +19,10 @@ from nas_kd.launch import Machine
 from nas_kd.launch import search as launch
 from nas_kd.measure import measure_codec
 from nas_kd.meters import require_meter
+from nas_kd.settings import Settings
 from nas_kd.space import Arch, load_arch
 from nas_kd.student import Student
-from nas_kd.study import Settings, Study, open_study
+from nas_kd.study import Study, open_study
 from nas_kd.weights import load_student
 
 __all__ = [

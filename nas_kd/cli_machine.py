@@ -54,7 +54,7 @@ def cache(
 
     Example: nas-kd cache --drop
     """
-    from nas_kd.study import CACHE
+    from nas_kd.settings import CACHE
     from nas_kd.targets import TARGETS
     from nas_kd.targets import drop as drop_pools
 

@@ -135,7 +135,7 @@ def search(
     Example: nas-kd search --space demo --teacher mini --budget 8 --objectives bd_rate,flops
     """
     from nas_kd.launch import Machine
-    from nas_kd.study import Settings, load_studies
+    from nas_kd.settings import Settings, load_studies
 
     if budget is not None and budget < 1:
         raise UsageError(f"budget = {budget}: must be at least 1")
@@ -290,7 +290,8 @@ def table(
 def _studies(spec: str | None, untrained: bool) -> list[Any]:
     """The studies that are there, of a name or of a file; none where nothing trained is asked for."""
     from nas_kd.errors import StudyError
-    from nas_kd.study import load_studies, open_study
+    from nas_kd.settings import load_studies
+    from nas_kd.study import open_study
 
     if spec is None:
         return []

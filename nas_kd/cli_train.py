@@ -33,8 +33,8 @@ def warmup(
     Example: nas-kd warmup --space demo --teacher mini --steps 1000
     """
     from nas_kd.prepare import targets, warm
+    from nas_kd.settings import Settings
     from nas_kd.space import load_space
-    from nas_kd.study import Settings
     from nas_kd.teacher import load_teacher
 
     settings = Settings(
@@ -74,8 +74,8 @@ def distill(
     Example: nas-kd distill --arch my-arch.toml --teacher mini --steps 2000 --out my-student
     """
     from nas_kd.alone import distill_alone
+    from nas_kd.settings import Settings
     from nas_kd.space import load_arch
-    from nas_kd.study import Settings
 
     settings = Settings(
         name="alone",
@@ -124,11 +124,11 @@ def teacher_train(
     Example: nas-kd teacher train --arch bmshj2018-hyperprior --width 64 --levels 5 --out my-teacher
     """
     from nas_kd.families import check, parsed_levels
+    from nas_kd.recipe import Recipe
     from nas_kd.space import load_arch
     from nas_kd.student import LMBDAS
     from nas_kd.targets import PoolRecipe
     from nas_kd.teaching import train_family, train_teacher
-    from nas_kd.train import Recipe
 
     if crop_size % 64 or crop_size < 64:
         raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")

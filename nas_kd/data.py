@@ -34,12 +34,12 @@ from PIL import Image, ImageOps
 
 from nas_kd.errors import DataError
 from nas_kd.scenes import dead_leaves
+from nas_kd.settings import BUILTIN
 
 logger = logging.getLogger("nas_kd")
 
 Image8 = NDArray[np.uint8]
 
-BUILTIN = "builtin"
 SPLITS = ("train", "eval")
 SIDE_MIN_PX = 16
 HELD_BYTES = 2**29

@@ -16,7 +16,8 @@ from nas_kd.packing import trials_per_gpu
 from nas_kd.polish import keep, unpolished
 from nas_kd.prepare import Listen, prepare, rank
 from nas_kd.prior import take_over
-from nas_kd.study import Settings, Study
+from nas_kd.settings import Settings
+from nas_kd.study import Study
 from nas_kd.teacher import Teacher, load_teacher
 
 

@@ -7,13 +7,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import made_with
-from nas_kd.baselines import TEACHER, beside, classical_curve
+from nas_kd.baselines import beside, classical_curve
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
@@ -21,9 +20,10 @@ from nas_kd.errors import StudyError, UsageError
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
 from nas_kd.passes import best_device
 from nas_kd.ranking import draws, in_order
+from nas_kd.settings import CACHE, TEACHER, Settings
 from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
-from nas_kd.study import CACHE, Settings, Study
+from nas_kd.study import Study
 from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teacher import Teacher
 from nas_kd.train import Report
@@ -82,7 +82,7 @@ def prepare(
     if shared is not None and (shared / CARD).is_file():
         study.optuna.set_user_attr("warmup", json.loads((shared / CARD).read_text()))
     return {
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
         "lmbdas": list(teacher.lmbdas),
         "pool": str(pool.resolve()),
         "shared": None if shared is None else str(shared.resolve()),
@@ -260,8 +260,7 @@ def _origin(settings: Settings, folder: str, lmbdas: tuple[float, ...]) -> Share
 
 def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:
     """The shared part of every trial, from what ``prepare`` returned."""
-    stored = prepared["settings"]
-    settings = Settings(**stored | {"objectives": tuple(stored["objectives"])})
+    settings = Settings(**prepared["settings"])
     anchor = json.dumps(prepared["anchor"], sort_keys=True)
     lmbdas, pool, shared = tuple(prepared["lmbdas"]), prepared["pool"], prepared["shared"]
     return _task(settings, lmbdas, pool, shared, anchor, device)

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init__.py")
 ORDER = (
-    *("errors", "reading", "space", "macs", "limits", "points", "front", "halving"),
+    *("errors", "reading", "toml_file", "space", "macs", "limits", "points", "front", "halving"),
+    *("schema", "recipe", "settings"),
     *("improvement", "surrogate"),
     *("bd", "lic", "layers"),
     *("rans", "exact", "coding", "student", "ordering", "shared", "weights"),
