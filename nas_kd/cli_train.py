@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
+from nas_kd.cli_common import WholeHelp
 from nas_kd.cli_study import Pool
 from nas_kd.errors import UsageError
 
 app = typer.Typer()
 
-teacher_app = typer.Typer(no_args_is_help=True, help="Make a teacher of your own.")
+teacher_app = typer.Typer(cls=WholeHelp, no_args_is_help=True, help="Make a teacher of your own.")
 app.add_typer(teacher_app, name="teacher")
 
 

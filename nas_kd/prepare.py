@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import made_with
-from nas_kd.baselines import beside, classical_curve
+from nas_kd.baselines import beside, classical_curve, lacking
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
@@ -73,6 +73,8 @@ def prepare(
     if settings.init == "teacher":
         listed = None if study.grid is None else [study.space.arch(point) for point in study.grid]
         require_slices(study.space.corners(True) if listed is None else listed, teacher)
+    if settings.anchor != TEACHER and (reason := lacking(settings.anchor)) is not None:
+        raise UsageError(f"anchor {settings.anchor}: {reason}")
     judged = open_images(settings.eval_data, "eval").fingerprint
     require_unchanged(study, {"teacher": teacher.fingerprint, "eval_data": judged})
     study.optuna.set_user_attr("made_with", made_with(best_device()))

@@ -22,6 +22,8 @@ ORDER = (
         "sensor",
         "energy",
         "exclusive",
+        "served",
+        "obstacles",
         "readings",
         "latency",
         "passes",
@@ -76,11 +78,13 @@ ORDER = (
         "alone",
         "teaching",
         "api",
+        "cli_common",
         "cli_study",
         "cli_codec",
         "cli_train",
         "cli_machine",
         "cli",
+        "__main__",
     ),
 )
 ONLY_IN = {"ray": "engine", "pynvml": "meters", "fvcore": "cost", "tensorboardX": "follow"}
