@@ -151,7 +151,8 @@ def search(
     from nas_kd.obstacles import require_clear
 
     require_clear(studies)  # before torch and Ray, which take seconds to import
-    from nas_kd.launch import Machine, cores
+    from nas_kd.cores import cores
+    from nas_kd.launch import Machine
 
     machine = Machine(workers or cores(), address, gpus_per_trial, storage, packed, pool)
     with ExitStack() as after:  # Ray stays up from the first study to the last

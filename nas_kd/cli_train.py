@@ -125,6 +125,7 @@ def teacher_train(
     Example: nas-kd teacher train --arch bmshj2018-hyperprior --width 64 --levels 5 --out my-teacher
     """
     from nas_kd.families import check, parsed_levels
+    from nas_kd.overlap import warn_of_overlap
     from nas_kd.recipe import Recipe
     from nas_kd.space import load_arch
     from nas_kd.student import LMBDAS
@@ -134,6 +135,7 @@ def teacher_train(
     if crop_size % 64 or crop_size < 64:
         raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
     qualities = parsed_levels(levels)
+    warn_of_overlap(data, eval_data)
     pool, recipe = PoolRecipe(data, crops, crop_size, seed), Recipe(steps, batch, lr, seed=seed)
     if not Path(arch).is_file():
         check(arch, width)

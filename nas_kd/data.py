@@ -32,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from nas_kd.cores import cores
 from nas_kd.errors import DataError
 from nas_kd.scenes import dead_leaves
 from nas_kd.settings import BUILTIN
@@ -242,7 +243,7 @@ def _folder(spec: str) -> ImageSet:
     root = Path(spec).expanduser()
     paths = _image_paths(spec, root)
     names = [path.relative_to(root).as_posix() for path in paths]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow and hashlib release the GIL
+    with ThreadPoolExecutor(cores()) as threads:  # Pillow and hashlib release the GIL
         checked = dict(zip(names, threads.map(_check, paths), strict=True))
     good = {name: result for name, result in checked.items() if not isinstance(result, str)}
     bad = {name: result for name, result in checked.items() if isinstance(result, str)}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 
 import psutil
 import torch
 
 from nas_kd.codec_energy import meter_in_words
+from nas_kd.cores import cores
 from nas_kd.meters import find_meter
 from nas_kd.reading import Reading
 from nas_kd.served import ALIASES, BUILT_IN, ZOO_NAMES, file_says, hub_folder
@@ -37,5 +37,5 @@ def findings() -> list[tuple[str, str]]:
 
 
 def _device(device: str) -> str:
-    cores = f"{os.cpu_count()} cores"
-    return f"{torch.cuda.get_device_name()}, {cores}" if device == "cuda" else f"CPU, {cores}"
+    usable = f"{cores()} cores"
+    return f"{torch.cuda.get_device_name()}, {usable}" if device == "cuda" else f"CPU, {usable}"

@@ -83,13 +83,6 @@ def search(
     return study
 
 
-def cores() -> int:
-    """Cores that this process may use: by affinity and the limits of its cgroup."""
-    import joblib
-
-    return joblib.cpu_count()
-
-
 def _run(
     study: Study,
     budget: int,

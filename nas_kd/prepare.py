@@ -18,6 +18,7 @@ from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
+from nas_kd.overlap import warn_of_overlap
 from nas_kd.passes import best_device
 from nas_kd.ranking import draws, in_order
 from nas_kd.settings import CACHE, TEACHER, Settings
@@ -118,6 +119,7 @@ def targets(
 ) -> Path:
     """The teacher's outputs on the pool of crops, computed once for all studies that ask the same."""
     s = settings
+    warn_of_overlap(s.data, s.eval_data)
     recipe = PoolRecipe(s.data, s.crops, s.crop_size, s.seed, x_hat=s.kd_x > 0)
 
     def progress(done: int, total: int) -> None:

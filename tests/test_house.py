@@ -10,7 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init__.py")
 ORDER = (
-    *("errors", "reading", "toml_file", "space", "macs", "limits", "points", "front", "halving"),
+    *(
+        "errors",
+        "cores",
+        "reading",
+        "toml_file",
+        "space",
+        "macs",
+        "limits",
+        "points",
+        "front",
+        "halving",
+    ),
     *("schema", "recipe", "settings"),
     *("improvement", "surrogate"),
     *("bd", "lic", "layers"),
@@ -29,6 +40,7 @@ ORDER = (
         "passes",
         "scenes",
         "data",
+        "overlap",
         "codec_energy",
         "feed",
         "train",
