@@ -33,6 +33,12 @@ def at_least_one(param: typer.CallbackParam, value: int | None) -> int | None:
     return value
 
 
+def require_there(path: Path) -> None:
+    """Raise UsageError where there is nothing at a path to read."""
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file or folder; give one that is there")
+
+
 def known_study(ctx: typer.Context, spec: str) -> str:
     """A study's name, there in ``studies`` unless a storage is named; a student's folder passes as it is."""
     from nas_kd.settings import require_study, study_name

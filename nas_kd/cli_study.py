@@ -108,7 +108,10 @@ def search(
     kd_y: Annotated[float, typer.Option(help="weight of the teacher's latents")] = 0.05,
     kd_z: Annotated[float, typer.Option(help="weight of the teacher's hyper-latents")] = 0.2,
     form: Annotated[
-        str, typer.Option(help="of the loss: kd, paper, ... (docs/commands.md)")
+        str,
+        typer.Option(
+            help="of the loss: kd, or paper, paper-kld, paper-scaled, paper-clean, paper-corrected"
+        ),
     ] = "kd",
     sampler: Annotated[
         str, typer.Option(help="auto, exact-cost, gp, tpe, nsga2 or random")

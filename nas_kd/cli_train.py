@@ -33,14 +33,24 @@ def warmup(
 
     Example: nas-kd warmup --space demo --teacher mini --steps 1000
     """
-    from nas_kd.prepare import targets, warm
+    from nas_kd.obstacles import require_clear
     from nas_kd.settings import Settings
+
+    settings = Settings(
+        name="warmup",
+        space=space,
+        teacher=teacher,
+        objectives=("flops",),
+        warmup=steps,
+        crops=crops,
+        data=data,
+        seed=seed,
+    )
+    require_clear([settings])
+    from nas_kd.prepare import targets, warm
     from nas_kd.space import load_space
     from nas_kd.teacher import load_teacher
 
-    settings = Settings(
-        name="warmup", space=space, teacher=teacher, warmup=steps, crops=crops, data=data, seed=seed
-    )
     loaded_space, loaded = load_space(space), load_teacher(teacher)
 
     def listen(kind: str, detail: object) -> None:
@@ -124,19 +134,21 @@ def teacher_train(
 
     Example: nas-kd teacher train --arch bmshj2018-hyperprior --width 64 --levels 5 --out my-teacher
     """
+    from nas_kd.recipe import Recipe
+
+    if crop_size % 64 or crop_size < 64:
+        raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
+    recipe = Recipe(steps, batch, lr, seed=seed)
     from nas_kd.families import check, parsed_levels
     from nas_kd.overlap import warn_of_overlap
-    from nas_kd.recipe import Recipe
     from nas_kd.space import load_arch
     from nas_kd.student import LMBDAS
     from nas_kd.targets import PoolRecipe
     from nas_kd.teaching import train_family, train_teacher
 
-    if crop_size % 64 or crop_size < 64:
-        raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
     qualities = parsed_levels(levels)
     warn_of_overlap(data, eval_data)
-    pool, recipe = PoolRecipe(data, crops, crop_size, seed), Recipe(steps, batch, lr, seed=seed)
+    pool = PoolRecipe(data, crops, crop_size, seed)
     if not Path(arch).is_file():
         check(arch, width)
         train_family(arch, width, qualities, pool, recipe, eval_data, out)

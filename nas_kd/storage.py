@@ -81,6 +81,11 @@ def is_postgresql(url: str) -> bool:
     return backend == "postgresql"
 
 
+def is_there(url: str) -> bool:
+    """Whether a storage can be read: a SQLite file that is not there would be made by opening it."""
+    return is_postgresql(url) or Path(sqlalchemy.make_url(url).database or "").is_file()
+
+
 def shown(url: str) -> str:
     """The URL without its password."""
     return sqlalchemy.make_url(url).render_as_string(hide_password=True)

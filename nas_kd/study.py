@@ -23,7 +23,7 @@ from nas_kd.points import grid_points, listed_points, under
 from nas_kd.sampler import History, make_sampler
 from nas_kd.settings import DATABASE, STUDIES, Settings, from_stored, require_study, study_name
 from nas_kd.space import Arch, Choice, SearchSpace, load_space
-from nas_kd.storage import full_url, locks_of, new_driver, open_storage, shown
+from nas_kd.storage import full_url, is_there, locks_of, new_driver, open_storage, shown
 from nas_kd.student import LMBDAS
 from nas_kd.trial import CHECKPOINT, Outcome
 
@@ -401,7 +401,7 @@ def open_study(spec: str, storage: str | None = None) -> Study:
     """A study that is there, by its name or ``studies/NAME``, with the settings it was begun with."""
     name = require_study(spec) if storage is None else study_name(spec)
     url = full_url(storage or storage_url(STUDIES / name))
-    found = _loaded(name, open_storage(url))
+    found = _loaded(name, open_storage(url)) if is_there(url) else None
     if found is None:
         raise StudyError(f"study '{name}': there is none in {shown(url)}")
     stored = found.user_attrs.get("settings")

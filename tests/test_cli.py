@@ -14,6 +14,7 @@ from nas_kd.cli import app, main
 ROOT = Path(__file__).parents[1]
 
 
+TRAIN = ("--arch", "mbt2018", "--out", "out")
 FREE = ("--objectives", "bd_rate,flops")
 
 
@@ -53,6 +54,10 @@ def test_every_command_is_in_the_readme(name: str):
         (["search", "--pool", "0"], "--pool 0: must be above 0 GB"),
         (["search", "--pool", "nan"], "--pool nan: must be above 0 GB"),
         (["front", "absent"], "study 'absent'"),
+        (["warmup", "--data", "/nowhere"], "data '/nowhere' is no folder"),
+        (["warmup", "--steps", "-1"], "warmup = -1: must be a whole number of at least 0"),
+        (["teacher", "train", *TRAIN, "--lr", "0"], "lr = 0.0: must be a number above 0"),
+        (["measure", "absent"], "absent: there is no such file or folder"),
         (["eval", "absent"], "absent: no codec there"),
         (["search", "--teacher", "cheng2020", "--objectives", "bd_rate,flops"], "--teacher mini"),
     ],

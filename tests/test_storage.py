@@ -219,6 +219,7 @@ def test_a_study_that_the_storage_lacks_is_an_error(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'other.db'}"
     with pytest.raises(StudyError, match="study 's': there is none in sqlite"):
         open_study("s", url)
+    assert not list(tmp_path.iterdir())
     Study(SETTINGS, url)
     assert open_study("s", url).settings == SETTINGS
     assert not is_postgresql(storage_url(tmp_path))
