@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nas_kd.cli_common import require_there
+
 app = typer.Typer()
 
 
@@ -27,7 +29,8 @@ def doctor() -> None:
 @app.command()
 def measure(
     codec: Annotated[
-        Path, typer.Argument(metavar="STUDENT_OR_ARCH", help="a student's folder, or an arch file")
+        Path,
+        typer.Argument(metavar="STUDENT_OR_ARCH", help="a student's folder, or an arch file"),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="shorter windows, fewer runs")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -36,6 +39,7 @@ def measure(
 
     Example: nas-kd measure students/trial-0003 --quick
     """
+    require_there(codec)
     from nas_kd.measure import in_lines, measure_codec
 
     figures = measure_codec(codec, quick)
@@ -54,7 +58,7 @@ def cache(
 
     Example: nas-kd cache --drop
     """
-    from nas_kd.study import CACHE
+    from nas_kd.settings import CACHE
     from nas_kd.targets import TARGETS
     from nas_kd.targets import drop as drop_pools
 

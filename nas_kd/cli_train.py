@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from nas_kd.cli_common import WholeHelp
 from nas_kd.cli_study import AsJson, Pool, Storage, _given, _say
 from nas_kd.errors import UsageError
 
 app = typer.Typer()
 
-teacher_app = typer.Typer(no_args_is_help=True, help="Make a teacher of your own.")
+teacher_app = typer.Typer(cls=WholeHelp, no_args_is_help=True, help="Make a teacher of your own.")
 app.add_typer(teacher_app, name="teacher")
 
 
@@ -31,21 +32,30 @@ OF_THE_RUN = ("study", "arch", "out", "pool", "storage", "as_json")
 
 
 def _settings(ctx: typer.Context, study: str | None, storage: str | None, own: Any) -> Any:
-    """A study's settings with the options that were given; without a study ``own``, with all options."""
-    from nas_kd.study import Settings
+    """A study's settings with the options that were given; without a study ``own``, with all options.
+
+    Raises UsageError with what stands in the way of training by them, before torch is imported.
+    """
+    from nas_kd.obstacles import require_clear
+    from nas_kd.settings import Settings
 
     options = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
     if study is None:
-        return Settings(**own, **options)
-    return replace(
-        _settings_of(study, storage), **{k: v for k, v in options.items() if _given(ctx, k)}
-    )
+        found = Settings(**own, **options)
+    else:
+        given = {k: v for k, v in options.items() if _given(ctx, k)}
+        found = replace(_settings_of(study, storage), **given)
+    # No study is searched: what its values need, a meter or a prior, is not asked for.
+    require_clear([replace(found, objectives=("flops",), sampler="auto", from_study=None)])
+    return found
 
 
 def _settings_of(study: str, storage: str | None) -> Any:
-    from nas_kd.study import load_studies, open_study
+    from nas_kd.settings import load_studies
 
     if not study.endswith(".toml"):
+        from nas_kd.study import open_study
+
         return open_study(study, storage).settings
     first, *others = load_studies(Path(study))
     if others:
@@ -75,11 +85,11 @@ def warmup(
 
     Example: nas-kd warmup --space demo --teacher mini --steps 1000
     """
+    settings = _settings(ctx, study, storage, {"name": "warmup"})
     from nas_kd.prepare import targets, warm
     from nas_kd.space import load_space
     from nas_kd.teacher import load_teacher
 
-    settings = _settings(ctx, study, storage, {"name": "warmup"})
     loaded = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
 
     def listen(kind: str, detail: object) -> None:
@@ -118,11 +128,11 @@ def distill(
 
     Example: nas-kd distill --arch my-arch.toml --teacher mini --steps 2000 --out my-student
     """
-    from nas_kd.alone import distill_alone, in_a_table
     from nas_kd.space import load_arch
 
     own = {"name": "alone", "space": "demo", "objectives": ("bd_rate", "flops"), "init": "scratch"}
     settings, built = _settings(ctx, study, storage, own), load_arch(arch)
+    from nas_kd.alone import distill_alone, in_a_table
 
     def listen(kind: str, detail: object) -> None:
         print(f"{kind}: {detail}", file=sys.stderr, flush=True)
@@ -159,17 +169,21 @@ def teacher_train(
 
     Example: nas-kd teacher train --arch bmshj2018-hyperprior --width 64 --levels 5 --out my-teacher
     """
+    from nas_kd.recipe import Recipe
+
+    if crop_size % 64 or crop_size < 64:
+        raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
+    recipe = Recipe(steps, batch, lr, seed=seed)
     from nas_kd.families import check, parsed_levels
+    from nas_kd.overlap import warn_of_overlap
     from nas_kd.space import load_arch
     from nas_kd.student import LMBDAS
     from nas_kd.targets import PoolRecipe
     from nas_kd.teaching import train_family, train_teacher
-    from nas_kd.train import Recipe
 
-    if crop_size % 64 or crop_size < 64:
-        raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
     qualities = parsed_levels(levels)
-    pool, recipe = PoolRecipe(data, crops, crop_size, seed), Recipe(steps, batch, lr, seed=seed)
+    warn_of_overlap(data, eval_data)
+    pool = PoolRecipe(data, crops, crop_size, seed)
     if not Path(arch).is_file():
         check(arch, width)
         train_family(arch, width, qualities, pool, recipe, eval_data, out)

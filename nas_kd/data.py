@@ -32,14 +32,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from nas_kd.cores import cores
 from nas_kd.errors import DataError
 from nas_kd.scenes import dead_leaves
+from nas_kd.settings import BUILTIN
 
 logger = logging.getLogger("nas_kd")
 
 Image8 = NDArray[np.uint8]
 
-BUILTIN = "builtin"
 SPLITS = ("train", "eval")
 SIDE_MIN_PX = 16
 HELD_BYTES = 2**29
@@ -242,7 +243,7 @@ def _folder(spec: str) -> ImageSet:
     root = Path(spec).expanduser()
     paths = _image_paths(spec, root)
     names = [path.relative_to(root).as_posix() for path in paths]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow and hashlib release the GIL
+    with ThreadPoolExecutor(cores()) as threads:  # Pillow and hashlib release the GIL
         checked = dict(zip(names, threads.map(_check, paths), strict=True))
     good = {name: result for name, result in checked.items() if not isinstance(result, str)}
     bad = {name: result for name, result in checked.items() if isinstance(result, str)}

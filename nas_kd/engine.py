@@ -24,7 +24,7 @@ import psutil
 from optuna.trial import TrialState
 
 from nas_kd.courier import Away, Home, lent, mark, root_of, shares_disk
-from nas_kd.errors import NasKdError
+from nas_kd.errors import NasKdError, UsageError
 from nas_kd.pace import Paced, failure_of, paced_trial
 from nas_kd.polish import polish, polished_key
 from nas_kd.prepare import Listen, task_of
@@ -58,6 +58,9 @@ WAIT_S = 0.5
 
 SHUTDOWN_S = 30.0
 """What Ray may take to end; its processes end with this one at the latest."""
+
+SOCKET_ROOM = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Bytes of a temporary folder that leave room for the longest of Ray's socket paths."""
 
 COURIER = "nas-kd-home"
 """Ray's namespace of the actors that touch the files of a study, one per driver."""
@@ -391,21 +394,54 @@ def _is_alive(process: psutil.Process) -> bool:
 
 def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> None:
     """Start Ray here with so many CPUs, or join the cluster at an address."""
-    # "local": else Ray joins a cluster that happens to run on this machine.
-    here = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    place: dict[str, Any] = {"address": address}
+    if not address:
+        # "local": else Ray joins a cluster that happens to run on this machine.
+        place = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        place["_temp_dir"] = temporary_folder()
     try:
-        ray.init(
-            **({"address": address} if address else here),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with _own_sigterm():
+            ray.init(
+                **place,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
     except Exception as error:  # Ray raises bare Exception where its processes do not come up
         ray.shutdown()
         # It waits 30 s for its own processes, which may be too short on a machine under load.
         if attempts > 1 and "timed out" in str(error):
             return start_ray(workers, address, attempts - 1)
-        where = f"at {address}" if address else "here"
-        raise NasKdError(
-            f"Ray did not start {where} ({str(error).splitlines()[0]}); run the same command again"
-        ) from error
+        where, remedy = (
+            "here",
+            "run the same command again, where there is more memory or less to do",
+        )
+        if address:
+            where, remedy = f"at {address}", "start it there, or leave --address out"
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NasKdError(f"Ray did not start {where} ({said}); {remedy}") from error
+
+
+def temporary_folder(default: str | None = None, short: str = "/tmp") -> str | None:
+    """Where Ray keeps its sockets: None is its own choice, ``short`` is for where that is too long.
+
+    The kernel takes 107 bytes of a socket's path. Raises UsageError where neither will do.
+    """
+    chosen = default or os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or short
+    if len(os.fsencode(chosen)) <= SOCKET_ROOM:
+        return None
+    if os.access(short, os.W_OK | os.X_OK):
+        return f"{short}/ray"
+    raise UsageError(
+        f"TMPDIR {chosen}: Ray's sockets need a folder of at most {SOCKET_ROOM} bytes, and {short} cannot be "
+        "written; set RAY_TMPDIR to a short folder"
+    )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM: Ray's prints its C++ stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)

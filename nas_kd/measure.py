@@ -38,9 +38,9 @@ from nas_kd.passes import (
     synchroniser,
 )
 from nas_kd.reading import Reading
+from nas_kd.served import BUILT_IN
 from nas_kd.space import load_arch
 from nas_kd.student import Student
-from nas_kd.teacher import BUILT_IN
 from nas_kd.weights import load_student, ready
 
 TEACHER = "mini"

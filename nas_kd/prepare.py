@@ -7,23 +7,24 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import made_with
-from nas_kd.baselines import TEACHER, beside, classical_curve
+from nas_kd.baselines import beside, classical_curve, lacking
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
+from nas_kd.overlap import warn_of_overlap
 from nas_kd.passes import best_device
 from nas_kd.ranking import draws, in_order
+from nas_kd.settings import CACHE, TEACHER, Settings
 from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
-from nas_kd.study import CACHE, INTERRUPTED, Settings, Study
+from nas_kd.study import INTERRUPTED, Study
 from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teacher import Teacher
 from nas_kd.train import Report
@@ -73,6 +74,8 @@ def prepare(
     if settings.init == "teacher":
         listed = None if study.grid is None else [study.space.arch(point) for point in study.grid]
         require_slices(study.space.corners(True) if listed is None else listed, teacher)
+    if settings.anchor != TEACHER and (reason := lacking(settings.anchor)) is not None:
+        raise UsageError(f"anchor {settings.anchor}: {reason}")
     judged = open_images(settings.eval_data, "eval").fingerprint
     require_unchanged(study, {"teacher": teacher.fingerprint, "eval_data": judged})
     study.optuna.set_user_attr("made_with", made_with(best_device()))
@@ -95,7 +98,7 @@ def configuration(
 ) -> dict[str, Any]:
     """What a worker needs to run trials, in types that travel."""
     return {
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
         "lmbdas": list(teacher.lmbdas),
         "pool": str(pool.resolve()),
         "shared": None if shared is None else str(shared.resolve()),
@@ -129,6 +132,7 @@ def targets(
 ) -> Path:
     """The teacher's outputs on the pool of crops, computed once for all studies that ask the same."""
     s = settings
+    warn_of_overlap(s.data, s.eval_data)
     recipe = PoolRecipe(s.data, s.crops, s.crop_size, s.seed, x_hat=s.kd_x > 0)
 
     def progress(done: int, total: int) -> None:
@@ -283,8 +287,7 @@ def _origin(settings: Settings, folder: str, lmbdas: tuple[float, ...]) -> Share
 
 def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:
     """The shared part of every trial, from what ``prepare`` returned."""
-    stored = prepared["settings"]
-    settings = Settings(**stored | {"objectives": tuple(stored["objectives"])})
+    settings = Settings(**prepared["settings"])
     anchor = json.dumps(prepared["anchor"], sort_keys=True)
     lmbdas, pool, shared = tuple(prepared["lmbdas"]), prepared["pool"], prepared["shared"]
     return _task(settings, lmbdas, pool, shared, anchor, device)

@@ -20,18 +20,9 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 import nas_kd.lic  # noqa: F401  (the light import of CompressAI)
 from nas_kd.errors import TeacherError
+from nas_kd.served import NO_HYPER_LATENTS, ZOO_NAMES, file_says, hub_folder, require_files
 from nas_kd.weights import require_finite
 
-ZOO_NAMES = (
-    "bmshj2018-factorized",
-    "bmshj2018-hyperprior",
-    "mbt2018-mean",
-    "mbt2018",
-    "cheng2020-anchor",
-    "cheng2020-attn",
-)
-NO_HYPER_LATENTS = "bmshj2018-factorized"
-SERVED = re.compile(r"(?P<prefix>.+)-(?P<quality>[1-8])-[0-9a-f]{8}\.pth\.tar")
 COMPILED = "_orig_mod."
 """What torch.compile puts into the names of a model's tensors."""
 DIGEST = re.compile(r"-([0-9a-f]{8})\.pth(\.tar)?$")
@@ -47,18 +38,12 @@ class Member:
     sha256: str
 
 
-def hub_folder() -> Path:
-    """Where torch keeps what CompressAI has downloaded."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
 def zoo_member(name: str, quality: int, folder: str | None) -> Member:
     """A zoo model from its file in ``folder``, by default torch hub's cache.
 
     Raises TeacherError naming what is missing and the ways out.
     """
-    if folder is not None and not Path(folder).is_dir():
-        raise TeacherError(f"--weights {folder}: no such folder; give one with CompressAI's files")
+    require_files(name, [quality], folder)
     return load_member(_zoo_file(name, quality, folder), name)
 
 
@@ -69,21 +54,11 @@ def _zoo_file(name: str, quality: int, folder: str | None) -> Path:
     official = place / Path(model_urls[name]["mse"][quality]).name
     if official.is_file():
         return official
-    found = sorted(f for f in place.glob("*.pth.tar") if _says(f) == (name, quality))
+    found = sorted(f for f in place.glob("*.pth.tar") if file_says(f) == (name, quality))
     if len(found) > 1:
         names = ", ".join(f.name for f in found)
         raise TeacherError(f"{place}: several files for {name} {quality} ({names}); keep one")
-    if not found:
-        raise TeacherError(_ways_out(name, quality, official))
     return found[0]
-
-
-def _ways_out(name: str, quality: int, file: Path) -> str:
-    return (
-        f"teacher {name}: weights of quality {quality} are not on this machine ({file.name} in "
-        f"{file.parent}); put that file of CompressAI's zoo there, or name its folder (--weights DIR), or "
-        "give a folder that `nas-kd teacher train` wrote, or take the built-in one (--teacher mini)"
-    )
 
 
 def family_members(folder: Path) -> list[Member]:
@@ -91,7 +66,7 @@ def family_members(folder: Path) -> list[Member]:
 
     Raises TeacherError unless they are of one name, one per quality.
     """
-    found = [(f, *_says(f)) for f in sorted(folder.glob("*.pth.tar"))]
+    found = [(f, *file_says(f)) for f in sorted(folder.glob("*.pth.tar"))]
     served = [(name, quality, f) for f, name, quality in found if name and quality]
     kinds = sorted({(name, quality) for name, quality, _ in served})
     if len({name for name, _ in kinds}) > 1 or len(kinds) < len(served):
@@ -103,17 +78,6 @@ def family_members(folder: Path) -> list[Member]:
     return [load_member(f, name) for name, _, f in sorted(served, key=lambda one: one[1])]
 
 
-def _says(file: Path) -> tuple[str | None, int | None]:
-    """Zoo name and quality that a file's name begins with, each None where it does not say."""
-    # The zoo has one file stem that is not the model's name: cheng2020_attn-mse.
-    stem = file.name.replace("cheng2020_attn-mse", "cheng2020-attn")
-    named = [n for n in ZOO_NAMES if re.match(re.escape(n) + r"([-_.]|$)", stem)]
-    name = max(named, key=len, default=None)
-    served = SERVED.fullmatch(stem)
-    exact = served is not None and served["prefix"] == name
-    return name, int(served["quality"]) if served is not None and exact else None
-
-
 def load_member(file: Path, name: str | None = None) -> Member:
     """The model in a file, its hash checked where its name carries one.
 
@@ -123,7 +87,7 @@ def load_member(file: Path, name: str | None = None) -> Member:
     """
     sha256 = _checked_digest(file)
     state = _state_dict(file)
-    says, quality = _says(file)
+    says, quality = file_says(file)
     names = [name] if name else [says] if says else list(ZOO_NAMES)
     for candidate in names:
         if (model := _fitted(candidate, state)) is not None:

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nas_kd import engine, launch
-from nas_kd.engine import is_fault, ray_up, start_ray
-from nas_kd.errors import NasKdError, UsageError
+from nas_kd.engine import is_fault, ray_up, start_ray, temporary_folder
+from nas_kd.errors import DataError, NasKdError, UsageError
 from nas_kd.follow import EVENTS, NOW
 from nas_kd.launch import Machine, search
 from nas_kd.polish import best_folder, gained
@@ -63,7 +64,39 @@ def settings(tmp_path, monkeypatch):
 def test_outputs_above_the_limit_end_a_search_before_anything_is_written(settings):
     with pytest.raises(UsageError, match="more than --pool 0.0001: take a larger --pool"):
         search(settings(), 1, Machine(1, pool_gb=1e-4), lambda kind, detail: None)
-    assert not Path("studies/.cache").exists()
+    assert not Path("studies").exists()
+
+
+def test_pictures_that_cannot_serve_leave_no_study_that_refuses_the_corrected_command(
+    settings, tmp_path
+):
+    (tmp_path / "empty").mkdir()
+    for key in ("data", "eval_data"):
+        with pytest.raises(DataError, match="no image files in it"):
+            search(settings(**{key: str(tmp_path / "empty")}), 1, Machine(1), lambda *heard: None)
+        assert not Path("studies/s").exists()
+    assert Study(settings()).begun_here
+
+
+@pytest.mark.parametrize(
+    ("folder", "short", "chosen"),
+    [("/tmp", "/tmp", None), ("/t" * 60, "/tmp", "/tmp/ray"), ("/ö" * 18, "/tmp", "/tmp/ray")],
+)
+def test_rays_sockets_have_room_in_their_paths(folder, short, chosen):
+    assert temporary_folder(folder, short) == chosen
+
+
+def test_a_long_folder_and_no_short_one_say_what_to_set():
+    with pytest.raises(UsageError, match="set RAY_TMPDIR to a short folder"):
+        temporary_folder("/t" * 60, "/nowhere")
+
+
+def test_ray_leaves_sigterm_to_the_command(ray):
+    (mask,) = re.findall(r"SigCgt:\s+(\w+)", Path("/proc/self/status").read_text())
+    caught = bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert handler in (signal.SIG_DFL, signal.default_int_handler)
+    assert caught == (handler != signal.SIG_DFL)
 
 
 def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray, settings):

@@ -90,6 +90,7 @@ def test_a_warm_up_is_done_once(tmp_path, pool):
     assert warm(tmp_path, pool, Recipe(3, batch=2)) != folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("file", [SHARED, CARD])
 def test_shared_weights_that_went_bad_are_trained_again(tmp_path, pool, file):
     folder = warm(tmp_path, pool, Recipe(0, batch=2))

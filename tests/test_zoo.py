@@ -383,7 +383,7 @@ def test_missing_weights_name_the_ways_out_and_two_candidates_are_not_guessed_am
         "--weights DIR",
         "nas-kd teacher train",
         "--teacher mini",
-        "mbt2018-2-43b70cdd.pth.tar",
+        "mbt2018-2-HASH.pth.tar",
     ):
         assert way in line
     serve(zoo, "bmshj2018-hyperprior-1", untrained("bmshj2018-hyperprior", 9, 16))
