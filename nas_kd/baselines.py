@@ -51,11 +51,6 @@ CODECS = {
 }
 
 
-TEACHER = "teacher"
-ANCHORS = (TEACHER, *CODECS)
-"""What a study's BD-rates may be against."""
-
-
 def check_names(names: list[str]) -> list[str]:
     """The names of known codecs; raises UsageError at another."""
     for name in names:

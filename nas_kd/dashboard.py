@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import asdict
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -13,8 +12,8 @@ from nas_kd.artifacts import store
 from nas_kd.errors import UsageError
 from nas_kd.figures import absent, curves, history
 from nas_kd.prepare import baselines_of
+from nas_kd.settings import OBJECTIVES
 from nas_kd.study import Study
-from nas_kd.trial import OBJECTIVES
 
 HOST = "127.0.0.1"
 
@@ -53,7 +52,7 @@ def _titled(key: str, figure: dict[str, Any]) -> Any:
 
 def study_note(study: Study) -> str:
     """What is searched, in Markdown."""
-    rows = [f"| {key} | `{value}` |" for key, value in asdict(study.settings).items()]
+    rows = [f"| {key} | `{value}` |" for key, value in study.settings.to_json().items()]
     missing = [name for name in OBJECTIVES if name not in study.settings.objectives]
     lines = ["| setting | value |", "|---|---|", *rows, ""]
     lines += [f"{name} is absent: {absent(study, name)}" for name in missing]

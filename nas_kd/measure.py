@@ -38,9 +38,9 @@ from nas_kd.passes import (
     synchroniser,
 )
 from nas_kd.reading import Reading
+from nas_kd.served import BUILT_IN
 from nas_kd.space import load_arch
 from nas_kd.student import Student
-from nas_kd.teacher import BUILT_IN
 from nas_kd.weights import load_student, ready
 
 TEACHER = "mini"
@@ -210,11 +210,21 @@ def in_lines(figures: dict[str, Any]) -> list[str]:
         f"memory:      weights {memory['weights'] / 2**20:.1f} MiB; tensors at once: {peaks} MiB",
     ]
     lines += [_latency_line(part, figures["latency"][part]) for part in PARTS]
-    for part, reading in figures["entropy_coding"].items():
-        lines.append(f"latency:     entropy coding, {part}: {_figure(reading)}")
-    for part, found in figures["energy"].items():
-        lines += _energy_lines(part, found)
-    return lines
+    coding = {part: _figure(reading) for part, reading in figures["entropy_coding"].items()}
+    lines += [f"latency:     entropy coding, {parts}: {said}" for parts, said in _together(coding)]
+    energy = figures["energy"]
+    absent = {p: _figure(e["student"]) for p, e in energy.items() if e["student"]["value"] is None}
+    for part, found in energy.items():
+        lines += [] if part in absent else _energy_lines(part, found)
+    return lines + [f"energy:      {parts}: {said}" for parts, said in _together(absent)]
+
+
+def _together(said: dict[str, str]) -> list[tuple[str, str]]:
+    """Parts of which the same is to be said, by commas, and what."""
+    return [
+        (", ".join(p for p in said if said[p] == text), text)
+        for text in dict.fromkeys(said.values())
+    ]
 
 
 def _latency_line(part: str, found: dict[str, Any]) -> str:
@@ -226,8 +236,6 @@ def _latency_line(part: str, found: dict[str, Any]) -> str:
 
 def _energy_lines(part: str, found: dict[str, Any]) -> list[str]:
     student = found["student"]
-    if student["value"] is None:
-        return [f"energy:      {part}: {_figure(student)}"]
     details = student["details"]
     lines = [
         f"energy:      {part}: {_figure(student)} per frame, {_figure(found['per_megapixel'])}; "

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd import __version__
-from nas_kd.baselines import TEACHER, beside
+from nas_kd.baselines import beside
 from nas_kd.bd import RDCurve
 from nas_kd.data import ImageSet, open_images
 from nas_kd.errors import UsageError
@@ -32,9 +32,9 @@ from nas_kd.figures import (
 from nas_kd.pictures import crops, data_uri, shots, spread
 from nas_kd.prepare import baselines_of
 from nas_kd.report import UNITS
+from nas_kd.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER
 from nas_kd.space import Arch
 from nas_kd.study import Study
-from nas_kd.trial import KNOWN_OBJECTIVES, OBJECTIVES
 from nas_kd.weights import load_student, write_text
 
 ASSETS = Path(__file__).parent / "assets"
@@ -313,7 +313,7 @@ def _pictures(seen: Seen) -> str:
 def _method(study: Study) -> str:
     s = study.settings
     anchored = "the teacher" if s.anchor == TEACHER else f"{s.anchor} (whole files)"
-    facts = [
+    facts: list[tuple[str, str]] = [
         (name, HOW[name].replace("{anchor}", anchored))
         for name in KNOWN_OBJECTIVES
         if name in s.objectives

@@ -41,10 +41,11 @@ def is_mention(line):
 
 
 @pytest.mark.parametrize("line", [c for c in commands() if not is_mention(c)])
-def test_a_documented_command_is_one_that_the_command_line_takes(line):
+def test_a_documented_command_is_one_that_the_command_line_takes(line, monkeypatch):
+    monkeypatch.setenv("NAS_KD_STORAGE", "sqlite://")  # no study of its name need be here
     words = shlex.split(line, comments=True)[1:]
     command, context = get_command(app), None
-    if words == ["--version"]:
+    if any(words[0] in parameter.opts for parameter in command.params):
         return
     while hasattr(command, "commands"):
         context = command.make_context(None, list(words), parent=context, resilient_parsing=True)
