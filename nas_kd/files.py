@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,34 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UsageError(f"{path}: cannot be written ({error.strerror}); give another") from error
+
+
+def require_writable(path: Path, what: str, folder: bool = False) -> None:
+    """Raise UsageError where ``path`` cannot be written; asked before the work, it leaves nothing.
+
+    Args:
+        path: of a file, whose folder must be there, or of a folder, which may be still to be made.
+        what: the option or argument that named it, for the message.
+        folder: whether it is to be a folder.
+    """
+    if os.path.exists(path) and os.path.isdir(path) != folder:
+        found, wanted = ("file", "folder") if folder else ("folder", "file")
+        raise UsageError(f"{what} {path}: is a {found}; give the name of a {wanted}")
+    home = _first_there(path) if folder else path.absolute().parent
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.stat()  # fails where the name itself cannot be
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{what} {path}: cannot be written ({home}: {error.strerror}); give another place"
+        ) from error
+
+
+def _first_there(path: Path) -> Path:
+    """The path itself or the nearest above it that exists."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
 
 
 def picture_suffixes() -> set[str]:

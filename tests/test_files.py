@@ -16,7 +16,7 @@ from nas_kd.cli import app
 from nas_kd.data import to_tensor
 from nas_kd.errors import BitstreamError, DataError, UsageError
 from nas_kd.evaluate import psnr_db
-from nas_kd.files import png, read_picture
+from nas_kd.files import png, read_picture, require_writable
 from nas_kd.rate import file_of_bpp, file_of_psnr
 from nas_kd.student import Student
 from nas_kd.weights import load_student, save_student
@@ -145,6 +145,42 @@ def test_two_wishes_at_once_are_refused(folder: Path, tmp_path: Path):
 def test_pictures_are_written_as_png_only(folder: Path, tmp_path: Path):
     done = run("decompress", tmp_path / "a.nkd", tmp_path / "a.jpg", "--student", folder)
     assert "ends in .png" in str(done.exception)
+
+
+# --- where a result may be written ------------------------------------------------------------
+
+
+def test_where_one_can_write_nothing_is_said_and_nothing_left(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.png").write_bytes(b"kept")
+    require_writable(tmp_path / "a.png", "--plot")
+    require_writable(Path("a.png"), "--plot")
+    require_writable(tmp_path / "old.png", "--plot")
+    require_writable(tmp_path / "new" / "deep", "--out", folder=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["old.png"]
+    assert (tmp_path / "old.png").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("place", "folder", "says"),
+    [
+        ("none/a.png", False, "cannot be written .*none: No such file or directory"),
+        ("file/a.png", False, "cannot be written .*file: Not a directory"),
+        ("file/new/deep", True, "cannot be written .*file: Not a directory"),
+        ("x" * 300, False, "cannot be written .*File name too long"),
+        ("/proc/nas-kd", True, "cannot be written ./proc: No such file or directory"),
+        ("file", True, "is a file; give the name of a folder"),
+        ("there", False, "is a folder; give the name of a file"),
+    ],
+)
+def test_where_one_cannot_write_the_place_and_the_option_are_named(
+    tmp_path: Path, place: str, folder: bool, says: str
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UsageError, match=f"^--out .*{says}"):
+        require_writable(tmp_path / place, "--out", folder)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "there"]
 
 
 # --- a wanted size or quality -----------------------------------------------------------------
