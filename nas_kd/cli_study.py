@@ -214,13 +214,17 @@ def front(
 
     Example: nas-kd front demo-mini --plot front.png
     """
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
+
+    from nas_kd.files import require_writable
     from nas_kd.report import front_against, front_json, front_table, plot_front
     from nas_kd.study import open_study
 
+    if plot is not None:
+        require_writable(plot, "--plot")
     opened = open_study(study, storage)
     if plot is not None:
-        if plot.suffix not in (".png", ".svg", ".pdf"):
-            raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
         plot_front(opened, plot)
     classical = front_against(opened) if baselines else None
     if as_json:
@@ -243,8 +247,10 @@ def export(
     Example: nas-kd export demo-mini --out students --onnx
     """
     from nas_kd.export import export_front, export_student_onnx
+    from nas_kd.files import require_writable
     from nas_kd.study import open_study
 
+    require_writable(out, "--out", folder=True)
     if onnx and (Path(study) / "arch.json").is_file():
         for path in export_student_onnx(Path(study), out):
             print(path)
@@ -315,11 +321,15 @@ def report(
 
     Example: nas-kd report demo-mini --out report.html
     """
+    if out.suffix != ".html":
+        raise UsageError(f"--out {out}: must end in .html")
+
+    from nas_kd.files import require_writable
     from nas_kd.page import write_report
     from nas_kd.study import open_study
 
-    if out.suffix != ".html":
-        raise UsageError(f"--out {out}: must end in .html")
+    there = out.parent.is_dir()  # else it is made
+    require_writable(out if there else out.parent, "--out", folder=not there)
     write_report(open_study(study, storage), out)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 

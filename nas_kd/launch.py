@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,11 +13,12 @@ from optuna.exceptions import StorageInternalError
 
 from nas_kd.bd import MIN_POINTS
 from nas_kd.errors import NasKdError, StudyError
+from nas_kd.files import require_writable
 from nas_kd.packing import trials_per_gpu
 from nas_kd.polish import keep, unpolished
 from nas_kd.prepare import Listen, prepare, rank
 from nas_kd.prior import take_over
-from nas_kd.study import Settings, Study
+from nas_kd.study import CACHE, Settings, Study
 from nas_kd.teacher import Teacher, load_teacher
 
 
@@ -59,6 +61,7 @@ def search(
     ``listen`` hears ("preparing" | "reaped" | "started" | "trial", detail). Ray ends with the search, or with
     ``after`` where other studies follow.
     """
+    require_place(settings, machine.storage)
     teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings, machine.storage)
     take_over(study)
@@ -77,6 +80,18 @@ def search(
             f"study {settings.name}: its storage failed ({reason}); run the same command again"
         ) from error
     return study
+
+
+def require_place(settings: Settings, storage: str | None = None) -> None:
+    """Raise UsageError where a search could not write: its study's folder, its database, what studies share."""
+    require_writable(settings.folder, "study", folder=True)
+    require_writable(CACHE, "what studies share,", folder=True)
+    database = settings.folder / "study.db"
+    if storage is None and database.exists() and not os.access(database, os.W_OK):
+        raise StudyError(
+            f"study {settings.name}: {database} cannot be written; search under another --name "
+            f"(--from {settings.name} takes its trials for a prior)"
+        )
 
 
 def _run(

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -42,6 +43,33 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url, engine_kwargs=options)
     except (SQLAlchemyError, ImportError) as error:
         raise _unreachable(url, error) from error
+
+
+def stored_study(name: str, url: str) -> optuna.Study:
+    """A study that is there; nothing is written, nor a database made where there is none.
+
+    Raises StudyError where it is not there, or cannot be read.
+    """
+    if not is_postgresql(url):
+        _require_readable(name, Path(sqlalchemy.make_url(url).database or ""))
+    try:
+        return optuna.load_study(study_name=name, storage=open_storage(url))
+    except KeyError as error:
+        raise StudyError(f"study '{name}': there is none in {shown(url)}") from error
+
+
+def _require_readable(study: str, database: Path) -> None:
+    try:
+        with open(database, "rb"):
+            return
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        others = database.parent.parent.glob("*/study.db")
+        known = ", ".join(sorted(p.parent.name for p in others)) or "none"
+        raise StudyError(f"study '{study}': there is no {database} (there: {known})") from error
+    except OSError as error:
+        raise StudyError(
+            f"study '{study}': {database} cannot be read ({error.strerror}); ask its owner for the right to"
+        ) from error
 
 
 def full_url(url: str) -> str:
@@ -111,7 +139,6 @@ class FileLocks:
 
     def __init__(self, folder: Path):
         self.folder = folder / ".drivers"
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._held: dict[str, IO[str]] = {}
 
     def __reduce__(self) -> Any:
@@ -121,6 +148,7 @@ class FileLocks:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the study's lock."""
+        self.folder.mkdir(parents=True, exist_ok=True)  # here: who only reads writes nothing
         with open(self.folder / "all", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -26,7 +26,7 @@ from nas_kd.macs import arch_cost
 from nas_kd.points import Grid, frozen_grid, grid_points, listed, listed_points, under
 from nas_kd.sampler import DEFAULT, History, checked, make_sampler
 from nas_kd.space import Arch, Choice, SearchSpace, load_space
-from nas_kd.storage import full_url, locks_of, new_driver, open_storage, shown
+from nas_kd.storage import full_url, locks_of, new_driver, open_storage, stored_study
 from nas_kd.student import LMBDAS
 from nas_kd.train import Recipe
 from nas_kd.trial import CHECKPOINT, KNOWN_OBJECTIVES, OBJECTIVES, Outcome
@@ -199,9 +199,12 @@ class Study:
     Args:
         settings: what is searched; must equal what the storage holds, where it holds any.
         storage: a database URL, where several drivers share the study; else SQLite in its folder.
+        begun: the study as the storage holds it; then nothing is written, not even a folder.
     """
 
-    def __init__(self, settings: Settings, storage: str | None = None):
+    def __init__(
+        self, settings: Settings, storage: str | None = None, begun: optuna.Study | None = None
+    ):
         self.settings = settings
         self.space: SearchSpace = load_space(settings.space)
         grid = settings.grid
@@ -213,6 +216,10 @@ class Study:
         self.driver = new_driver()
         self.locks = locks_of(self.url, self.folder, settings.name)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if begun is not None:
+            self.optuna = begun
+            self._check_settings()
+            return
         with self.locks.exclusive(), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.optuna = optuna.create_study(
@@ -429,11 +436,8 @@ class Study:
             trials = self.trials
             own = trials[number]
             self._set_attrs(own, {"rungs": own.user_attrs.get("rungs", {}) | {str(step): values}})
-        rungs = {
-            t.user_attrs["arch_key"]: t.user_attrs["rungs"]
-            for t in trials
-            if "rungs" in t.user_attrs
-        }
+        paced = [t.user_attrs for t in trials if "rungs" in t.user_attrs]
+        rungs = {attrs["arch_key"]: attrs["rungs"] for attrs in paced}
         rungs.pop(own.user_attrs["arch_key"], None)
         return goes_on(values, [r[str(step)] for r in rungs.values() if str(step) in r])
 
@@ -483,18 +487,13 @@ def storage_url(folder: Path) -> str:
 
 
 def open_study(name: str, storage: str | None = None) -> Study:
-    """A study that is there, by name, with the settings it was begun with."""
-    folder = STUDIES / name
-    if storage is None and not (folder / "study.db").is_file():
-        known = ", ".join(sorted(p.parent.name for p in STUDIES.glob("*/study.db"))) or "none"
-        raise StudyError(f"study '{name}': there is none in {STUDIES}/ (there: {known})")
-    url = full_url(storage or storage_url(folder))
-    try:
-        stored = optuna.load_study(study_name=name, storage=open_storage(url))
-    except KeyError as error:
-        raise StudyError(f"study '{name}': there is none in {shown(url)}") from error
+    """A study that is there, by name, with the settings it was begun with; nothing is written.
+
+    Raises StudyError where there is none, or where its database cannot be read.
+    """
+    stored = stored_study(name, full_url(storage or storage_url(STUDIES / name)))
     data = dict(stored.user_attrs.get("settings") or {})
     if not data:
         raise StudyError(f"study '{name}': holds no settings; it was not made by nas-kd")
     data.pop("space_fingerprint", None)
-    return Study(Settings(**data | {"objectives": tuple(data["objectives"])}), storage)
+    return Study(Settings(**data | {"objectives": tuple(data["objectives"])}), storage, stored)
