@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 from rich.table import Table
 
-from nas_kd.baselines import CODECS, against, classical_curve, lacking
+from nas_kd.baselines import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.errors import UsageError
@@ -119,6 +119,16 @@ class Brief:
 def _percent(found: dict[str, Any]) -> str:
     value = found["bd_rate"]
     return "-" if value is None else f"{value:+.1f}"
+
+
+def _partly(baselines: Beside) -> list[str]:
+    """BD-rates over a part of a member's own interval: a line each, with the part."""
+    return [
+        f"trial {number} against {name}: {in_words(found)}"
+        for name, rows in baselines.items()
+        for number, found in rows.items()
+        if found.get("common")
+    ]
 
 
 def front_table(study: Study, lines: int | None = None, baselines: Beside | None = None) -> Table:

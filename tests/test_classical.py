@@ -55,7 +55,7 @@ def test_the_command_prints_points_for_people_and_for_machines(images, tmp_path)
     assert plain.exit_code == 0
     lines = plain.stdout.splitlines()
     assert len(lines) == len(CODECS["jpeg"].points) + 2
-    assert lines[0].startswith("jpeg 5: ")
+    assert lines[0].startswith("jpeg 1: ")
     assert "MS-SSIM 0." in lines[0]
     found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert [one["codec"] for one in found["codecs"]] == ["jpeg"]
