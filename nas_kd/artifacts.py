@@ -98,8 +98,10 @@ def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
 
 def _classical(axes: Any, anchor: Anchor) -> None:
     """Grey lines behind the learned codecs, which keep the picture to themselves."""
-    axes.autoscale(False)
-    for style, (name, curve) in zip((":", "-."), anchor.baselines.items(), strict=False):
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # asked for, they fit what is drawn so far
+    for style, (name, curve) in zip(
+        (":", "-.", (0, (6, 2))), anchor.baselines.items(), strict=False
+    ):
         axes.plot(curve.bpp, curve.psnr_db, color="0.5", linestyle=style, label=name)
 
 

@@ -178,8 +178,8 @@ def in_words(found: dict[str, Any]) -> str:
 
 
 def beside(images: ImageSet) -> dict[str, RDCurve]:
-    """The curves that stand beside learned ones in plots: JPEG's and WebP's, where this Pillow has them."""
-    there = {"JPEG": "jpeg", "WebP": "webp"}
+    """The curves that stand beside learned ones in plots: JPEG's, WebP's and AVIF's, where this Pillow has them."""
+    there = {"JPEG": "jpeg", "WebP": "webp", "AVIF": "avif"}
     return {
         label: classical_curve(name, images)
         for label, name in there.items()

@@ -20,9 +20,10 @@ from rich.text import Text
 
 from nas_kd.figures import complete, volumes
 from nas_kd.follow import read_now
-from nas_kd.report import SCALE, UNITS, Brief, front_json, front_table
+from nas_kd.report import Brief, front_json, front_table
 from nas_kd.space import Arch
 from nas_kd.study import Study, open_study
+from nas_kd.uncertainty import SCALE, UNITS
 
 Mode = Literal["screen", "lines", "json", "quiet"]
 Listen = Callable[[str, Any], None]
@@ -239,7 +240,7 @@ class Screen:
         return table
 
 
-TABLE_LINES = 9
+TABLE_LINES = 10
 """What a front's frame, title and caption, an empty line and the last message take of the height."""
 
 

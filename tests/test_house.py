@@ -65,6 +65,7 @@ ORDER = (
         "engine",
         "launch",
         "export",
+        "uncertainty",
         "report",
         "paper",
         "figures",

@@ -138,8 +138,30 @@ def test_a_cut_front_says_how_much_is_left_out(small):
     assert "more" not in text(front_table(small, 2))
 
 
-def text(shown, height=40):
-    console = Console(file=io.StringIO(), width=100, height=height)
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_fronts_table_breaks_no_word_in_a_narrow_terminal(small, width):
+    shown = text(front_table(small), width=width)
+    assert all(len(line.rstrip()) <= width for line in shown.splitlines())
+    assert "…" not in shown
+    brief = Brief(small.space)
+    for trial in small.front():
+        said = brief(Arch.from_json(trial.user_attrs["arch"]))
+        assert set(said.split()) <= set(shown.split())
+    assert {"40.00", "3.00", "30.00", "5.00"} <= set(shown.split())
+    assert len(shown.splitlines()) <= 10 + 5 * len(small.front())
+
+
+def test_beside_classical_codecs_the_table_fits_80_columns(small):
+    found = {"bd_rate": -12.3, "reason": None, "common": None}
+    beside = {name: {0: found, 1: found} for name in ("jpeg", "jpeg2000", "webp", "avif", "jpegxl")}
+    shown = text(front_table(small, baselines=beside), width=80)
+    assert all(len(line.rstrip()) <= 80 for line in shown.splitlines())
+    assert shown.split().count("-12.3") == 10
+    assert {"jpeg2000", "jpegxl"} <= set(shown.split())
+
+
+def text(shown, height=40, width=100):
+    console = Console(file=io.StringIO(), width=width, height=height)
     console.print(shown)
     return console.file.getvalue()
 
