@@ -134,6 +134,9 @@ def search(
 
     Example: nas-kd search --space demo --teacher mini --budget 8 --objectives bd_rate,flops
     """
+    if not (quiet or as_json):
+        print("starting: loading torch and the teacher", flush=True)
+
     from nas_kd.launch import Machine
     from nas_kd.study import Settings, load_studies
 
@@ -182,7 +185,7 @@ def _search(
     from nas_kd.dashboard import publish
     from nas_kd.errors import Stopped
     from nas_kd.launch import search as launch
-    from nas_kd.live import mode_of, say_end, watching
+    from nas_kd.live import mode_of, say_end, say_stopped, watching
     from nas_kd.meters import require_meter
     from nas_kd.space import load_space
 
@@ -193,6 +196,7 @@ def _search(
         with watching(settings.name, budget, mode, machine.storage) as listen:
             study = launch(settings, budget, machine, listen, after)
     except KeyboardInterrupt:
+        say_stopped(settings.name, machine.storage, mode)
         raise Stopped(
             f"stopped; study '{settings.name}' keeps what is finished, the same command again goes on"
         ) from None
