@@ -61,7 +61,8 @@ HOW = {
     "over the middle half of the teacher's range on it: how far another choice of such pictures might move it. "
     "All trials are judged by the same pictures, so differences between them are less uncertain than the bars.",
     "flops": "Multiply-accumulates of one forward pass, encoder and decoder, on one 768x512 picture, counted by "
-    "fvcore (one multiply-add is one); exact, no uncertainty.",
+    "fvcore (one multiply-add is one); exact, no uncertainty. Encoder and decoder both run the hyper-decoder and the "
+    "entropy parameters, which the pass runs once: their costs add up to more than the whole.",
     "energy": "Energy of one forward pass, encoder and decoder without entropy coding, on one 768x512 picture, by a "
     "hardware counter; the bars are standard uncertainties.",
 }
