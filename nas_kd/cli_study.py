@@ -154,6 +154,8 @@ def search(
     from nas_kd.obstacles import require_clear
 
     require_clear(studies)  # before torch and Ray, which take seconds to import
+    if not (quiet or as_json):
+        print("starting: loading torch and the teacher", flush=True)
     from nas_kd.cores import cores
     from nas_kd.launch import Machine
 
@@ -202,7 +204,7 @@ def _search(
     from nas_kd.dashboard import publish
     from nas_kd.errors import Stopped
     from nas_kd.launch import search as launch
-    from nas_kd.live import mode_of, say_end, watching
+    from nas_kd.live import mode_of, say_end, say_stopped, watching
     from nas_kd.meters import require_meter
 
     require_meter(settings.objectives)
@@ -211,6 +213,7 @@ def _search(
         with watching(settings.name, budget, mode, machine.storage) as listen:
             study = launch(settings, budget, machine, listen, after)
     except KeyboardInterrupt:
+        say_stopped(settings.name, machine.storage, mode)
         raise Stopped(
             f"stopped; study '{settings.name}' keeps what is finished, the same command again goes on"
         ) from None
@@ -232,13 +235,17 @@ def front(
 
     Example: nas-kd front demo-mini --plot front.png
     """
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
+
+    from nas_kd.files import require_writable
     from nas_kd.report import front_against, front_json, front_table, plot_front
     from nas_kd.study import open_study
 
+    if plot is not None:
+        require_writable(plot, "--plot")
     opened = open_study(study, storage)
     if plot is not None:
-        if plot.suffix not in (".png", ".svg", ".pdf"):
-            raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
         plot_front(opened, plot)
     classical = front_against(opened) if baselines else None
     if as_json:
@@ -261,8 +268,10 @@ def export(
     Example: nas-kd export demo-mini --out students --onnx
     """
     from nas_kd.export import export_front, export_student_onnx
+    from nas_kd.files import require_writable
     from nas_kd.study import open_study
 
+    require_writable(out, "--out", folder=True)
     if onnx and (Path(study) / "arch.json").is_file():
         for path in export_student_onnx(Path(study), out):
             print(path)
@@ -334,11 +343,15 @@ def report(
 
     Example: nas-kd report demo-mini --out report.html
     """
+    if out.suffix != ".html":
+        raise UsageError(f"--out {out}: must end in .html")
+
+    from nas_kd.files import require_writable
     from nas_kd.page import write_report
     from nas_kd.study import open_study
 
-    if out.suffix != ".html":
-        raise UsageError(f"--out {out}: must end in .html")
+    there = out.parent.is_dir()  # else it is made
+    require_writable(out if there else out.parent, "--out", folder=not there)
     write_report(open_study(study, storage), out)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 

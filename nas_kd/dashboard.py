@@ -8,6 +8,8 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from optuna.exceptions import StorageInternalError
+
 from nas_kd.artifacts import store
 from nas_kd.errors import UsageError
 from nas_kd.figures import absent, curves, history
@@ -67,7 +69,11 @@ def bind(study: Study, port: int) -> WSGIServer:
     """A server that is ready to serve; port 0 takes a free one. Raises UsageError where it is in use."""
     from optuna_dashboard import wsgi
 
-    publish(study)
+    try:
+        publish(study)
+    except StorageInternalError as error:
+        why = str(error.__cause__ or error).splitlines()[0]
+        print(f"the study's note and plots stay as they were: {why}", file=sys.stderr)
     app = wsgi(study.url, artifact_store=store(study.folder))
     try:
         return make_server(HOST, port, app, server_class=_Server, handler_class=_Silent)

@@ -262,6 +262,7 @@ def _folder(spec: str) -> ImageSet:
 
 
 def pictures_below(spec: str, root: Path) -> Below:
+    """The picture files of a folder; raises DataError where there is none, or no folder."""
     if not spec or not root.is_dir():
         kind = "is a file, not a folder" if root.is_file() else "is no folder"
         raise DataError(f"{spec!r} {kind}: images come from a folder or from {BUILTIN!r}")

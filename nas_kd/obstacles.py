@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from nas_kd.errors import DataError, StudyError, UsageError
+from nas_kd.files import require_writable
 from nas_kd.meters import require_likely_meter
 from nas_kd.points import grid_points, listed_points
 from nas_kd.served import require_at_hand, zoo_qualities
-from nas_kd.settings import BUILTIN, STUDIES, Settings, require_study
+from nas_kd.settings import BUILTIN, CACHE, Settings, require_study
 from nas_kd.space import load_space
 
 Check = Callable[[], object]
@@ -44,7 +45,7 @@ def _failures(checks: Iterable[Check]) -> Iterator[UsageError]:
 def _checks(s: Settings) -> Iterator[Check]:
     """The cheapest first."""
     yield lambda: _require_levels(s)
-    yield lambda: _require_writable(s)
+    yield lambda: _require_place(s)
     yield lambda: _require_prior(s)
     for key in ("data", "eval_data"):
         yield lambda key=key: _require_pictures(key, getattr(s, key))  # type: ignore[misc]
@@ -72,11 +73,16 @@ def require_levels(s: Settings, teacher: str, levels: int) -> None:
         )
 
 
-def _require_writable(s: Settings) -> None:
-    place = next(p for p in (s.folder, STUDIES, Path()) if p.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = "cannot be written" if place.is_dir() else "is a file, and studies go into a folder"
-        raise StudyError(f"{place.absolute()}: {what}; search in a folder of your own")
+def _require_place(s: Settings) -> None:
+    """A search writes its study's folder, its database and what studies share."""
+    require_writable(s.folder, "study", folder=True)
+    require_writable(CACHE, "what studies share,", folder=True)
+    database = s.folder / "study.db"
+    if database.exists() and not os.access(database, os.W_OK):
+        raise StudyError(
+            f"study {s.name}: {database} cannot be written; search under another --name "
+            f"(--from {s.name} takes its trials for a prior)"
+        )
 
 
 def _require_prior(s: Settings) -> None:

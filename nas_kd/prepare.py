@@ -224,7 +224,7 @@ def anchor_of(settings: Settings, teacher: Teacher, listen: Listen) -> dict[str,
 
 
 def baselines_of(anchor: dict[str, Any] | None) -> dict[str, RDCurve]:
-    """JPEG's and WebP's curves in a study's record of its teacher; none in those of older versions."""
+    """Classical codecs' curves in a study's record of its teacher; none in those of older versions."""
     stored = (anchor or {}).get("baselines", {})
     return {name: RDCurve.from_json(curve) for name, curve in stored.items()}
 

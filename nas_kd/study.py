@@ -367,11 +367,8 @@ class Study:
             trials = self.trials
             own = trials[number]
             self._set_attrs(own, {"rungs": own.user_attrs.get("rungs", {}) | {str(step): values}})
-        rungs = {
-            t.user_attrs["arch_key"]: t.user_attrs["rungs"]
-            for t in trials
-            if "rungs" in t.user_attrs
-        }
+        paced = [t.user_attrs for t in trials if "rungs" in t.user_attrs]
+        rungs = {attrs["arch_key"]: attrs["rungs"] for attrs in paced}
         rungs.pop(own.user_attrs["arch_key"], None)
         return goes_on(values, [r[str(step)] for r in rungs.values() if str(step) in r])
 

@@ -80,6 +80,7 @@ ORDER = (
         "engine",
         "launch",
         "export",
+        "uncertainty",
         "report",
         "paper",
         "figures",

@@ -217,10 +217,12 @@ def test_a_storage_that_is_refused_leaves_nothing(tmp_path, monkeypatch):
 def test_a_study_that_the_storage_lacks_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     url = f"sqlite:///{tmp_path / 'other.db'}"
-    with pytest.raises(StudyError, match="study 's': there is none in sqlite"):
+    with pytest.raises(StudyError, match=r"study 's': there is none in sqlite"):
         open_study("s", url)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())  # asking makes no database
     Study(SETTINGS, url)
+    with pytest.raises(StudyError, match="study 'another': there is none in sqlite"):
+        open_study("another", url)
     assert open_study("s", url).settings == SETTINGS
     assert not is_postgresql(storage_url(tmp_path))
     assert shown("postgresql://u:secret@h/db") == "postgresql://u:***@h/db"
