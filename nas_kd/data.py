@@ -126,7 +126,7 @@ def crop_pool(images: ImageSet, count: int, size: int, seed: int) -> Image8:
     places = rng.random((count, 3))
     pool = np.empty((count, 3, size, size), np.uint8)
     for index in np.unique(chosen):
-        image = _at_least(images.images[index], size)
+        image = at_least(images.images[index], size)
         for slot in np.flatnonzero(chosen == index):
             pool[slot] = _crop(image, size, *places[slot]).transpose(2, 0, 1)
     return pool
@@ -360,7 +360,8 @@ def _fingerprint(digests: Iterable[tuple[str, str]]) -> str:
     return whole.hexdigest()
 
 
-def _at_least(image: Image8, size: int) -> Image8:
+def at_least(image: Image8, size: int) -> Image8:
+    """An image smaller than ``size`` on a side is extended by reflection, downwards and to the right."""
     height, width, _ = image.shape
     lack = ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0))
     return np.pad(image, lack, mode="reflect")

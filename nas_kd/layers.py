@@ -31,6 +31,40 @@ class DepthwiseBlock(nn.Module):
         return x + self.project(hidden)
 
 
+class ConvolutionBlock(nn.Module):
+    """Residual block of two 3x3 convolutions; nothing after the second, so that it can start at zero."""
+
+    def __init__(self, C: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(C, C, 3, padding=1)
+        self.conv2 = nn.Conv2d(C, C, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        return x + self.conv2(nn.functional.leaky_relu(self.conv1(x)))
+
+
+class GatedBlock(nn.Module):
+    """Depthwise convolution between two pointwise ones, then two pointwise branches that multiply.
+
+    The block of DCVC-RT (Jia et al., CVPR 2025) without its shortcuts' scales; both halves are residual.
+    """
+
+    def __init__(self, C: int, kernel: int):
+        super().__init__()
+        self.enter = nn.Conv2d(C, C, 1)
+        self.spatial = nn.Conv2d(C, C, kernel, padding=kernel // 2, groups=C)
+        self.leave = nn.Conv2d(C, C, 1)
+        # Apart, for a prefix of a joint 4C channels is no prefix of each.
+        self.expand, self.gate = nn.Conv2d(C, 2 * C, 1), nn.Conv2d(C, 2 * C, 1)
+        self.project = nn.Conv2d(2 * C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        x = x + self.leave(self.spatial(nn.functional.leaky_relu(self.enter(x))))
+        return x + self.project(self.expand(x) * nn.functional.leaky_relu(self.gate(x)))
+
+
 class WindowBlock(nn.Module):
     """Attention among the 8x8 positions of a window, then two pointwise convolutions (bottleneck of 2C).
 
@@ -83,54 +117,111 @@ def relative_offsets(side: int) -> Tensor:
     return dy * (2 * side - 1) + dx
 
 
-def _activation(kind: str, C: int, inverse: bool) -> nn.Module:
-    return GDN(C, inverse=inverse) if kind == "gdn" else nn.LeakyReLU()
+def _activation(side: Transform, C: int, inverse: bool) -> nn.Module:
+    if side.trunk:
+        return nn.Identity()
+    return GDN(C, inverse=inverse) if side.activation == "gdn" else nn.LeakyReLU()
 
 
 class Stage(nn.Module):
-    """One change of resolution, then an activation, residual blocks and attention."""
+    """One change of resolution, then an activation (none on a trunk), residual blocks and attention."""
 
     def __init__(self, resample: nn.Module, side: Transform, i: int, inverse: bool):
         super().__init__()
         C = side.widths[i]
         self.resample = resample
-        self.act = _activation(side.activation, C, inverse)
-        self.blocks = nn.ModuleList(_block(side, C) for _ in range(side.depths[i]))
+        self.act = _activation(side, C, inverse)
+        self.blocks = blocks(side, C, side.depths[i])
         self.attention = AttentionBlock(C) if side.attention[i] else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C, H', W']."""
-        x = self.act(self.resample(x))
-        for block in self.blocks:
-            x = block(x)
-        return self.attention(x)
+        return self.attention(self.blocks(self.act(self.resample(x))))
+
+
+LAST = ("conv2", "leave", "out", "project")
+"""What a block's branches end in: at zero when a trunk's training begins."""
+
+
+def blocks(side: Transform, C: int, depth: int) -> nn.Sequential:
+    """So many residual blocks of C channels; on a trunk they begin as the identity."""
+    made = nn.Sequential(*(_block(side, C) for _ in range(depth)))
+    if side.trunk:
+        for name, p in made.named_parameters():
+            if name.split(".")[1] in LAST:
+                nn.init.zeros_(p)
+    return made
 
 
 def _block(side: Transform, C: int) -> nn.Module:
+    if side.block == "residual":
+        return ConvolutionBlock(C) if side.trunk else ResidualBlock(C, C)
     if side.block == "window":
         return WindowBlock(C)
-    return DepthwiseBlock(C, side.kernel) if side.block == "depthwise" else ResidualBlock(C, C)
+    return (GatedBlock if side.block == "gated" else DepthwiseBlock)(C, side.kernel)
+
+
+class Projection(nn.Conv2d):
+    """Patches that do not overlap, each to C channels: a trunk's way to a lower resolution."""
+
+    bias: Tensor
+
+    def __init__(self, C_in: int, C: int, side: int):
+        super().__init__(C_in, C, side, stride=side)
+        self.side = side
+
+
+class BackProjection(nn.ConvTranspose2d):
+    """Channels to patches that do not overlap: a trunk's way to a higher resolution."""
+
+    bias: Tensor
+
+    def __init__(self, C_in: int, C: int, side: int):
+        super().__init__(C_in, C, side, stride=side)
+        self.side = side
+
+
+def _down(side: Transform, C_in: int, C: int) -> nn.Module:
+    if side.trunk:
+        return Projection(C_in, C, 2)
+    return conv(C_in, C, kernel_size=side.kernel, stride=2)
+
+
+def _up(side: Transform, C_in: int, C: int) -> nn.Module:
+    if side.trunk:
+        return BackProjection(C_in, C, 2)
+    return deconv(C_in, C, kernel_size=side.kernel, stride=2)
+
+
+SHUFFLE = {"conv": 1, "unshuffle2": 2, "unshuffle4": 4}
+"""Pixels per side that a stem gathers; a trunk's stem is a projection of whole patches instead."""
 
 
 class Analysis(nn.Module):
-    """g_a: a picture [B, 3, H, W] to latents [B, M, H/16, W/16]."""
+    """g_a: a picture [B, 3, H, W] to latents [B, M, H/16, W/16].
+
+    On a trunk every change of resolution is a projection of patches that do not overlap, blocks that begin as the
+    identity stand between, and nothing runs around them. (Whether its kernels are kept as they are or in the
+    basis of a Haar transform makes no difference once they start as principal components: benchmarks/LOG.md.)
+    """
 
     def __init__(self, side: Transform, M: int):
         super().__init__()
-        self.unshuffle = {"conv": 1, "unshuffle2": 2, "unshuffle4": 4}[side.stem]
+        self.unshuffle = SHUFFLE.get(side.stem, 1)
         # Stems are named apart: the weights of one are no slices of another's.
         self.stem = nn.ModuleDict()
         self.stages = nn.ModuleDict()
         C, first = 3 * self.unshuffle**2, side.first_stage
-        if self.unshuffle > 1:
-            self.stem[side.stem] = conv(C, side.widths[first], kernel_size=3, stride=1)
+        if side.stem != "conv":
+            self.stem[side.stem] = _stem(side, C)
         for i in range(first, STAGES):
             down: nn.Module = nn.Identity()
-            if i > first or self.unshuffle == 1:
-                down = conv(C, side.widths[i], kernel_size=side.kernel, stride=2)
+            if i > first or side.stem == "conv":
+                down = _down(side, C, side.widths[i])
             self.stages[str(i)] = Stage(down, side, i, inverse=False)
             C = side.widths[i]
-        self.head = conv(C, M, kernel_size=side.kernel, stride=2)
+        self.head = _down(side, C, M)
+        self.latent = blocks(side, M, side.depths[STAGES]) if side.trunk else nn.Sequential()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] to [B, M, H/16, W/16]."""
@@ -140,7 +231,14 @@ class Analysis(nn.Module):
             x = stem(x)
         for stage in self.stages.values():
             x = stage(x)
-        return self.head(x)
+        return self.latent(self.head(x))
+
+
+def _stem(side: Transform, C: int) -> nn.Module:
+    width, patch = side.widths[side.first_stage], 2 ** (side.first_stage + 1)
+    if side.trunk:
+        return Projection(3, width, patch)
+    return conv(C, width, kernel_size=3, stride=1)
 
 
 def shuffled(x: Tensor, side: int) -> Tensor:
@@ -151,26 +249,29 @@ def shuffled(x: Tensor, side: int) -> Tensor:
 
 
 class Synthesis(nn.Module):
-    """g_s: latents [B, M, H/16, W/16] to a picture [B, 3, H, W]."""
+    """g_s: latents [B, M, H/16, W/16] to a picture [B, 3, H, W]; on a trunk the mirror of ``Analysis``."""
 
     def __init__(self, side: Transform, M: int):
         super().__init__()
-        self.shuffle = {"conv": 1, "unshuffle2": 2, "unshuffle4": 4}[side.stem]
+        self.shuffle = SHUFFLE.get(side.stem, 1)
+        self.latent = blocks(side, M, side.depths[STAGES]) if side.trunk else nn.Sequential()
         self.stages = nn.ModuleDict()
         C = M
         for i in reversed(range(side.first_stage, STAGES)):
-            up = deconv(C, side.widths[i], kernel_size=side.kernel, stride=2)
-            self.stages[str(i)] = Stage(up, side, i, inverse=True)
+            self.stages[str(i)] = Stage(_up(side, C, side.widths[i]), side, i, inverse=True)
             C = side.widths[i]
-        self.stem = nn.ModuleDict()
-        if self.shuffle == 1:
-            self.stem[side.stem] = deconv(C, 3, kernel_size=side.kernel, stride=2)
-        else:
-            self.stem[side.stem] = conv(C, 3 * self.shuffle**2, kernel_size=3, stride=1)
+        self.stem = nn.ModuleDict({side.stem: self._last(side, C)})
+
+    def _last(self, side: Transform, C: int) -> nn.Module:
+        if side.trunk:
+            return BackProjection(C, 3, 2 ** (side.first_stage + 1))
+        if side.stem == "conv":
+            return deconv(C, 3, kernel_size=side.kernel, stride=2)
+        return conv(C, 3 * self.shuffle**2, kernel_size=3, stride=1)
 
     def forward(self, y_hat: Tensor) -> Tensor:
         """[B, M, H/16, W/16] to [B, 3, H, W], not clamped."""
-        x = y_hat
+        x = self.latent(y_hat)
         for stage in self.stages.values():
             x = stage(x)
         for head in self.stem.values():
@@ -255,42 +356,3 @@ class CheckerboardContext(CheckerboardMaskedConv2d):
 def context_prediction(arch: Arch) -> nn.Module:
     """What the decoded half of y tells of the other half (He et al., CVPR 2021)."""
     return CheckerboardContext(arch.M, arch.hyper)
-
-
-class LinearAnalysis(nn.Conv2d):
-    """K: the leading components of 16x16 patches, each scaled to unit variance.
-
-    A convolution whose patches do not overlap, and so a matrix product; torch's convolutions are slower at it.
-    """
-
-    bias: Tensor
-
-    def __init__(self, M: int):
-        super().__init__(3, M, 16, stride=16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] to [B, M, H/16, W/16]."""
-        B, _, H, W = x.shape
-        patches = x.reshape(B, 3, H // 16, 16, W // 16, 16).permute(0, 2, 4, 1, 3, 5)
-        y = nn.functional.linear(patches.reshape(-1, 768), self.weight.flatten(1), self.bias)
-        return y.reshape(B, H // 16, W // 16, -1).permute(0, 3, 1, 2)
-
-
-class LinearSynthesis(nn.ConvTranspose2d):
-    """The transpose of K behind the latents, so that an untrained student is a transform codec.
-
-    A matrix product too: as a transposed convolution it takes up to half of a small student's decoding on a CPU.
-    """
-
-    bias: Tensor
-
-    def __init__(self, M: int):
-        super().__init__(M, 3, 16, stride=16)
-
-    def forward(self, y_hat: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """[B, M, H/16, W/16] to [B, 3, H, W]."""
-        B, M, h, w = y_hat.shape
-        at_positions = y_hat.permute(0, 2, 3, 1).reshape(-1, M)
-        bias = self.bias[:, None].expand(3, 256).reshape(768)
-        patches = torch.addmm(bias, at_positions, self.weight.flatten(1))
-        return shuffled(patches.reshape(B, h, w, 768), 16)

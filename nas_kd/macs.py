@@ -54,7 +54,7 @@ def arch_cost(arch: Arch, levels: int = LEVELS) -> ArchCost:
     linear = Counted(arch.M * 768 * at16, arch.M * 768)
     shortcut_a = linear + Counted(0, arch.M) if arch.shortcut else Counted()
     shortcut_s = linear + Counted(0, 3) if arch.shortcut else Counted()
-    gained = levels > 1 or arch.shortcut
+    gained = levels > 1 or arch.trunk or arch.shortcut
     gains = Counted(0, 2 * levels * (arch.M + arch.hyper) if gained else 0)
     bottleneck = Counted(
         BOTTLENECK_MACS * arch.hyper * _positions(64), BOTTLENECK_PARAMETERS * arch.hyper
@@ -85,6 +85,8 @@ def _deconv(c_in: int, c_out: int, kernel: int, positions_in: int) -> Counted:
 
 
 def _analysis(side: Transform, M: int) -> Counted:
+    if side.trunk:
+        return _trunk(side, M)
     shuffle, first = SHUFFLE[side.stem], side.first_stage
     C, found = 3 * shuffle**2, Counted()
     if shuffle > 1:
@@ -99,6 +101,8 @@ def _analysis(side: Transform, M: int) -> Counted:
 
 
 def _synthesis(side: Transform, M: int) -> Counted:
+    if side.trunk:
+        return _trunk(side, M, decoder=True)
     shuffle, C, found = SHUFFLE[side.stem], M, Counted()
     for i in reversed(range(side.first_stage, STAGES)):
         found += _deconv(C, side.widths[i], side.kernel, _positions(2 ** (i + 2)))
@@ -109,10 +113,25 @@ def _synthesis(side: Transform, M: int) -> Counted:
     return found + _conv(C, 3 * shuffle**2, 3, _positions(shuffle))
 
 
+def _trunk(side: Transform, M: int, decoder: bool = False) -> Counted:
+    """Projections of patches that do not overlap, and blocks; a decoder has the same with the biases of its outputs."""
+    places = range(side.first_stage, STAGES)
+    widths = [3, *(side.widths[i] for i in places), M]
+    strides = [2 ** (side.first_stage + 1), *([2] * len(places))]
+    position, found = 1, Counted()
+    for c_in, c_out, stride in zip(widths, widths[1:], strides, strict=False):
+        position *= stride
+        weights = c_in * c_out * stride**2
+        found += Counted(weights * _positions(position), weights + (c_in if decoder else c_out))
+    for i in places:
+        found += _stage(side, i)
+    return found + _block(side, M, _positions(16)) * side.depths[STAGES]
+
+
 def _stage(side: Transform, i: int) -> Counted:
     C, n = side.widths[i], _positions(2 ** (i + 1))
     found = Counted()
-    if side.activation == "gdn":
+    if side.activation == "gdn" and not side.trunk:
         found += Counted(C * C * n, C * C + C)
     found += _block(side, C, n) * side.depths[i]
     if side.attention[i]:
@@ -127,6 +146,9 @@ def _block(side: Transform, C: int, n: int) -> Counted:
     mlp = _conv(C, 2 * C, 1, n) + _conv(2 * C, C, 1, n)
     if side.block == "depthwise":
         return _conv(C, C, side.kernel, n, groups=C) + mlp
+    if side.block == "gated":
+        spatial = _conv(C, C, side.kernel, n, groups=C)
+        return _conv(C, C, 1, n) * 2 + spatial + mlp + _conv(C, 2 * C, 1, n)
     scores = Counted(2 * C * WINDOW**2 * n, C // HEAD * (2 * WINDOW - 1) ** 2)
     return _conv(C, C, 1, n) * 4 + scores + mlp
 

@@ -27,15 +27,16 @@ WIDER = 2
 def ordered(student: Student) -> Student:
     """The same codec with its channels by falling importance: the norm of all weights that a channel touches.
 
-    Widths with attention windows stay as they are: their heads are whole groups of channels. So do latents and
-    hyper-latents of a student with a linear shortcut, which stand in the order of energy: slices in another order are
-    better at first, and after 50 steps of training far worse (benchmarks/LOG.md).
+    Widths with attention windows stay as they are: their heads are whole groups of channels. So do all of a trunk,
+    which stand in the order of energy: latents beside a linear transform in another order were better slices at first,
+    and after 50 steps of training far worse (benchmarks/LOG.md).
     """
+    if student.arch.trunk:
+        return copy.deepcopy(student).eval()
     student = copy.deepcopy(student).eval()
     parameters = dict(student.named_parameters())
     groups = channel_groups(student.arch, student.lmbdas)
-    kept = ("M", "hyper") if student.arch.shortcut else ()
-    for axes in [axes for name, axes in groups.items() if name not in kept]:
+    for axes in groups.values():
         order = torch.argsort(_norms(parameters, axes), descending=True, stable=True)
         for name, axis in axes:
             parameters[name].copy_(parameters[name].index_select(axis, order))

@@ -2,8 +2,8 @@
 
 Widths, depths, attention, M, hyper width, kernels and levels are shared by slicing. Where two archs do not
 compute with the same parts, the parts lie side by side: stems and kinds of blocks have names of their own
-(layers.py); the transforms are kept apart by activation, the hyperprior by entropy model, and everything by whether
-there is a linear shortcut.
+(layers.py); the transforms are kept apart by activation, trunks among them, the hyperprior by entropy model, and
+everything by whether it belongs to a trunk.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ def shared_name(name: str, arch: Arch) -> str:
     """Where a student's parameter lies among the shared ones: ``h_a.conv0.weight``, apart by what differs."""
     part, rest = name.split(".", 1)
     kinds: dict[str, str] = {"g_a": arch.encoder.activation, "g_s": arch.decoder.activation}
-    kinds |= dict.fromkeys(("linear_a", "linear_s", "gain_y"), "all")
-    kind = kinds.get(part, arch.entropy)
-    return f"{part}.{kind}{'-linear' if arch.shortcut else ''}.{rest}"
+    kind = (kinds | {"gain_y": "all"}).get(part, arch.entropy)
+    return f"{part}.{kind}{'-trunk' if arch.trunk else ''}.{rest}"
 
 
 def parts(arch: Arch) -> set[tuple[str, ...]]:
     """What decides which parameters an arch has, whatever their sizes."""
-    linear = str(arch.shortcut)
+    trunk = str(arch.trunk)
     sides = (("g_a", arch.encoder), ("g_s", arch.decoder))
-    transforms = {(name, s.stem, s.block, s.activation, linear) for name, s in sides}
-    return transforms | {("hyperprior", arch.entropy, linear)}
+    transforms = {(name, s.stem, s.block, s.activation) for name, s in sides}
+    return transforms | {("hyperprior", arch.entropy, trunk)}
 
 
 class Shared(nn.Module):
@@ -49,7 +48,7 @@ class Shared(nn.Module):
     Args:
         space: whose archs share.
         lmbdas: one Lagrange multiplier per level.
-        crops: pictures [n, 3, H, W] in [0, 1] for the linear shortcut's kernels, if they are to be made.
+        crops: pictures [n, 3, H, W] in [0, 1] that trunks start from, if they are to be trained.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Shared(nn.Module):
                 seen |= parts(arch)
                 student = Student(arch, self.lmbdas)
                 if crops is not None:
-                    student.initialise_linear(crops)
+                    student.start_from(crops)
                 for name, p in student.named_parameters():
                     self._keep(shared_name(name, arch), p.detach())
         self._templates: OrderedDict[str, Student] = OrderedDict()
@@ -126,7 +125,7 @@ class Shared(nn.Module):
 
     def aux_loss(self) -> Tensor:
         """The loss of the quantiles of every entropy model."""
-        first = {(arch.entropy, arch.shortcut): arch for arch in self.largest}
+        first = {(arch.entropy, arch.trunk): arch for arch in self.largest}
         templates = [_Auxiliary(self._template(arch)) for arch in first.values()]
         losses = [
             functional_call(t, {f"student.{n}": v for n, v in self.slices(t.student).items()}, ())

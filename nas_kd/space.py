@@ -29,13 +29,18 @@ from nas_kd.errors import SpaceError
 from nas_kd.toml_file import read_table
 
 Choice = int | str | bool
-Stem = Literal["conv", "unshuffle2", "unshuffle4"]
-Block = Literal["residual", "depthwise", "window"]
+Stem = Literal["conv", "unshuffle2", "unshuffle4", "trunk2", "trunk4", "trunk8"]
+Block = Literal["residual", "depthwise", "gated", "window"]
 Activation = Literal["gdn", "leaky_relu"]
 Entropy = Literal["scale", "mean-scale", "checkerboard"]
 
 STAGES = 3
 """Stages of a transform: stage i works at 1 / 2^(i+1) of the picture's height and width."""
+
+TRUNK_STAGES = 4
+"""A trunk may have blocks at 1/16 too, on as many channels as there are latents."""
+
+FIRST_STAGE = {"conv": 0, "unshuffle2": 0, "unshuffle4": 1, "trunk2": 0, "trunk4": 1, "trunk8": 2}
 
 HEAD = 16
 """Channels of one attention head in a window block: wider ones have more heads, so that slices are whole heads."""
@@ -51,18 +56,21 @@ WORDS: dict[str, tuple[Choice, ...]] = {
 }
 RANGES = {"widths": (1, 1024), "depths": (0, 8), "M": (1, 768), "hyper": (1, 1024)}
 PER_STAGE = ("widths", "depths", "attention")
+KERNELLED = ("depthwise", "gated")
+"""Blocks whose kernel is the transform's; the others have their own."""
 
 
 @dataclass(frozen=True)
 class Transform:
     """One side of a student, encoder (g_a) or decoder (g_s); entries of tuples are per stage.
 
-    ``unshuffle4`` goes to 1/4 resolution at once, so that stage 0 does not exist.
+    ``unshuffle4`` and ``trunk4`` go to 1/4 resolution at once, so that stage 0 does not exist. A trunk changes
+    resolution by linear projections alone (``layers``); its blocks stand at 1/2 to 1/16, hence four depths.
     """
 
     stem: Stem = "conv"
     widths: tuple[int, int, int] = (32, 32, 32)
-    depths: tuple[int, int, int] = (0, 0, 0)
+    depths: tuple[int, ...] = (0, 0, 0)
     attention: tuple[bool, bool, bool] = (False, False, False)
     block: Block = "residual"
     activation: Activation = "gdn"
@@ -71,7 +79,12 @@ class Transform:
     @property
     def first_stage(self) -> int:
         """Index of the highest-resolution stage that exists."""
-        return 1 if self.stem == "unshuffle4" else 0
+        return FIRST_STAGE[self.stem]
+
+    @property
+    def trunk(self) -> bool:
+        """Whether resolution changes by linear projections that start as principal components."""
+        return self.stem.startswith("trunk")
 
     def canonical(self) -> Transform:
         """The same network with the entries that have no effect set to one fixed value."""
@@ -80,6 +93,10 @@ class Transform:
             k: (type(getattr(self, k)[-1])(0),) * off + getattr(self, k)[off:] for k in PER_STAGE
         }
         kept["block"] = self.block if any(kept["depths"]) else "residual"
+        if self.trunk:
+            kept |= {"activation": "leaky_relu"}
+            kept["kernel"] = self.kernel if kept["block"] in KERNELLED else 3
+            kept["depths"] = (*kept["depths"], 0)[:TRUNK_STAGES]
         if all(getattr(self, key) == value for key, value in kept.items()):
             return self  # as most are: a sampler looks at thousands of archs
         return replace(self, **kept)
@@ -90,15 +107,18 @@ class Transform:
             return f"{self.widths[i]}{depth}{'a' if self.attention[i] else ''}"
 
         stages = "-".join(stage(i) for i in range(self.first_stage, STAGES))
-        return f"{self.stem} {stages} {self.activation} k{self.kernel}"
+        if not self.trunk:
+            return f"{self.stem} {stages} {self.activation} k{self.kernel}"
+        latent = f"-M+{self.depths[3]}{self.block[0]}" if self.depths[3] else ""
+        return f"{self.stem} {stages}{latent} k{self.kernel}"
 
 
 @dataclass(frozen=True)
 class Arch:
     """One student's architecture.
 
-    M: latent channels. hyper: width of h_a and h_s. shortcut: the linear transform beside the
-    nonlinear branches.
+    M: latent channels. hyper: width of h_a and h_s. shortcut: a linear transform beside the networks, as students
+    of nas-kd 0.1 had it; they are still read, and no search space has it any more.
     """
 
     encoder: Transform
@@ -114,6 +134,11 @@ class Arch:
         if encoder is self.encoder and decoder is self.decoder:
             return self
         return replace(self, encoder=encoder, decoder=decoder)
+
+    @property
+    def trunk(self) -> bool:
+        """Whether both sides are trunks, so that the untrained student is a linear transform codec."""
+        return self.encoder.trunk and self.decoder.trunk
 
     @property
     def key(self) -> str:
@@ -168,46 +193,57 @@ def _check(where: str, key: str, value: Any) -> Choice:
     return value
 
 
-def _check_keys(where: str, data: Any, expected: tuple[str, ...]) -> None:
+def _check_keys(
+    where: str, data: Any, expected: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> None:
     if not isinstance(data, dict):
         raise SpaceError(f"{where} = {json.dumps(data, default=str)}: must be a table")
     for key in data:
         if key not in expected:
             raise SpaceError(f"{where}.{key}: no such key; the keys are {', '.join(expected)}")
     for key in expected:
-        if key not in data:
+        if key not in data and key not in optional:
             raise SpaceError(f"{where}.{key} is missing; every key of {where} must be given")
 
 
-def _stages(where: str, key: str, values: Any) -> list[Any]:
-    if not isinstance(values, (list, tuple)) or len(values) != STAGES:
+def _stages(where: str, key: str, values: Any, stem: Any) -> list[Any]:
+    places = {STAGES: "1/2, 1/4 and 1/8"}
+    if key == "depths" and str(stem).startswith("trunk"):
+        places = {TRUNK_STAGES: "1/2, 1/4, 1/8 and 1/16"}
+    if not isinstance(values, (list, tuple)) or len(values) not in places:
+        n, resolutions = next(iter(places.items()))
         raise SpaceError(
             f"{where}.{key} = {json.dumps(values, default=str)}: "
-            f"must be a list of {STAGES} entries, for 1/2, 1/4 and 1/8 resolution"
+            f"must be a list of {n} entries, for {resolutions} resolution"
         )
     return list(values)
 
 
+WITHOUT_EFFECT = ("attention", "activation")
+"""Keys that a trunk need not give."""
 TRANSFORM_KEYS = tuple(Transform.__dataclass_fields__)
 ARCH_KEYS = tuple(Arch.__dataclass_fields__)
 
 
 def _transform(data: Any, where: str) -> Transform:
-    _check_keys(where, data, TRANSFORM_KEYS)
+    stem = data.get("stem") if isinstance(data, dict) else None
+    trunk = str(stem).startswith("trunk")
+    _check_keys(where, data, TRANSFORM_KEYS, optional=WITHOUT_EFFECT if trunk else ())
     entries: dict[str, Any] = {}
     for key, value in data.items():
         if key in PER_STAGE:
-            values = _stages(where, key, value)
-            skipped = 1 if data["stem"] == "unshuffle4" else 0
+            values = _stages(where, key, value, data["stem"])
+            skipped = FIRST_STAGE.get(data["stem"], 0)
             checked = [_check(f"{where}", key, v) for v in values[skipped:]]
             entries[key] = (*values[:skipped], *checked)
         else:
             entries[key] = _check(where, key, value)
     side = Transform(**entries).canonical()
+    _check_trunk(side, where)
     for width, on in zip(side.widths, side.attention, strict=True):
         if on and width % 2:
             raise SpaceError(f"{where}.widths = {width}: must be even where attention is on")
-    for width, depth in zip(side.widths, side.depths, strict=True):
+    for width, depth in zip(side.widths, side.depths, strict=False):
         if side.block == "window" and depth and width % HEAD:
             raise SpaceError(
                 f"{where}.widths = {width}: must be a multiple of {HEAD} where there are window blocks"
@@ -215,12 +251,29 @@ def _transform(data: Any, where: str) -> Transform:
     return side
 
 
+def _check_trunk(side: Transform, where: str) -> None:
+    if not side.trunk:
+        if side.block == "gated":
+            raise SpaceError(f"{where}.block = gated: stands in trunks only (stem trunk2, ...)")
+        return
+    if any(side.attention):
+        raise SpaceError(f"{where}.attention: must be false in a trunk, which has none")
+    if side.block == "window" and side.depths[3]:
+        raise SpaceError(
+            f"{where}.depths = {list(side.depths)}: windows of 8x8 do not fit 1/16 resolution; end in 0"
+        )
+
+
 def _build(data: Any, where: str) -> Arch:
-    _check_keys(where, data, ARCH_KEYS)
+    _check_keys(where, data, ARCH_KEYS, optional=("shortcut",))
     sides: dict[str, Any] = {
         side: _transform(data[side], f"{where}.{side}") for side in ("encoder", "decoder")
     }
     rest: dict[str, Any] = {k: _check(where, k, v) for k, v in data.items() if k not in sides}
+    if len({side.trunk for side in sides.values()}) > 1:
+        raise SpaceError(
+            f"{where}: stems {sides['encoder'].stem} and {sides['decoder'].stem}: both sides or none"
+        )
     return Arch(**sides, **rest).canonical()
 
 
@@ -273,10 +326,6 @@ class SearchSpace:
         tried = (dict(zip(self.vary, values, strict=True)) for values in product(*seen))
         return next((p for p in tried if self.arch(p) == arch.canonical()), None)
 
-    def contains(self, arch: Arch) -> bool:
-        """Whether some choice gives this arch."""
-        return self.params_of(arch) is not None
-
     def grid(self) -> Iterator[dict[str, Choice]]:
         """Every combination, the last name varying fastest."""
         for values in product(*self.vary.values()):
@@ -289,12 +338,9 @@ class SearchSpace:
         )
 
     def corners(self, largest: bool) -> list[Arch]:
-        """The extremes in size: one arch per combination of kinds (words, and the shortcut)."""
-        side, shortcut = -1 if largest else 0, self.template["shortcut"]
-        choices = [
-            c if isinstance(c[0], str) or f"${name}" == shortcut else (c[side],)
-            for name, c in self.vary.items()
-        ]
+        """The extremes in size: one arch per combination of kinds (words)."""
+        side = -1 if largest else 0
+        choices = [c if isinstance(c[0], str) else (c[side],) for c in self.vary.values()]
         archs = [self.arch(dict(zip(self.vary, v, strict=True))) for v in product(*choices)]
         return list(dict.fromkeys(archs))
 
@@ -354,6 +400,10 @@ def load_space(spec: str | Path) -> SearchSpace:
         raise SpaceError(f"{path}: arch refers to ${unknown[0]}, which [vary] does not list")
     if unused := sorted(set(vary) - used):
         raise SpaceError(f"{path}: vary.{unused[0]} is used nowhere in [arch]; remove it")
+    if isinstance(data["arch"], dict) and data["arch"].get("shortcut"):
+        raise SpaceError(
+            f'{path}: arch.shortcut: students have none any more; take the key out, and a trunk (stem = "trunk4")'
+        )
     space = SearchSpace(path.stem, vary, data["arch"])
     _try_every_choice(space, path)
     return space

@@ -1,7 +1,8 @@
-"""The student: one variable-rate codec with a hyperprior, real bitstreams and an optional linear shortcut."""
+"""The student: one variable-rate codec with a hyperprior and real bitstreams."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from nas_kd.layers import (
     EntropyParameters,
     HyperAnalysis,
     HyperSynthesis,
-    LinearAnalysis,
-    LinearSynthesis,
     Synthesis,
     context_prediction,
 )
 from nas_kd.lic import CompressionModel, EntropyBottleneck, GaussianConditional, quantize_ste
+from nas_kd.shortcut import LinearAnalysis, LinearSynthesis
 from nas_kd.space import Arch
+from nas_kd.trunk import start_trunk
 
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
 """CompressAI's Lagrange multipliers of qualities 1 to 6 (for the mean squared error)."""
@@ -63,12 +64,12 @@ class Student(CompressionModel):
 
     ::
 
-        x -> g_a (+ K) -> y -> * gain -> Q, code -> * inverse -> y_hat -> g_s (+ K^T) -> x_hat
-                          |               ^ scales, means (* gain)
-                          h_a -> z -> * gain -> Q, code -> * inverse -> h_s
+        x -> g_a -> y -> * gain -> Q, code -> * inverse -> y_hat -> g_s -> x_hat
+                    |               ^ scales, means (* gain)
+                    h_a -> z -> * gain -> Q, code -> * inverse -> h_s
 
     Entropy parameters are predicted in the domain of y and multiplied by the gain, so that one hyperprior
-    serves all levels. With one level and no shortcut there are no gains, and the scale model is CompressAI's
+    serves all levels. With one level and no trunk there are no gains, and the scale model is CompressAI's
     ScaleHyperprior(N, M) exactly.
 
     Args:
@@ -78,7 +79,7 @@ class Student(CompressionModel):
 
     def __init__(self, arch: Arch, lmbdas: tuple[float, ...] = LMBDAS):
         super().__init__()
-        self.arch = arch.canonical()
+        self.arch = arch = arch.canonical()
         self.lmbdas = tuple(lmbdas)
         self.g_a = Analysis(arch.encoder, arch.M)
         self.g_s = Synthesis(arch.decoder, arch.M)
@@ -88,9 +89,10 @@ class Student(CompressionModel):
         self.entropy_bottleneck = EntropyBottleneck(arch.hyper)
         self.gaussian_conditional = GaussianConditional(None)
         self.context = context_prediction(arch) if arch.entropy == "checkerboard" else None
-        gained = self.levels > 1 or arch.shortcut
+        gained = self.levels > 1 or arch.trunk or arch.shortcut
         self.gain_y = Gain(self.levels, arch.M) if gained else None
         self.gain_z = Gain(self.levels, arch.hyper) if gained else None
+        # Students of nas-kd 0.1; no new ones have it.
         self.linear_a = LinearAnalysis(arch.M) if arch.shortcut else None
         self.linear_s = LinearSynthesis(arch.M) if arch.shortcut else None
         self.coder: LatentCoder | None = None
@@ -235,60 +237,25 @@ class Student(CompressionModel):
         self.gain_y.log_inverse.copy_(-self.gain_y.log_gain)
 
     @torch.no_grad()
-    def initialise_linear(self, crops: Tensor) -> None:
-        """Make the untrained student a transform codec of the pictures it will be trained on.
+    def start_from(self, crops: Tensor) -> None:
+        """Make an untrained trunk a linear transform codec of the pictures it will be trained on.
 
-        K holds the leading cosine components of 16x16 patches, each divided by its standard deviation; with
-        D = step^2 / 12 per coefficient and R = -log2 step, the best step for lambda is
-        step^2 = 18 / (lambda 255^2 ln 2). The nonlinear branches start at zero.
+        Latents start with unit variance, which is what the entropy models predict untrained; with D = step^2 / 12
+        per coefficient and R = -log2 step, the best step for lambda is step^2 = 18 / (lambda 255^2 ln 2), and a
+        level's gain is deviation / step. Students without a trunk stay as they are.
 
         Args:
             crops: [n, 3, H, W] in [0, 1], a few hundred at least.
         """
-        if self.linear_a is None or self.linear_s is None or self.gain_y is None:
+        if not self.arch.trunk or self.gain_y is None:
             return
-        kernels, std, mean = cosine_components(crops, self.arch.M)
-        self.linear_a.weight.copy_(kernels / std[:, None, None, None])
-        self.linear_a.bias.copy_(-(self.linear_a.weight.sum((2, 3)) * mean).sum(1))
-        self.linear_s.weight.copy_(kernels * std[:, None, None, None])
-        self.linear_s.bias.copy_(mean)
-        for p in (*self.g_a.head.parameters(), *self.g_s.stem.parameters()):
-            nn.init.zeros_(p)
+        std = start_trunk(self.g_a, self.g_s, crops)
         if self.arch.entropy == "scale":
-            # y has unit variance; the other models start there by themselves, at exp(0).
+            # The other models predict unit variance by themselves, at exp(0).
             nn.init.ones_(self.entropy_parameters.scales.bias)
-        step = torch.sqrt(18 / (torch.tensor(self.lmbdas) * 255**2 * torch.log(torch.tensor(2.0))))
+        step = torch.sqrt(18 / (torch.tensor(self.lmbdas) * 255**2 * math.log(2)))
         self.gain_y.log_gain.copy_(torch.log(std[None] / step[:, None]))
         self.gain_y.log_inverse.copy_(-self.gain_y.log_gain)
-
-
-def cosine_components(crops: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Components of 16x16 patches: a KLT of the colours, then a cosine transform; those with most energy first.
-
-    A KLT of whole patches packs more energy into as many coefficients, and costs more rate: those of a cosine
-    transform are sparser. Students that start from it end better, too (benchmarks/LOG.md).
-
-    Args:
-        crops: [n, 3, H, W] in [0, 1].
-        M: how many, at most 768.
-
-    Returns:
-        kernels [M, 3, 16, 16] of unit norm, standard deviations [M], mean colour [3].
-    """
-    mean = crops.mean((0, 2, 3))
-    centred = crops - mean[None, :, None, None]
-    pixels = centred.transpose(0, 1).flatten(1).double()
-    colours = torch.linalg.eigh(pixels @ pixels.T)[1].T
-    colours *= torch.sign(colours.sum(1, keepdim=True) + 1e-12)
-    n = torch.arange(16, dtype=torch.float64)
-    waves = torch.cos(torch.pi * n[:, None] * (n + 0.5) / 16) / 8**0.5
-    waves[0] /= 2**0.5
-    kernels = torch.einsum("kc,vy,hx->kvhcyx", colours, waves, waves).reshape(768, 768)
-    patches = nn.functional.unfold(centred, 16, stride=16).transpose(1, 2).reshape(-1, 768)
-    energy = (patches @ kernels.T.float()).square().mean(0)
-    order = torch.argsort(energy, descending=True)[:M]
-    std = energy[order].clamp(min=1e-16).sqrt()
-    return kernels[order].reshape(M, 3, 16, 16).float(), std, mean
 
 
 def slice_params(wide: dict[str, Tensor], narrow: nn.Module) -> dict[str, Tensor]:

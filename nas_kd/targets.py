@@ -44,8 +44,8 @@ CHUNK = 16
 """Crops the teacher sees at once, and crops under one checksum."""
 KEEP_S = 1.0
 """Between writes of the checksums while a pool grows: what a crash may cost."""
-FIRST_CROPS = 1500
-"""As many pictures as the linear shortcut is made of, at most."""
+FIRST_CROPS = 600
+"""As many pictures as a trunk starts from, at most."""
 SHARE_OF_FREE = 0.25
 """Of a GPU's free memory that one trial's pool may take; the rest is for training, and for other trials."""
 ARRAYS = ("x", "x_hat", "y", "z")

@@ -44,7 +44,7 @@ def train_teacher(
     images, crops = _crops(pool)
     torch.manual_seed(derived_seed(recipe.seed, "init", arch.key))
     student = Student(arch, lmbdas)
-    student.initialise_linear(crops[:1500].float() / 255)
+    student.start_from(crops[:1500].float() / 255)
     _train(student, crops, recipe, checkpoint)
     training = {"pool": asdict(pool), "recipe": asdict(recipe), "data": images.fingerprint}
     write_teacher(ready(student), training, eval_data, out)

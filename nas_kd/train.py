@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_kd.data import derived_seed, to_device
+from nas_kd.data import Image8, at_least, derived_seed, to_device
 from nas_kd.distill import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.errors import TrialFailed
 from nas_kd.feed import Feed
@@ -61,6 +62,55 @@ class CropPool:
         return False
 
 
+class EveryCrop:
+    """All crops of all pictures, flipped and turned: cut anew for every step, hardly one comes again.
+
+    Args:
+        images: uint8 [H, W, 3] each, in memory; those smaller than the crop are extended by reflection.
+        size: side of a crop, in pixels.
+        device: where batches are wanted.
+    """
+
+    SYMMETRIES = 8
+    """Of a square."""
+
+    def __init__(self, images: Sequence[Image8], size: int, device: str = "cpu"):
+        self.images = [at_least(image, size) for image in images]
+        self.size, self.device = size, device
+        places = [(a.shape[0] - size + 1) * (a.shape[1] - size + 1) for a in self.images]
+        self.ends = np.cumsum(places) * self.SYMMETRIES
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
+        """Pictures in [0, 1]; there is no teacher here."""
+        crops = np.stack([self._cut(int(i)) for i in index])
+        x, level, lmbda = (
+            to_device(t, self.device) for t in (torch.from_numpy(crops), level, lmbda)
+        )
+        return Batch(x.float() / 255, level, lmbda)
+
+    def _cut(self, index: int) -> Image8:
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        place, symmetry = divmod(int(self.ends[which]) - 1 - index, self.SYMMETRIES)
+        image = self.images[which]
+        top, left = divmod(place, image.shape[1] - self.size + 1)
+        crop = image[top : top + self.size, left : left + self.size].transpose(2, 0, 1)
+        crop = np.rot90(crop, symmetry % 4, axes=(1, 2))
+        return np.ascontiguousarray(crop[..., ::-1] if symmetry >= 4 else crop)
+
+    def sample(self, count: int, seed: int) -> Tensor:
+        """Float [count, 3, S, S] in [0, 1]: what a trunk starts from."""
+        generator = torch.Generator().manual_seed(derived_seed(seed, "start"))
+        index = torch.randint(len(self), (count,), generator=generator)
+        return torch.from_numpy(np.stack([self._cut(int(i)) for i in index])).float() / 255
+
+    def is_far(self, weights: Weights) -> bool:
+        """Whether crops are cut on the host for another device."""
+        return torch.device(self.device).type != "cpu"
+
+
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -95,10 +145,9 @@ class Run:
         self.forwards = forwards or (lambda step: [self.student])
         self.weights, self.checkpoint = weights, checkpoint
         self.device = next(student.parameters()).device
-        # Faster on a CPU; on a GPU not measured. Shared weights are sliced, and slices have neither layout.
-        self.layout = torch.contiguous_format
-        if self.device.type == "cpu" and isinstance(student, Student):
-            self.layout = torch.channels_last
+        # Faster on a CPU; on a GPU not measured.
+        on_cpu = self.device.type == "cpu"
+        self.layout = torch.channels_last if on_cpu else torch.contiguous_format
         student.to(memory_format=self.layout)
         self.adapters = self._make_adapters(latent_widths)
         self.optimiser, self.aux_optimiser = self._optimisers()
@@ -116,15 +165,12 @@ class Run:
 
     def _optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         """Adam for the networks, Adam for the quantiles alone, as CompressAI splits them."""
-        groups: dict[bool, list[Tensor]] = {False: [], True: []}
+        main: list[Tensor] = []
         quantiles: list[Tensor] = []
         for name, p in self.student.named_parameters():
-            group = groups[name.startswith("linear_")]
-            (quantiles if name.endswith(".quantiles") else group).append(p)
+            (quantiles if name.endswith(".quantiles") else main).append(p)
         if self.adapters is not None:
-            groups[False] += list(self.adapters.parameters())
-        scales = {False: 1.0, True: self.recipe.linear_lr}
-        main = [{"params": groups[x], "scale": scales[x]} for x in groups if groups[x]]
+            main += list(self.adapters.parameters())
         return (
             torch.optim.Adam(main, lr=self.recipe.lr, fused=True),
             torch.optim.Adam(quantiles, lr=self.recipe.aux_lr, fused=True),
@@ -178,7 +224,7 @@ class Run:
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         torch.manual_seed(derived_seed(self.recipe.seed, "step", self.step))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.lr * group["scale"] * self.recipe.lr_factor(self.step)
+            group["lr"] = self.recipe.lr * self.recipe.lr_factor(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         self.aux_optimiser.zero_grad(set_to_none=True)
         terms = self._gradients(batch)

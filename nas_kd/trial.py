@@ -119,7 +119,7 @@ def initial(task: Task, arch: Arch) -> Student:
         return task.shared.student(arch)
     torch.manual_seed(derived_seed(task.recipe.seed, "init", arch.key))
     student = Student(arch, task.lmbdas)
-    student.initialise_linear(task.pool.pictures())
+    student.start_from(task.pool.pictures())
     return student
 
 

@@ -71,7 +71,7 @@ def warm_up(
         recipe: steps and rates.
         weights: the loss.
         report: hears of the run as ``Run`` reports.
-        further: the folder of shared weights to train on; else they start from the linear shortcut.
+        further: the folder of shared weights to train on; else they start as a linear transform codec.
     """
     folder = cache / _key(space, lmbdas, pool, recipe, weights, further)
 

@@ -1,0 +1,143 @@
+"""Train the weights that come with nas-kd: those of every arch of a space, the largest of which is a teacher.
+
+    python scripts/train_family.py --data PICTURES --data MORE --out family [--steps 60000] [--quick]
+
+Each step trains the largest arch, every other one a random one too, on crops drawn anew. It resumes from its
+checkpoint; a finished run is trained on with ``--further FAMILY``.
+"""
+
+import argparse
+import json
+import random
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from nas_kd import __version__
+from nas_kd.data import derived_seed, open_images
+from nas_kd.passes import best_device
+from nas_kd.shared import Shared
+from nas_kd.space import load_space
+from nas_kd.student import LMBDAS
+from nas_kd.train import EveryCrop, Recipe, Run
+from nas_kd.warmup import CARD, SHARED
+from nas_kd.weights import write_text
+
+START = 600
+"""Crops that the trunk starts from."""
+
+
+def parsed():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--space", default="demo")
+    parser.add_argument("--data", action="append", required=True, help="a folder; may be repeated")
+    parser.add_argument("--steps", type=int, default=60000)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--decay", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--others", type=float, default=0.5, help="random archs a step, in the mean"
+    )
+    parser.add_argument("--further", type=Path, help="folder of a family to train on")
+    parser.add_argument("--until", type=int, help="stop at this step, with a checkpoint")
+    parser.add_argument("--quick", action="store_true", help="20 steps")
+    given = parser.parse_args()
+    given.steps = 20 if given.quick else given.steps
+    return given
+
+
+def family_of(given, crops):
+    torch.manual_seed(derived_seed(given.seed, "family"))
+    if given.further is None:
+        return Shared(load_space(given.space), LMBDAS, crops.sample(START, given.seed))
+    shared = Shared(load_space(given.space), LMBDAS)
+    shared.load_state_dict({n: t.float() for n, t in load_file(given.further / SHARED).items()})
+    return shared
+
+
+def forwards_of(shared, seed, others):
+    """The largest arch in each step; the others are drawn, the smallest a quarter of the time."""
+
+    def forwards(step):
+        draw = random.Random(derived_seed(seed, "family", step))
+        archs = [draw.choice(shared.largest)]
+        for _ in range(int(others + draw.random())):
+            smallest = draw.random() < 0.25
+            drawn = shared.space.draw(draw.randrange(2**32))
+            archs.append(draw.choice(shared.smallest) if smallest else drawn)
+        return [shared.through(arch) for arch in archs]
+
+    return forwards
+
+
+def write_family(shared, about, out):
+    halves = {name: p.detach().cpu().half() for name, p in shared.named_parameters()}
+    temporary = out / f".{SHARED}"
+    save_file(halves, temporary)
+    temporary.replace(out / SHARED)
+    write_text(out / CARD, json.dumps(about, indent=1) + "\n")
+
+
+def main():
+    given = parsed()
+    sets = [open_images(folder, "train") for folder in given.data]
+    images = [image for each in sets for image in each.images]
+    device = best_device()
+    crops = EveryCrop(images, given.size, device)
+    shared = family_of(given, crops).to(device)
+    recipe = Recipe(given.steps, given.batch, given.lr, decay=given.decay, seed=given.seed)
+    given.out.mkdir(parents=True, exist_ok=True)
+    run = Run(
+        shared,
+        crops,
+        recipe,
+        checkpoint=given.out / "checkpoint.pt",
+        forwards=forwards_of(shared, given.seed, given.others),
+    )
+    first, started = run.step, time.monotonic()
+    losses = []
+
+    def report(step, metrics):
+        losses.append(metrics["loss"])
+        if step % 500 == 0 or step == recipe.steps:
+            per_step = (time.monotonic() - started) / (step - first)
+            mean = sum(losses) / len(losses)
+            losses.clear()
+            left = (recipe.steps - step) * per_step / 60
+            print(
+                f"step {step} of {recipe.steps}: loss {mean:.4f} in the mean, "
+                f"{1e3 * per_step:.0f} ms a step, {left:.0f} min left",
+                flush=True,
+            )
+
+    run.run(report, until=given.until)
+    about = {
+        "nas_kd": __version__,
+        "torch": torch.__version__,
+        "space": {"name": shared.space.name, "fingerprint": shared.space.fingerprint},
+        "arch": shared.arch.to_json(),
+        "lmbdas": shared.lmbdas,
+        "recipe": asdict(recipe) | {"crop_size": given.size, "others": given.others},
+        "steps": run.step,
+        "seconds": round(time.monotonic() - started),
+        "device": str(device),
+        "data": [
+            {"name": Path(folder).name, "pictures": len(each), "fingerprint": each.fingerprint}
+            for folder, each in zip(given.data, sets, strict=True)
+        ],
+    }
+    if given.further is not None:
+        about["further"] = json.loads((given.further / CARD).read_text())
+    write_family(shared, about, given.out)
+    print(json.dumps(about))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
