@@ -81,7 +81,7 @@ def started_from(init: str, arch: Arch, shared, pool: TargetPool) -> Student:
         wide = as_student(load_teacher("mini"))
         return Inherited(ordered(wide) if init == "teacher" else wide).student(arch)
     student = Student(arch, shared.lmbdas)
-    student.initialise_linear(pool.pictures())
+    student.start_from(pool.pictures())
     return student
 
 

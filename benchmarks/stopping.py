@@ -78,7 +78,7 @@ def curve(arch: Arch, start: str, shared, pool: CropPool, images, steps: int) ->
         student = shared.student(arch)
     else:
         student = Student(arch, LMBDAS)
-        student.initialise_linear(pool.crops.float() / 255)
+        student.start_from(pool.crops.float() / 255)
     lr = 1e-3 * (SLICE_LR if start == "slice" else 1.0)
     seen: list[tuple[int, float]] = []
     began = time.process_time()

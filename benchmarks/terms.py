@@ -73,7 +73,7 @@ def begun(init: str, arch, pool: TargetPool, teacher) -> Student:
         shared = load_shared(BUILT_IN / "demo-mini", load_space("demo"), teacher.lmbdas)
         return shared.student(arch)
     student = Student(arch, teacher.lmbdas)
-    student.initialise_linear(pool.pictures())
+    student.start_from(pool.pictures())
     return student
 
 

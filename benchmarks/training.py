@@ -189,7 +189,7 @@ def begun(arch, crops, basis="cosine", seed=0):
     torch.manual_seed(seed)
     student = Student(arch)
     with mock.patch("nas_kd.student.cosine_components", BASES[basis]):
-        student.initialise_linear(crops[:FIRST_CROPS].float() / 255)
+        student.start_from(crops[:FIRST_CROPS].float() / 255)
     return student
 
 

@@ -73,7 +73,7 @@ def _require_start(settings: Settings, space: SearchSpace, teacher: Teacher, arc
     """Raise SpaceError where the student could not start as the settings have it."""
     if settings.init == "teacher":
         require_slices([arch], teacher)
-    if settings.init == "shared" and not space.contains(arch):
+    if settings.init == "shared" and space.params_of(arch) is None:
         raise SpaceError(
             f"arch {arch} is none of space {settings.space}, of whose shared weights a student would be a "
             "slice (init = 'shared'): give an arch of that space, or a study with init = 'scratch', or none"

@@ -352,7 +352,9 @@ class SearchSpace:
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits over what may vary and the template."""
-        text = json.dumps([self.vary, self.template], sort_keys=True)
+        # As templates of nas-kd 0.1 had it, so that their studies resume.
+        template = {"shortcut": False} | self.template
+        text = json.dumps([self.vary, template], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -17,7 +17,10 @@ SPARE = 0.1
 
 
 class Components(NamedTuple):
-    """Leading principal components [n, C side^2] of patches, their deviations [n], the patches' mean [C side^2]."""
+    """Leading principal components [n, C side^2] of patches, their deviations [n], the mean of each channel [C side^2].
+
+    A channel's mean is one for all places of a patch, as a bias is: with room for all components nothing is lost.
+    """
 
     vectors: Tensor
     std: Tensor
@@ -27,7 +30,7 @@ class Components(NamedTuple):
 def principal_components(x: Tensor, side: int, n: int) -> Components:
     """Of the patches of x [B, C, H, W] that do not overlap; at most C side^2, by falling energy."""
     patches = pixel_unshuffle(x, side).transpose(0, 1).flatten(1).double()
-    mean = patches.mean(1)
+    mean = x.double().mean((0, 2, 3)).repeat_interleave(side**2)
     centred = patches - mean[:, None]
     energy, vectors = torch.linalg.eigh(centred @ centred.T / centred.shape[1])
     # A component's sign is the library's whim: let the largest entry be positive.
@@ -82,8 +85,7 @@ def _start_decoder(g_s: Synthesis, x: Tensor) -> Tensor:
         found = principal_components(x, side, layer.in_channels)
         layer.weight.zero_()
         layer.weight[: len(found.std)] = found.vectors.reshape(-1, C, side, side)
-        # A bias has no place within a patch, and the mean hardly has.
-        layer.bias.copy_(found.mean.reshape(C, -1).mean(1))
+        layer.bias.copy_(found.mean[:: side**2])
         centred = pixel_unshuffle(x, side) - found.mean[:, None, None]
         features = torch.einsum("nk,bkhw->bnhw", found.vectors, centred)
         x = pad(features, (0, 0, 0, 0, 0, layer.in_channels - len(found.std)))
@@ -95,13 +97,13 @@ def _start_entrance(g_s: Synthesis, y: Tensor, wanted: Tensor) -> None:
     entrance: BackProjection = _inwards(g_s)[-1]
     patches = pixel_unshuffle(wanted, entrance.side).transpose(0, 1).flatten(1).double()
     latents = y.transpose(0, 1).flatten(1).double()
-    mean = patches.mean(1, keepdim=True)
+    mean = wanted.double().mean((0, 2, 3)).repeat_interleave(entrance.side**2)[:, None]
     covariance = latents @ latents.T / latents.shape[1]
     ridge = LEAST * torch.eye(len(latents), dtype=torch.float64)
     cross = latents @ (patches - mean).T / latents.shape[1]
     weight = torch.linalg.solve(covariance + ridge, cross)
     entrance.weight.copy_(weight.reshape(entrance.weight.shape))
-    entrance.bias.copy_(mean.reshape(len(entrance.bias), -1).mean(1))
+    entrance.bias.copy_(mean[:: entrance.side**2, 0])
 
 
 def _put(layer: Projection, rows: Tensor, bias: Tensor) -> None:

@@ -28,8 +28,8 @@ from nas_kd.errors import BitstreamError
 from nas_kd.space import Arch, Transform
 from nas_kd.student import Student
 
-SIDE = Transform("unshuffle4", (0, 4, 4), kernel=3)
-ARCH = Arch(SIDE, SIDE, M=6, hyper=4, entropy="mean-scale", shortcut=True)
+SIDE = Transform("trunk4", (0, 4, 4), (0, 1, 0, 0), kernel=3)
+ARCH = Arch(SIDE, SIDE, M=6, hyper=4, entropy="mean-scale")
 LMBDAS = (0.0035, 0.013, 0.0483)
 HEIGHT_AT, WIDTH_AT, LEVEL_AT, FLAGS_AT, PARTS_AT, SYMBOLS_AT = 13, 17, 21, 25, 26, 27
 
@@ -38,7 +38,7 @@ def tiny(entropy: str) -> Student:
     torch.manual_seed(0)
     student = Student(replace(ARCH, entropy=entropy), LMBDAS).eval()  # type: ignore[arg-type]
     with torch.no_grad():
-        student.linear_a.weight *= 50  # type: ignore[union-attr]  # latents worth coding
+        student.g_a.head.weight *= 50  # latents worth coding
     student.update(force=True, update_quantiles=True)
     return student
 
@@ -329,7 +329,7 @@ def test_a_grey_picture_comes_back_grey(student: Student):
 def test_latents_far_outside_every_table_are_coded(student: Student):
     wild = copy.deepcopy(student)
     with torch.no_grad():
-        wild.linear_a.weight *= 1e5  # type: ignore[union-attr]
+        wild.g_a.head.weight *= 1e5
     wild.update(force=True)
     picture = image(64, 64)
     coded = wild.compress(to_tensor(picture), 3)

@@ -40,6 +40,12 @@ ARCHS = {
         entropy="checkerboard",
         shortcut=True,
     ),
+    "trunk": Arch(
+        Transform("trunk8", (0, 0, 8), depths=(0, 0, 1, 1), block="gated", kernel=5),
+        Transform("trunk2", (8, 8, 8), depths=(1, 1, 1, 0)),
+        M=16,
+        hyper=8,
+    ),
 }
 
 

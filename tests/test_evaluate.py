@@ -33,7 +33,7 @@ def images(*sizes: tuple[int, int]) -> ImageSet:
 def student(entropy: str) -> Student:
     torch.manual_seed(0)
     found = Student(replace(load_space("demo").extreme(largest=False), entropy=entropy), LMBDAS)
-    found.initialise_linear(torch.rand(8, 3, 64, 64))
+    found.start_from(torch.rand(8, 3, 64, 64))
     return found.eval()
 
 

@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from chaos import prepare  # noqa: E402
 
-SIDE = Transform("unshuffle4", (8, 8, 8), activation="leaky_relu", kernel=3)
-TINY = Arch(SIDE, SIDE, M=16, hyper=8, shortcut=True)
+SIDE = Transform("trunk4", (0, 8, 8), kernel=3)
+TINY = Arch(SIDE, SIDE, M=16, hyper=8)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A KLT codec of the test's own picture: small, and better at higher levels."""
     path = tmp_path_factory.mktemp("student")
     codec = Student(replace(ARCH, M=24, entropy="checkerboard"), LMBDAS)
-    codec.initialise_linear(to_tensor(photo(320, 320)))
+    codec.start_from(to_tensor(photo(320, 320)))
     save_student(codec, path)
     return path
 

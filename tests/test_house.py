@@ -25,7 +25,7 @@ ORDER = (
     *("schema", "recipe", "settings"),
     *("improvement", "surrogate"),
     *("imagefile", "files"),
-    *("bd", "lic", "layers"),
+    *("bd", "lic", "layers", "shortcut", "trunk"),
     *("rans", "exact", "coding", "student", "ordering", "shared", "weights", "once"),
     *(
         "distill",

@@ -27,11 +27,13 @@ def test_the_closed_form_is_what_fvcore_counts(space: str):
     [
         Transform("unshuffle2", (16, 16, 32), (1, 0, 2), (True, False, True), "window", "gdn", 3),
         Transform("unshuffle4", (0, 8, 8), (0, 2, 1), (False, True, False), "depthwise"),
+        Transform("trunk2", (8, 16, 16), (1, 0, 2, 1), block="gated", kernel=5),
+        Transform("trunk8", (0, 0, 24), (0, 0, 1, 2), block="residual"),
     ],
     ids=str,
 )
 def test_what_no_shipped_space_combines_is_counted_too(side: Transform):
-    arch = Arch(side, side, M=24, hyper=8, entropy="checkerboard", shortcut=True)
+    arch = Arch(side, side, M=24, hyper=8, entropy="checkerboard", shortcut=not side.trunk)
     traced = count(Student(arch, LMBDAS), SMALL)
     found = arch_cost(arch, len(LMBDAS)).total
     assert (found.macs, found.parameters) == (traced.macs * SMALL_PER_FRAME, traced.parameters)

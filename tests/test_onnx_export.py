@@ -21,10 +21,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "onnx.md"
 GDN = Transform("conv", (8, 8, 8), (0, 1, 0), (False, False, True), "depthwise", "gdn", 5)
 WINDOWS = Transform("unshuffle2", (16, 16, 16), (0, 1, 1), block="window", activation="leaky_relu")
 SPACES = {
-    "unshuffle4 with shortcut": replace(ARCH, entropy="checkerboard"),
-    "gdn, attention, depthwise": replace(ARCH, encoder=GDN, decoder=GDN, shortcut=False),
+    "trunk": replace(ARCH, entropy="checkerboard"),
+    "gdn, attention, depthwise": replace(ARCH, encoder=GDN, decoder=GDN),
     "scale": replace(ARCH, entropy="scale"),
-    "windows": replace(ARCH, encoder=WINDOWS, decoder=WINDOWS, shortcut=False),
+    "windows": replace(ARCH, encoder=WINDOWS, decoder=WINDOWS),
 }
 
 

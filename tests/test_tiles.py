@@ -33,14 +33,17 @@ def test_a_network_that_sees_everything_is_not_tiled():
         sight(lambda x: x + x.mean(), 2, 1, 1)
 
 
+UNSHUFFLED = Transform("unshuffle4", (0, 4, 4), kernel=3)
 DEEP = Transform("conv", (2, 4, 4), (0, 1, 1), (False, False, True), "residual", "gdn", 5)
 
 
-@pytest.mark.parametrize("side", [ARCH.decoder, DEEP], ids=["unshuffle4", "conv"])
+@pytest.mark.parametrize(
+    "side", [ARCH.decoder, UNSHUFFLED, DEEP], ids=["trunk4", "unshuffle4", "conv"]
+)
 @torch.no_grad()
 def test_tiles_are_the_whole_picture(side: Transform):
     torch.manual_seed(0)
-    student = Student(replace(ARCH, encoder=side, decoder=side, shortcut=False), LMBDAS).eval()
+    student = Student(replace(ARCH, encoder=side, decoder=side), LMBDAS).eval()
     image = waves(600, WHOLE_PIXELS // 600 + 9)
     height, width = image.shape[:2]
     y, z = analysis(student, image)

@@ -4,6 +4,7 @@ import math
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from nas_kd.distill import Batch, Weights
 from nas_kd.errors import TrialFailed, UsageError
 from nas_kd.space import Arch, Transform
 from nas_kd.student import Student
-from nas_kd.train import CHECK_EVERY, CropPool, Recipe, Run
+from nas_kd.train import CHECK_EVERY, CropPool, EveryCrop, Recipe, Run
 
-SIDE = Transform("unshuffle4", (8, 8, 8), activation="leaky_relu", kernel=3)
-TINY = Arch(SIDE, SIDE, M=16, hyper=8, shortcut=True)
+SIDE = Transform("trunk4", (0, 16, 16), (0, 1, 1, 0), kernel=3)
+TINY = Arch(SIDE, SIDE, M=16, hyper=8)
 
 
 def _crops() -> Tensor:
@@ -28,7 +29,7 @@ def _crops() -> Tensor:
 def _student(arch: Arch = TINY) -> Student:
     torch.manual_seed(0)
     student = Student(arch)
-    student.initialise_linear(_crops().float() / 255)
+    student.start_from(_crops().float() / 255)
     return student
 
 
@@ -178,12 +179,8 @@ def test_a_checkpoint_leaves_no_temporary_file(tmp_path: Path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["run.pt"]
 
 
-def test_the_shortcut_moves_slower_and_quantiles_have_their_own_optimiser():
+def test_quantiles_have_their_own_optimiser():
     run = _run(steps=1)
-    scales = [group["scale"] for group in run.optimiser.param_groups]
-    assert scales == [1.0, run.recipe.linear_lr]
-    linear = {id(p) for n, p in run.student.named_parameters() if n.startswith("linear_")}
-    assert {id(p) for p in run.optimiser.param_groups[1]["params"]} == linear
     aux = [p for group in run.aux_optimiser.param_groups for p in group["params"]]
     assert [id(p) for p in aux] == [id(run.student.entropy_bottleneck.quantiles)]
     counted = len(aux) + sum(len(g["params"]) for g in run.optimiser.param_groups)
@@ -212,3 +209,34 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
 def test_a_recipe_that_breaks_a_rule_is_refused(given: dict, message: str):
     with pytest.raises(UsageError, match=message):
         Recipe(**given)
+
+
+def test_crops_are_cut_anew_and_every_place_and_symmetry_can_come():
+    image = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
+    crops = EveryCrop([image, image[:4, :4]], 4)
+    level = torch.ones(len(crops))
+    batch = crops.batch(torch.arange(len(crops)), level, level, Weights(0, 0, 0))
+    assert len(crops) == 8 * (3 * 2 + 1)
+    found = {x.numpy().tobytes() for x in (255 * batch.x).round().to(torch.uint8)}
+    expected = set()
+    for top, left in [(t, n) for t in range(3) for n in range(2)]:
+        crop = image[top : top + 4, left : left + 4].transpose(2, 0, 1)
+        for turned in (np.rot90(crop, k, axes=(1, 2)) for k in range(4)):
+            expected |= {turned.tobytes(), turned[..., ::-1].tobytes()}
+    assert found == expected
+
+
+def test_a_run_on_crops_drawn_anew_resumes_to_the_same_weights(tmp_path: Path):
+    images = [np.ascontiguousarray(c.numpy().transpose(1, 2, 0)) for c in _crops()]
+    whole, halves = (
+        Run(_student(), EveryCrop(images, 64), Recipe(steps=6, seed=3), checkpoint=path)
+        for path in (None, tmp_path / "run.pt")
+    )
+    whole.run()
+    halves.run(until=3)
+    again = Run(
+        _student(), EveryCrop(images, 64), Recipe(steps=6, seed=3), checkpoint=tmp_path / "run.pt"
+    )
+    again.run()
+    assert again.step == 6
+    assert _same(whole.student, again.student)

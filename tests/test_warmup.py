@@ -45,7 +45,7 @@ def pool(tmp_path_factory) -> TargetPool:
     torch.manual_seed(0)
     student, recipe = Student(SPACE.corners(False)[0], LMBDAS), PoolRecipe("builtin", 32, 64)
     crops = crop_pool(open_images("builtin", "train", 0), 64, 64, 0)
-    student.initialise_linear(torch.from_numpy(crops).float() / 255)
+    student.start_from(torch.from_numpy(crops).float() / 255)
     teacher = VariableRateTeacher("t", student)
     return TargetPool(target_pool(tmp_path_factory.mktemp("targets"), teacher, recipe))
 
@@ -172,7 +172,7 @@ def test_slices_of_the_built_in_weights_cost_less_than_the_shortcut_alone():
     )
     for arch in (DEMO.corners(True)[0], DEMO.corners(False)[0]):
         alone = Student(arch, teacher.lmbdas).eval()
-        alone.initialise_linear(crops)
+        alone.start_from(crops)
         costs = []
         for codec in (warmed.student(arch).eval(), alone):
             with torch.no_grad():

@@ -34,7 +34,6 @@ ARCH = """
 M = 16
 hyper = 8
 entropy = "scale"
-shortcut = false
 [arch.encoder]
 stem = "conv"
 widths = [8, 8, 8]
