@@ -5,8 +5,9 @@ Ours::
     L = R + lmbda 255^2 [(1 - kd_x) MSE(x_hat, x) + kd_x MSE(x_hat, x_hat_T)]
           + kd_y MSE(A_l(y), y_T) + kd_z MSE(B_l(z), z_T)
 
-Output distillation is scaled as a distortion; latents are matched before quantisation, through one
-1x1 adapter per level, which is not part of the student.
+Output distillation is scaled as a distortion; latents are matched before quantisation, in units of the teacher's
+deviation per channel (else a weight would mean something for one teacher only), through one 1x1 adapter per level,
+which is not part of the student.
 
 The paper's forms (arXiv 2509.10366, Eq. 1 and 2) are kept for comparison, as its published code computes them::
 

@@ -17,7 +17,7 @@ import torch
 from nas_kd.errors import SpaceError, UsageError
 from nas_kd.once import build_once
 from nas_kd.ordering import ordered
-from nas_kd.space import Arch, prim
+from nas_kd.space import Arch, SearchSpace, prim
 from nas_kd.student import Student, slice_params
 from nas_kd.teacher import FixedRateTeacher, Teacher, VariableRateTeacher
 from nas_kd.weights import FORMAT as CODEC_FORMAT
@@ -94,6 +94,11 @@ def name_there(name: str) -> str:
         if name.startswith(ours + "."):
             return theirs + name[len(ours) :]
     return name
+
+
+def is_family(teacher: Teacher, space: SearchSpace) -> bool:
+    """Whether the space's archs were trained as slices of the teacher's weights."""
+    return isinstance(teacher, VariableRateTeacher) and teacher.family == space.fingerprint
 
 
 def require_slices(archs: Iterable[Arch], teacher: Teacher) -> None:

@@ -17,7 +17,7 @@ from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
-from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
+from nas_kd.inherit import Inherited, inherit, is_family, load_inherited, require_slices
 from nas_kd.overlap import warn_of_overlap
 from nas_kd.passes import best_device
 from nas_kd.ranking import draws, in_order
@@ -29,7 +29,7 @@ from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_po
 from nas_kd.teacher import Teacher
 from nas_kd.train import Report
 from nas_kd.trial import Anchor, Task, interval_of
-from nas_kd.warmup import CARD, STEPS, built_in, load_shared, warm_up
+from nas_kd.warmup import CARD, SHARED, STEPS, load_shared, warm_up
 
 TRIM = 0.25
 """Share of the teacher's PSNR range left out at each end of the study's interval.
@@ -147,13 +147,8 @@ def warm(
     """What trials start from slices of: the teacher, or weights trained once for all studies that ask the same."""
     if settings.init == "scratch":
         return None
-    if settings.init == "teacher":
+    if settings.init == "teacher" or (settings.warmup is None and is_family(teacher, space)):
         return inherit(CACHE / "inherited", teacher)
-
-    if settings.warmup is None:
-        found = built_in(space, teacher.fingerprint, teacher.lmbdas, settings.loss)
-        if found is not None:
-            return found
     steps = STEPS if settings.warmup is None else settings.warmup
     report = told_of("warm-up of shared weights", steps, listen)
     cache, opened, recipe = (
@@ -280,9 +275,9 @@ def _task(
 
 
 def _origin(settings: Settings, folder: str, lmbdas: tuple[float, ...]) -> Shared | Inherited:
-    if settings.init == "teacher":
-        return load_inherited(Path(folder))
-    return load_shared(Path(folder), load_space(settings.space), lmbdas)
+    if (Path(folder) / SHARED).is_file():
+        return load_shared(Path(folder), load_space(settings.space), lmbdas)
+    return load_inherited(Path(folder))
 
 
 def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:

@@ -121,7 +121,9 @@ class Brief:
         ]
 
     def __call__(self, arch: Arch) -> str:
-        """The words; the whole arch where none varies."""
+        """The words; the whole arch where none varies, or where it is of another space than today's of that name."""
+        if [len(part) for part in words(arch)] != [len(part) for part in self._varies]:
+            return str(arch)
         kept = [
             " ".join(word for word, varies in zip(part, places, strict=True) if varies and word)
             for part, places in zip(words(arch), self._varies, strict=True)

@@ -46,6 +46,8 @@ KEEP_S = 1.0
 """Between writes of the checksums while a pool grows: what a crash may cost."""
 FIRST_CROPS = 600
 """As many pictures as a trunk starts from, at most."""
+DEVIATION_CROPS, LEAST_DEVIATION = 64, 1e-3
+"""Crops that the deviations of a teacher's latents are taken of; a channel that hardly moves counts as this."""
 SHARE_OF_FREE = 0.25
 """Of a GPU's free memory that one trial's pool may take; the rest is for training, and for other trials."""
 ARRAYS = ("x", "x_hat", "y", "z")
@@ -90,6 +92,7 @@ class TargetPool:
         self.device, self.key = device, folder.name
         self._room = _room(device) if room_bytes is None else room_bytes
         self._placed: dict[str, Tensor] = {}
+        self._deviations: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return self.arrays["x"].shape[1]
@@ -117,9 +120,27 @@ class TargetPool:
             level=to_device(level, self.device),
             lmbda=to_device(lmbda, self.device),
             x_hat_T=self._take("x_hat", index, level).float() / 255 if weights.kd_x > 0 else None,
-            y_T=self._take("y", index, level).float() if weights.kd_y > 0 else None,
-            z_T=self._take("z", index, level).float() if weights.kd_z > 0 else None,
+            y_T=self._latents("y", index, level, weights) if weights.kd_y > 0 else None,
+            z_T=self._latents("z", index, level, weights) if weights.kd_z > 0 else None,
         )
+
+    def _latents(self, name: str, index: Tensor, level: Tensor, weights: Weights) -> Tensor:
+        """The teacher's, in our form divided by their deviation, so that a weight means the same for each teacher."""
+        latents = self._take(name, index, level).float()
+        if weights.form != "kd":
+            return latents
+        return (
+            latents
+            / self._deviation(name)[to_device((level - 1) % len(self.arrays[name]), self.device)]
+        )
+
+    def _deviation(self, name: str) -> Tensor:
+        """Of each channel over the first crops, [levels, C, 1, 1] or [1, C, 1, 1]; NaN where a teacher lacks it."""
+        if name not in self._deviations:
+            some = torch.from_numpy(np.array(self.arrays[name][:, :DEVIATION_CROPS])).float()
+            deviation = some.std((1, 3, 4)).clamp(min=LEAST_DEVIATION)
+            self._deviations[name] = deviation[..., None, None].to(self.device)
+        return self._deviations[name]
 
     def is_far(self, weights: Weights) -> bool:
         """Whether batches come from the host's memory to another device's."""

@@ -14,7 +14,7 @@ from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluate import StudentCodec, spent
 from nas_kd.served import BUILT_IN, ZOO_QUALITIES, require_at_hand, zoo_qualities
 from nas_kd.student import LMBDAS, Student
-from nas_kd.weights import load_student, weights_digest
+from nas_kd.weights import load_student, read_arch_file, weights_digest
 from nas_kd.zoo import Member, family_members, load_member, zoo_member
 
 
@@ -48,12 +48,16 @@ class Teacher(Protocol):
 
 
 class VariableRateTeacher:
-    """A nas-kd codec as a teacher: one set of weights; y and z are the same at every level."""
+    """A nas-kd codec as a teacher: one set of weights; y and z are the same at every level.
+
+    family: fingerprint of the search space whose archs were trained with it as slices of its weights, if any were.
+    """
 
     shared_latents = True
 
-    def __init__(self, name: str, student: Student):
+    def __init__(self, name: str, student: Student, family: str | None = None):
         self.name, self.student = name, student.eval().requires_grad_(False)
+        self.family = family
         self.codec = StudentCodec(self.student)
         self.fingerprint = weights_digest(student)
         self.lmbdas = student.lmbdas
@@ -258,7 +262,7 @@ def load_teacher(
 def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
     require_at_hand(spec, weights)
     if any(spec == folder.name for folder in BUILT_IN.iterdir()):
-        return VariableRateTeacher(spec, load_student(BUILT_IN / spec))
+        return _variable_rate(spec, BUILT_IN / spec)
     if asked := zoo_qualities(spec):
         return _from_zoo(*asked, weights)
     if members := family_members(Path(spec)):
@@ -266,10 +270,15 @@ def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
         return FixedRateTeacher(spec, members, lmbdas)
     if Path(spec).is_dir():
         try:
-            return VariableRateTeacher(spec, load_student(spec))
+            return _variable_rate(spec, Path(spec))
         except UsageError as error:
             raise TeacherError(str(error)) from error
     return _from_file(Path(spec), lmbda)
+
+
+def _variable_rate(name: str, folder: Path) -> VariableRateTeacher:
+    family = read_arch_file(folder).get("about", {}).get("family")
+    return VariableRateTeacher(name, load_student(folder), family)
 
 
 def _with_lmbda(teacher: Teacher, lmbda: float | None) -> Teacher:

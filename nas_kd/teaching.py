@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from nas_kd import __version__
-from nas_kd.baselines import jpeg_curve, webp_curve
+from nas_kd.baselines import classical_curve
 from nas_kd.bd import MIN_POINTS, RDCurve, bd_rate, quality_interval
 from nas_kd.data import ImageSet, crop_pool, derived_seed, open_images, to_image, to_tensor
 from nas_kd.errors import TrialFailed
@@ -27,6 +27,9 @@ from nas_kd.targets import PoolRecipe
 from nas_kd.teacher import FixedRateTeacher, load_teacher
 from nas_kd.train import CropPool, Recipe, Report, Run
 from nas_kd.weights import ready, require_unfinished, save_student, weights_digest, write_text
+
+FORMATS = {"jpeg": "JPEG", "jpeg2000": "JPEG 2000", "webp": "WebP", "avif": "AVIF"}
+"""What a teacher's card compares it with."""
 
 
 def train_teacher(
@@ -175,8 +178,17 @@ def _real_bpp(model: Any, images: ImageSet, level: int) -> float:
     return float(np.mean(rates))
 
 
-def write_teacher(student: Student, training: dict[str, Any], eval_data: str, out: Path) -> None:
-    """Save a teacher with its card: how it was trained, its real R-D curve, JPEG and WebP beside it."""
+def write_teacher(
+    student: Student,
+    training: dict[str, Any],
+    eval_data: str,
+    out: Path,
+    family: str | None = None,
+) -> None:
+    """Save a teacher with its card: how it was trained, its real R-D curve, classical codecs beside it.
+
+    ``family`` is the fingerprint of the space whose archs were trained as its slices.
+    """
     images = open_images(eval_data, "eval")
     measured = evaluate_real(student, images)
     estimated = evaluate(StudentCodec(student), images).curve()
@@ -192,17 +204,18 @@ def write_teacher(student: Student, training: dict[str, Any], eval_data: str, ou
         "bd_rate_percent": _against_formats(curve, images),
         "sha256": weights_digest(student),
     }
-    save_student(student, out, {"card": "card.json"})
+    about = {"card": "card.json"} | ({"family": family} if family else {})
+    save_student(student, out, about)
     write_text(out / "card.json", json.dumps(card, indent=1) + "\n")
 
 
 def _against_formats(curve: RDCurve, images: ImageSet) -> dict[str, Any] | str:
-    """BD-rate in percent against JPEG and WebP, or why there is none."""
+    """BD-rate in percent against classical codecs, or why there is none."""
     if len(curve.bpp) < MIN_POINTS:
         return f"absent: {len(curve.bpp)} levels, and a BD-rate needs {MIN_POINTS}"
     rates = {
-        name: bd_rate(other, curve, quality_interval(curve))
-        for name, other in (("JPEG", jpeg_curve(images)), ("WebP", webp_curve(images)))
+        name: bd_rate(classical_curve(codec, images), curve, quality_interval(curve))
+        for codec, name in FORMATS.items()
     }
     return {
         name: rate.value if rate.value is not None else f"absent: {rate.reason}"

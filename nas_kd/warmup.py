@@ -29,11 +29,10 @@ from nas_kd.targets import TargetPool
 from nas_kd.train import Forward, Recipe, Report, Run
 from nas_kd.weights import write_text
 
-BUILT_IN = Path(__file__).parent / "warmups"
 FORMAT = 2
 """Raised when the parameters that students share, or their training, change."""
 STEPS = 1000
-"""Steps where nothing is said and no built-in weights fit."""
+"""Steps where nothing is said and the teacher is no family of the space."""
 SHARED, CARD = "shared.safetensors", "card.json"
 BETWEEN = 2
 """Random archs per step, beside the largest and the smallest."""
@@ -124,34 +123,9 @@ def _train(
     checkpoint.unlink()
 
 
-def built_in(
-    space: SearchSpace, teacher: str, lmbdas: tuple[float, ...], weights: Weights
-) -> Path | None:
-    """The folder of shared weights that come with nas-kd, where they were trained for just this.
-
-    Args:
-        space: of the students.
-        teacher: its fingerprint.
-        lmbdas: one Lagrange multiplier per level.
-        weights: the loss.
-    """
-    asked = [space.fingerprint, teacher, list(lmbdas), asdict(weights)]
-    for folder in sorted(BUILT_IN.iterdir()):
-        card = json.loads((folder / CARD).read_text())
-        if [
-            card["space"]["fingerprint"],
-            card["teacher"],
-            card["lmbdas"],
-            card["weights"],
-        ] == asked:
-            return folder
-    return None
-
-
 def load_shared(folder: Path, space: SearchSpace, lmbdas: tuple[float, ...]) -> Shared:
     """The shared weights that ``warm_up`` wrote."""
     shared = Shared(space, lmbdas)
-    # Those that come with nas-kd are stored in half precision.
     tensors = load_file(folder / SHARED).items()
     shared.load_state_dict({name: tensor.float() for name, tensor in tensors})
     return shared.eval()

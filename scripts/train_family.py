@@ -14,17 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from nas_kd import __version__
 from nas_kd.data import derived_seed, open_images
 from nas_kd.passes import best_device
-from nas_kd.shared import Shared
+from nas_kd.recipe import Recipe
+from nas_kd.shared import Shared, shared_name
 from nas_kd.space import load_space
 from nas_kd.student import LMBDAS
-from nas_kd.train import EveryCrop, Recipe, Run
-from nas_kd.warmup import CARD, SHARED
-from nas_kd.weights import write_text
+from nas_kd.teaching import write_teacher
+from nas_kd.train import EveryCrop, Run
+from nas_kd.weights import in_half_precision, load_student
 
 START = 600
 """Crops that the trunk starts from."""
@@ -35,6 +34,7 @@ def parsed():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--space", default="demo")
     parser.add_argument("--data", action="append", required=True, help="a folder; may be repeated")
+    parser.add_argument("--eval-data", default="builtin", help="the pictures of the card's curves")
     parser.add_argument("--steps", type=int, default=60000)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, default=256)
@@ -57,7 +57,10 @@ def family_of(given, crops):
     if given.further is None:
         return Shared(load_space(given.space), LMBDAS, crops.sample(START, given.seed))
     shared = Shared(load_space(given.space), LMBDAS)
-    shared.load_state_dict({n: t.float() for n, t in load_file(given.further / SHARED).items()})
+    with torch.no_grad():
+        wide = load_student(given.further)
+        for name, p in wide.named_parameters():
+            shared.get_parameter(shared_name(name, wide.arch)).copy_(p)
     return shared
 
 
@@ -76,66 +79,51 @@ def forwards_of(shared, seed, others):
     return forwards
 
 
-def write_family(shared, about, out):
-    halves = {name: p.detach().cpu().half() for name, p in shared.named_parameters()}
-    temporary = out / f".{SHARED}"
-    save_file(halves, temporary)
-    temporary.replace(out / SHARED)
-    write_text(out / CARD, json.dumps(about, indent=1) + "\n")
-
-
 def main():
     given = parsed()
     sets = [open_images(folder, "train") for folder in given.data]
-    images = [image for each in sets for image in each.images]
     device = best_device()
-    crops = EveryCrop(images, given.size, device)
+    crops = EveryCrop([image for each in sets for image in each.images], given.size, device)
     shared = family_of(given, crops).to(device)
     recipe = Recipe(given.steps, given.batch, given.lr, decay=given.decay, seed=given.seed)
     given.out.mkdir(parents=True, exist_ok=True)
-    run = Run(
-        shared,
-        crops,
-        recipe,
-        checkpoint=given.out / "checkpoint.pt",
-        forwards=forwards_of(shared, given.seed, given.others),
-    )
+    checkpoint = given.out / "checkpoint.pt"
+    forwards = forwards_of(shared, given.seed, given.others)
+    run = Run(shared, crops, recipe, checkpoint=checkpoint, forwards=forwards)
     first, started = run.step, time.monotonic()
-    losses = []
-
-    def report(step, metrics):
-        losses.append(metrics["loss"])
-        if step % 500 == 0 or step == recipe.steps:
-            per_step = (time.monotonic() - started) / (step - first)
-            mean = sum(losses) / len(losses)
-            losses.clear()
-            left = (recipe.steps - step) * per_step / 60
-            print(
-                f"step {step} of {recipe.steps}: loss {mean:.4f} in the mean, "
-                f"{1e3 * per_step:.0f} ms a step, {left:.0f} min left",
-                flush=True,
-            )
-
-    run.run(report, until=given.until)
-    about = {
-        "nas_kd": __version__,
-        "torch": torch.__version__,
-        "space": {"name": shared.space.name, "fingerprint": shared.space.fingerprint},
-        "arch": shared.arch.to_json(),
-        "lmbdas": shared.lmbdas,
+    run.run(told(recipe, first, started), until=given.until)
+    training = {
+        "space": shared.space.name,
         "recipe": asdict(recipe) | {"crop_size": given.size, "others": given.others},
         "steps": run.step,
-        "seconds": round(time.monotonic() - started),
-        "device": str(device),
+        "device": device,
         "data": [
             {"name": Path(folder).name, "pictures": len(each), "fingerprint": each.fingerprint}
             for folder, each in zip(given.data, sets, strict=True)
         ],
     }
     if given.further is not None:
-        about["further"] = json.loads((given.further / CARD).read_text())
-    write_family(shared, about, given.out)
-    print(json.dumps(about))
+        training["from"] = json.loads((given.further / "card.json").read_text())["training"]
+    mini = in_half_precision(shared.cpu().student(shared.arch))
+    write_teacher(mini, training, given.eval_data, given.out, shared.space.fingerprint)
+
+
+def told(recipe, first, started):
+    losses = []
+
+    def report(step, metrics):
+        losses.append(metrics["loss"])
+        if step % 500 == 0 or step == recipe.steps:
+            per_step_s = (time.monotonic() - started) / (step - first)
+            mean, left_min = sum(losses) / len(losses), (recipe.steps - step) * per_step_s / 60
+            losses.clear()
+            print(
+                f"step {step} of {recipe.steps}: loss {mean:.4f} in the mean, "
+                f"{1e3 * per_step_s:.0f} ms a step, {left_min:.0f} min left",
+                flush=True,
+            )
+
+    return report
 
 
 if __name__ == "__main__":

@@ -5,8 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_kd.data import crop_pool, open_images
+from nas_kd.distill import rate_bpp
 from nas_kd.errors import SpaceError
-from nas_kd.inherit import Inherited, as_student, inherit, load_inherited, require_slices
+from nas_kd.inherit import (
+    Inherited,
+    as_student,
+    inherit,
+    is_family,
+    load_inherited,
+    require_slices,
+)
 from nas_kd.ordering import ordered
 from nas_kd.prepare import prepare
 from nas_kd.space import SearchSpace, load_space, prim
@@ -119,3 +128,29 @@ def test_slices_of_a_variable_rate_teacher_are_the_teacher_where_nothing_is_cut(
         assert torch.equal(p, wide.get_parameter(name))
     with pytest.raises(SpaceError, match="no part"):
         Inherited(wide).student(replace(wide.arch, entropy="mean-scale"))
+
+
+def test_mini_is_the_family_of_demo_and_of_no_other_space(zoo_file):
+    mini = load_teacher("mini")
+    assert is_family(mini, load_space("demo"))
+    assert not is_family(mini, load_space("prim"))
+    assert not is_family(load_teacher(str(zoo_file)), load_space("prim"))
+
+
+@torch.no_grad()
+def test_slices_of_the_family_cost_less_than_a_linear_codec_of_as_many_channels():
+    mini, demo = load_teacher("mini"), load_space("demo")
+    pictures = open_images("builtin", "eval").images
+    x = torch.stack([torch.from_numpy(i[64:192, 64:192].copy()) for i in pictures])
+    x = x.permute(0, 3, 1, 2).float() / 255
+    crops = torch.from_numpy(crop_pool(open_images("builtin", "train", 0), 128, 128, 0)) / 255
+    for arch in (demo.extreme(True), demo.extreme(False)):
+        alone = Student(arch, mini.lmbdas).eval()
+        alone.start_from(crops)
+        costs = []
+        for codec in (Inherited(mini.student).student(arch).eval(), alone):
+            out = codec(x, torch.full((len(x),), 3.0))
+            rate = rate_bpp(out["likelihoods"], x[0, 0].numel()).mean()
+            distortion = (out["x_hat"].clamp(0, 1) - x).square().mean()
+            costs.append(float(rate + mini.lmbdas[2] * 255**2 * distortion))
+        assert costs[0] < 0.9 * costs[1]

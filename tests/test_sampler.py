@@ -94,11 +94,11 @@ def test_infeasible_trials_teach_where_not_to_go():
     there = History()
     for arch in [ASYMMETRIC.draw(seed) for seed in range(40)]:
         there.taken.add(arch)
-        there.lacks[arch] = 0.0 if arch.shortcut else 3.0
-        if arch.shortcut:
+        there.lacks[arch] = 0.0 if arch.M > 192 else 3.0
+        if arch.M > 192:
             there.quality[arch] = rate(arch), 0.0
     proposed = [ours(ASYMMETRIC, seed).propose(there) for seed in range(3)]
-    assert all(p["shortcut"] for p in proposed)
+    assert all(p["M"] > 192 for p in proposed)
 
 
 @pytest.mark.thorough
