@@ -44,13 +44,13 @@ from loops import (
 )
 from PIL import Image
 
-from nas_kd.artifacts import illustrate
 from nas_kd.codec_energy import energy_of
 from nas_kd.cost import count
 from nas_kd.data import open_images
 from nas_kd.distill import CONTROL, Weights
 from nas_kd.energy import QUICK
 from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.illustrate import illustrate
 from nas_kd.meters import find_meter
 from nas_kd.packing import trials_per_gpu
 from nas_kd.passes import LiveBytes, best_device, gpu_busy_share, in_use, numerics, synchroniser

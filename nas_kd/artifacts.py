@@ -1,12 +1,11 @@
 """What the dashboard shows of a trial: a note, its R-D plot, crops, the student to download.
 
-A finished trial is immutable in Optuna: the worker draws (``illustrate``), and the study attaches before it tells.
+A finished trial is immutable in Optuna: the worker draws (nas_kd.illustrate), and the study attaches before it tells.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import zipfile
 from pathlib import Path
@@ -16,15 +15,11 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from nas_kd import __version__
-from nas_kd.data import ImageSet
-from nas_kd.errors import NasKdError
-from nas_kd.evaluate import StudentCodec
 from nas_kd.meters import find_meter
-from nas_kd.pictures import crops, sheet, shots, spread
 from nas_kd.reading import Reading
 from nas_kd.space import Arch
-from nas_kd.trial import Anchor, Outcome
-from nas_kd.weights import ARCH, WEIGHTS, load_student
+from nas_kd.trial import Outcome
+from nas_kd.weights import ARCH, WEIGHTS
 
 METRIC_NAMES = {
     "bd_rate": "BD-rate (%)",
@@ -53,56 +48,6 @@ def made_with(device: str) -> dict[str, str]:
         "device": f"{device}, {platform.machine()}",
         "energy_meter": f"no meter: {meter.reason}" if isinstance(meter, Reading) else meter.name,
     }
-
-
-def illustrate(anchor: Anchor, images: ImageSet, folder: Path, outcome: Outcome) -> None:
-    """Draw a trial's R-D plot and crops into its student's folder, where there is a student.
-
-    Drawings that fail are noted in the outcome: they must not cost the trial.
-    """
-    if "rd" not in outcome.attrs:
-        return
-    try:
-        _plot(anchor, outcome.attrs["rd"], folder / PLOT)
-        _crops(images, folder)
-    except (OSError, NasKdError) as error:
-        outcome.attrs["drawings"] = f"failed: {error}"
-
-
-def _crops(images: ImageSet, folder: Path) -> None:
-    originals = crops(images, 2)
-    if originals:
-        codec = StudentCodec(load_student(folder))
-        drawn = sheet(originals, shots(codec, originals, spread(codec.levels, 3)))
-        temporary = folder / f".{os.getpid()}.{CROPS}"
-        drawn.save(temporary)
-        os.replace(temporary, folder / CROPS)
-
-
-def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label=anchor.name)
-    axes.plot(rd["bpp_est"], rd["psnr_db"], color="#0072B2", marker="o", label="student")
-    _classical(axes, anchor)
-    if anchor.interval_db is not None:
-        axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")
-    axes.set(xlabel="bits per pixel (of learned codecs estimated)", ylabel="PSNR dB")
-    axes.legend()
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")
-    figure.savefig(temporary, dpi=100)
-    os.replace(temporary, file)
-
-
-def _classical(axes: Any, anchor: Anchor) -> None:
-    """Grey lines behind the learned codecs, which keep the picture to themselves."""
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # asked for, they fit what is drawn so far
-    for style, (name, curve) in zip(
-        (":", "-.", (0, (6, 2))), anchor.baselines.items(), strict=False
-    ):
-        axes.plot(curve.bpp, curve.psnr_db, color="0.5", linestyle=style, label=name)
 
 
 def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str, ...]) -> None:

@@ -58,7 +58,7 @@ def cache(
 
     Example: nas-kd cache --drop
     """
-    from nas_kd.settings import CACHE
+    from nas_kd.places import CACHE
     from nas_kd.targets import TARGETS
     from nas_kd.targets import drop as drop_pools
 

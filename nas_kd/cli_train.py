@@ -87,7 +87,7 @@ def warmup(
     """
     settings = _settings(ctx, study, storage, {"name": "warmup"})
     from nas_kd.files import require_writable
-    from nas_kd.settings import CACHE
+    from nas_kd.places import CACHE
 
     require_writable(CACHE, "the cache", folder=True)
     from nas_kd.prepare import targets, warm

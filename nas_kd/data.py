@@ -34,8 +34,8 @@ from nas_kd.cores import cores
 from nas_kd.errors import DataError
 from nas_kd.files import UNUSABLE, Below, below, told_left_out
 from nas_kd.imagefile import Image8, in_srgb, opened, suffixes, unread_suffixes
+from nas_kd.places import BUILTIN
 from nas_kd.scenes import dead_leaves
-from nas_kd.settings import BUILTIN
 
 logger = logging.getLogger("nas_kd")
 

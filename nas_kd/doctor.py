@@ -11,8 +11,9 @@ import torch
 from nas_kd.codec_energy import meter_in_words
 from nas_kd.cores import cores
 from nas_kd.meters import find_meter
+from nas_kd.places import TEACHERS
 from nas_kd.reading import Reading
-from nas_kd.served import ALIASES, BUILT_IN, ZOO_NAMES, file_says, hub_folder
+from nas_kd.served import ALIASES, ZOO_NAMES, file_says, hub_folder
 
 
 def findings() -> list[tuple[str, str]]:
@@ -30,7 +31,7 @@ def findings() -> list[tuple[str, str]]:
         ("energy", meter_in_words(device)),
         ("torch", torch.__version__),
         ("ray", importlib.metadata.version("ray")),
-        ("built-in teachers", ", ".join(sorted(p.name for p in BUILT_IN.iterdir())) or "none"),
+        ("built-in teachers", ", ".join(sorted(p.name for p in TEACHERS.iterdir())) or "none"),
         ("zoo weights", ", ".join(cached) or f"none in {weights} (for {', '.join(ALIASES)})"),
         ("so search with", f"nas-kd search --space demo --teacher mini{objectives}"),
     ]

@@ -22,7 +22,8 @@ from nas_kd.cores import cores
 from nas_kd.data import ImageSet, to_image, to_tensor
 from nas_kd.distill import rate_bpp
 from nas_kd.errors import TrialFailed
-from nas_kd.student import MULTIPLE, Student
+from nas_kd.metrics import MULTIPLE, padded, psnr_db
+from nas_kd.student import Student
 from nas_kd.weights import load_student, save_student
 
 Rate = Literal["bpp_est", "bpp"]
@@ -87,18 +88,6 @@ class Measured:
         }
 
 
-def pad(x: Tensor) -> Tensor:
-    """[1, 3, H, W] grown at the right and the bottom to multiples of 64, edges repeated."""
-    H, W = x.shape[-2:]
-    return torch.nn.functional.pad(x, (0, -W % MULTIPLE, 0, -H % MULTIPLE), mode="replicate")
-
-
-def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    """PSNR of two uint8 pictures; infinite for equal ones."""
-    mse = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
-    return float("inf") if mse == 0 else float(10 * np.log10(255**2 / mse))
-
-
 @torch.no_grad()
 def evaluate(codec: Codec, images: ImageSet, device: str = "cpu") -> Measured:
     """Estimated rates and PSNR of every level on every picture; raises TrialFailed at a NaN."""
@@ -106,7 +95,7 @@ def evaluate(codec: Codec, images: ImageSet, device: str = "cpu") -> Measured:
     quality = [[0.0] * len(images) for _ in range(codec.levels)]
     for group in batches(images, BATCH_PX if device.startswith("cuda") else 0):
         pictures = {i: images.images[i] for i in group}
-        x = torch.cat([pad(to_tensor(image)) for image in pictures.values()]).to(device)
+        x = torch.cat([padded(to_tensor(image)) for image in pictures.values()]).to(device)
         for level, (x_hat, bits) in enumerate(codec.every_level(x)):
             if not (bool(torch.isfinite(bits).all()) and bool(torch.isfinite(x_hat).all())):
                 raise TrialFailed("nan", f"level {level + 1}: reconstruction or rate is not finite")
@@ -185,7 +174,7 @@ def _code(image: np.ndarray) -> Points:
 @torch.no_grad()
 def real_points(student: Student, image: np.ndarray) -> Points:
     """A picture uint8 [H, W, 3], coded and decoded at every level."""
-    (H, W), x = image.shape[:2], pad(to_tensor(image))
+    (H, W), x = image.shape[:2], padded(to_tensor(image))
     rate, quality = [], []
     for level in range(1, student.levels + 1):
         coded = student.compress(x, level)

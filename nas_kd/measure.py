@@ -37,8 +37,8 @@ from nas_kd.passes import (
     passes,
     synchroniser,
 )
+from nas_kd.places import TEACHERS
 from nas_kd.reading import Reading
-from nas_kd.served import BUILT_IN
 from nas_kd.space import load_arch
 from nas_kd.student import Student
 from nas_kd.weights import load_student, ready
@@ -64,7 +64,7 @@ def measure_codec(path: Path, quick: bool = False) -> dict[str, Any]:
     student, trained = load_codec(path)
     cost = count(student)
     device = best_device()
-    teacher = load_student(BUILT_IN / TEACHER).to(device)
+    teacher = load_student(TEACHERS / TEACHER).to(device)
     frames = [noise_frame(device)]
     student.to(device)
     own, others = passes(student, frames), passes(teacher, frames)

@@ -10,9 +10,10 @@ from pathlib import Path
 from nas_kd.errors import DataError, StudyError, UsageError
 from nas_kd.files import require_writable
 from nas_kd.meters import require_likely_meter
+from nas_kd.places import BUILTIN, CACHE
 from nas_kd.points import grid_points, listed_points
 from nas_kd.served import require_at_hand, zoo_qualities
-from nas_kd.settings import BUILTIN, CACHE, Settings, require_study
+from nas_kd.settings import Settings, require_study
 from nas_kd.space import load_space
 
 Check = Callable[[], object]

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_kd.errors import UsageError
-from nas_kd.student import MULTIPLE, Student
-from nas_kd.tiles import padded
+from nas_kd.metrics import MULTIPLE, padded
+from nas_kd.student import Student
 
 OPSET = 17
 """The newest that PyTorch's TorchScript exporter writes without conversion."""

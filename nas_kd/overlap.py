@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nas_kd.data import PHOTOGRAPHS, photograph, pictures_below
-from nas_kd.settings import BUILTIN
+from nas_kd.places import BUILTIN
 
 logger = logging.getLogger("nas_kd")
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nas_kd.artifacts import illustrate
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
 from nas_kd.follow import Follow
 from nas_kd.halving import rungs_of
+from nas_kd.illustrate import illustrate
 from nas_kd.prepare import task_of
 from nas_kd.space import Arch
 from nas_kd.study import INTERRUPTED, STOPPED

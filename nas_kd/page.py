@@ -28,6 +28,7 @@ from nas_kd.figures import (
     panes,
 )
 from nas_kd.pictures import crops, data_uri, shots, spread
+from nas_kd.places import ASSETS
 from nas_kd.prepare import baselines_of
 from nas_kd.sampler import QUALITY
 from nas_kd.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER
@@ -36,7 +37,6 @@ from nas_kd.study import Study
 from nas_kd.uncertainty import UNITS, notes, uncertainty_of, value_of
 from nas_kd.weights import load_student, write_text
 
-ASSETS = Path(__file__).parent / "assets"
 PICTURES, MEMBERS, LEVELS = 3, 5, 2
 """Crops in the page: 30 at most, some 2 MB."""
 

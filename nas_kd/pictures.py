@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from nas_kd.data import Image8, ImageSet, to_image, to_tensor
-from nas_kd.evaluate import Codec, psnr_db
-from nas_kd.student import MULTIPLE
+from nas_kd.evaluate import Codec
+from nas_kd.metrics import MULTIPLE, psnr_db
 
 SIDE_PX = 256
 LABEL_PX = 16

@@ -20,8 +20,9 @@ from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.inherit import Inherited, inherit, is_family, load_inherited, require_slices
 from nas_kd.overlap import warn_of_overlap
 from nas_kd.passes import best_device
+from nas_kd.places import CACHE
 from nas_kd.ranking import draws, in_order
-from nas_kd.settings import CACHE, TEACHER, Settings
+from nas_kd.settings import TEACHER, Settings
 from nas_kd.shared import Shared
 from nas_kd.space import Choice, SearchSpace, load_space
 from nas_kd.study import INTERRUPTED, Study

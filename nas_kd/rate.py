@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from nas_kd.bitstream import Analysed, analyse, decode, write
 from nas_kd.errors import UsageError
-from nas_kd.evaluate import psnr_db
 from nas_kd.imagefile import Image8
+from nas_kd.metrics import psnr_db
 from nas_kd.student import Student
 
 STEPS = 8

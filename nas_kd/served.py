@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from nas_kd.errors import TeacherError
+from nas_kd.places import TEACHERS
 
-BUILT_IN = Path(__file__).parent / "teachers"
 ZOO_NAMES = (
     "bmshj2018-factorized",
     "bmshj2018-hyperprior",
@@ -59,7 +59,7 @@ def require_at_hand(spec: str, weights: str | None) -> None:
     asked = zoo_qualities(spec)
     if asked is not None:
         require_files(*asked, weights)
-    elif not any(spec == folder.name for folder in BUILT_IN.iterdir()) and not Path(spec).exists():
+    elif not any(spec == folder.name for folder in TEACHERS.iterdir()) and not Path(spec).exists():
         known = ", ".join(["mini", *ALIASES, *ZOO_NAMES])
         raise TeacherError(
             f"teacher '{spec}': neither a folder, nor a file, nor one of {known}; give one of these"

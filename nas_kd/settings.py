@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.limits import Limit, Limits, canonical
+from nas_kd.places import BUILTIN, STUDIES
 from nas_kd.points import Grid, frozen_grid, listed
 from nas_kd.recipe import (
     Count,
@@ -34,8 +35,6 @@ from nas_kd.recipe import (
 from nas_kd.schema import STRICT, Checked
 from nas_kd.toml_file import read_table
 
-STUDIES = Path("studies")
-CACHE = STUDIES / ".cache"
 """What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""
 DATABASE = "study.db"
 
@@ -47,7 +46,6 @@ QUALITY = ("bd_rate", "rd_cost")
 """Objectives that training decides."""
 
 TEACHER = "teacher"
-BUILTIN = "builtin"
 Init = Literal["shared", "teacher", "scratch"]
 Anchor = Literal["teacher", "jpeg", "jpeg2000", "webp", "avif", "jpegxl"]
 """What a study's BD-rates may be against."""

@@ -25,9 +25,6 @@ from nas_kd.trunk import start_trunk
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
 """CompressAI's Lagrange multipliers of qualities 1 to 6 (for the mean squared error)."""
 
-MULTIPLE = 64
-"""Height and width of what the networks see are multiples of this."""
-
 Level = float | Tensor
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluate import StudentCodec, spent
-from nas_kd.served import BUILT_IN, ZOO_QUALITIES, require_at_hand, zoo_qualities
+from nas_kd.places import TEACHERS
+from nas_kd.served import ZOO_QUALITIES, require_at_hand, zoo_qualities
 from nas_kd.student import LMBDAS, Student
 from nas_kd.weights import load_student, read_arch_file, weights_digest
 from nas_kd.zoo import Member, family_members, load_member, zoo_member
@@ -261,8 +262,8 @@ def load_teacher(
 
 def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
     require_at_hand(spec, weights)
-    if any(spec == folder.name for folder in BUILT_IN.iterdir()):
-        return _variable_rate(spec, BUILT_IN / spec)
+    if any(spec == folder.name for folder in TEACHERS.iterdir()):
+        return _variable_rate(spec, TEACHERS / spec)
     if asked := zoo_qualities(spec):
         return _from_zoo(*asked, weights)
     if members := family_members(Path(spec)):

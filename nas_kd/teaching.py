@@ -18,8 +18,9 @@ from nas_kd.baselines import classical_curve
 from nas_kd.bd import MIN_POINTS, RDCurve, bd_rate, quality_interval
 from nas_kd.data import ImageSet, crop_pool, derived_seed, open_images, to_image, to_tensor
 from nas_kd.errors import TrialFailed
-from nas_kd.evaluate import StudentCodec, evaluate, evaluate_real, pad, psnr_db
+from nas_kd.evaluate import StudentCodec, evaluate, evaluate_real
 from nas_kd.families import ONE_BY_ONE, FixedRate
+from nas_kd.metrics import padded, psnr_db
 from nas_kd.passes import best_device, training_on
 from nas_kd.space import Arch
 from nas_kd.student import LMBDAS, Student
@@ -168,7 +169,7 @@ def _real_bpp(model: Any, images: ImageSet, level: int) -> float:
     """
     rates = []
     for image in images.images:
-        x = pad(to_tensor(image))
+        x = padded(to_tensor(image))
         coded = model.compress(x)
         decoded = model.decompress(coded["strings"], coded["shape"])["x_hat"]
         if psnr_db(to_image(decoded), to_image(model(x)["x_hat"])) < 60:

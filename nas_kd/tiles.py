@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas_kd.data import Image8, to_image, to_tensor
-from nas_kd.student import MULTIPLE, Student
+from nas_kd.metrics import MULTIPLE, padded
+from nas_kd.student import Student
 
 LATENT = 16
 """Pixels per side of one latent."""
@@ -25,13 +26,6 @@ WHOLE_PIXELS = 2**20
 
 SIDE = 512 // LATENT
 """Latents per side of a tile."""
-
-
-def padded(x: Tensor) -> Tensor:
-    """[1, 3, H, W] grown at the right and the bottom to multiples of 64, edges repeated."""
-    height, width = x.shape[-2:]
-    grown = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-    return nn.functional.pad(x, grown, mode="replicate")
 
 
 @torch.no_grad()

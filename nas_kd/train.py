@@ -24,11 +24,13 @@ from nas_kd.distill import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.errors import TrialFailed
 from nas_kd.feed import Feed
 from nas_kd.recipe import Recipe
-from nas_kd.shared import Shared
-from nas_kd.student import Student
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: a look waits for the device."""
+
+
+Trainable = Any
+"""A torch module with arch, lmbdas, levels and aux_loss: a student, or the weights that many students share."""
 
 
 class Pictures(Protocol):
@@ -133,7 +135,7 @@ class Run:
 
     def __init__(
         self,
-        student: Student | Shared,
+        student: Trainable,
         pictures: Pictures,
         recipe: Recipe,
         weights: Weights = CONTROL,

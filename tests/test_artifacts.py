@@ -6,9 +6,10 @@ from matplotlib.figure import Figure
 from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 
-from nas_kd.artifacts import _classical, illustrate, made_with, note, store
+from nas_kd.artifacts import made_with, note, store
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
+from nas_kd.illustrate import _classical, illustrate
 from nas_kd.trial import Anchor, Outcome
 from nas_kd.weights import load_student
 

@@ -11,7 +11,8 @@ import torch
 from nas_kd import data
 from nas_kd.data import ImageSet, held
 from nas_kd.errors import EarlyStop, TrialFailed
-from nas_kd.evaluate import StudentCodec, batches, evaluate_real, pad
+from nas_kd.evaluate import StudentCodec, batches, evaluate_real
+from nas_kd.metrics import padded
 from nas_kd.space import load_space, prim
 from nas_kd.student import Student
 from nas_kd.teacher import load_teacher
@@ -133,8 +134,8 @@ def test_pictures_are_decoded_once_where_they_fit(tmp_path, monkeypatch):
 
 def test_padding_repeats_edges_to_a_multiple_of_64():
     x = torch.rand(1, 3, 65, 64)
-    assert pad(x).shape == (1, 3, 128, 64)
-    assert torch.equal(pad(x)[:, :, -1], x[:, :, -1])
+    assert padded(x).shape == (1, 3, 128, 64)
+    assert torch.equal(padded(x)[:, :, -1], x[:, :, -1])
 
 
 def test_a_student_without_gains_has_one_level():

@@ -15,8 +15,9 @@ from nas_kd.bitstream import decode, encode
 from nas_kd.cli import app
 from nas_kd.data import open_images, to_tensor
 from nas_kd.errors import NasKdError
-from nas_kd.evaluate import evaluate_real, pad
+from nas_kd.evaluate import evaluate_real
 from nas_kd.export import export_front
+from nas_kd.metrics import padded
 from nas_kd.weights import load_student
 
 FILES = {"arch.json", "student.safetensors", "rd.json", "card.md", "encoder.onnx", "decoder.onnx"}
@@ -60,7 +61,7 @@ def test_what_is_written_codes_as_it_was_measured(small, out: Path):
 @torch.no_grad()
 def test_onnx_runtime_and_our_coder_are_the_exported_codec(small, out: Path):
     picture = open_images(small.settings.eval_data, "eval").images[0]
-    x = pad(to_tensor(picture))
+    x = padded(to_tensor(picture))
     for folder in out.iterdir():
         student = load_student(folder)
         y, z = session(folder / "encoder.onnx").run(None, {"x": x.numpy()})

@@ -19,9 +19,9 @@ from nas_kd.bitstream import decode, encode, info
 from nas_kd.cli import app
 from nas_kd.data import to_tensor
 from nas_kd.errors import BitstreamError, DataError, UsageError
-from nas_kd.evaluate import psnr_db
 from nas_kd.files import below, png, read_picture, require_writable, told_left_out
 from nas_kd.imagefile import suffixes, unread_suffixes
+from nas_kd.metrics import psnr_db
 from nas_kd.rate import file_of_bpp, file_of_psnr
 from nas_kd.student import Student
 from nas_kd.weights import load_student, save_student

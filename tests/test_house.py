@@ -12,6 +12,7 @@ MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init_
 ORDER = (
     *(
         "errors",
+        "places",
         "cores",
         "reading",
         "toml_file",
@@ -141,6 +142,7 @@ def test_a_heavy_package_has_one_door(path: Path):
 def test_the_lowest_layer_never_imports_torch():
     for stem in (
         "errors",
+        "places",
         "reading",
         "space",
         "macs",

@@ -10,7 +10,7 @@ from PIL import Image
 from test_bitstream import ARCH, LMBDAS
 
 from nas_kd.bitstream import decode, encode
-from nas_kd.evaluate import pad, psnr_db
+from nas_kd.metrics import padded, psnr_db
 from nas_kd.onnx_export import MEANINGS, OPSET, export_onnx
 from nas_kd.space import Transform
 from nas_kd.student import Student
@@ -50,7 +50,7 @@ def test_onnx_runtime_computes_what_torch_does_at_any_size(exported, size: tuple
         assert [s.version for s in onnx.load(path).opset_import if not s.domain] == [OPSET]
     x = torch.rand(1, 3, *size)
     y, z = session(encoder).run(None, {"x": x.numpy()})
-    expected = student.analysis(pad(x))
+    expected = student.analysis(padded(x))
     np.testing.assert_allclose(y, expected.numpy(), atol=1e-4)
     np.testing.assert_allclose(z, student.h_a(expected).numpy(), atol=1e-4)
     # What ONNX Runtime analysed is coded, decoded, and synthesised by ONNX Runtime.

@@ -8,10 +8,10 @@ from torch import nn
 
 from nas_kd.bitstream import decode, encode
 from nas_kd.data import to_image, to_tensor
-from nas_kd.evaluate import psnr_db
+from nas_kd.metrics import padded, psnr_db
 from nas_kd.space import Transform
 from nas_kd.student import Student
-from nas_kd.tiles import WHOLE_PIXELS, analysis, padded, sight, synthesis
+from nas_kd.tiles import WHOLE_PIXELS, analysis, sight, synthesis
 
 
 def waves(height: int, width: int) -> np.ndarray:
