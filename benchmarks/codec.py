@@ -35,7 +35,7 @@ from PIL import Image
 
 SMALL, LARGE = (512, 768), (4000, 6000)
 LEVEL = 3
-MINI = Path(__file__).parents[1] / "nas_kd/teachers/mini"
+MINI = Path(__file__).parents[1] / "nas_kd/assets/teachers/mini"
 Codec = tuple[Callable[[np.ndarray], bytes], Callable[[bytes], np.ndarray]]
 
 

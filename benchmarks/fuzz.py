@@ -31,7 +31,7 @@ MEMORY_MIB = 1024
 """What a worker may take beyond what it has when its students are loaded."""
 
 HANG_S = 30
-MINI = Path(__file__).parents[1] / "nas_kd/teachers/mini"
+MINI = Path(__file__).parents[1] / "nas_kd/assets/teachers/mini"
 FIXED_BYTES = 31
 INTERESTING = (0, 1, 2, 63, 64, 65, 255, 1024, 2**16, 2**26, 2**31 - 1, 2**31, 2**32 - 1)
 

@@ -57,7 +57,7 @@ def students() -> dict[str, object]:
 
     side = Transform("unshuffle4", (0, 16, 24), kernel=3)
     made: dict[str, object] = {
-        "mini": load_student(Path(__file__).parents[1] / "nas_kd/teachers/mini")
+        "mini": load_student(Path(__file__).parents[1] / "nas_kd/assets/teachers/mini")
     }
     for entropy in ("scale", "mean-scale"):
         torch.manual_seed(0)
