@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from scipy.stats import spearmanr
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from fakes import FakeMeter, SimulatedDevice
 
 from nas_kd.codec_energy import energy_of

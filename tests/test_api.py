@@ -11,7 +11,7 @@ import pytest
 import torch
 from compressai.models import CompressionModel
 from compressai.utils.plot.__main__ import main as plot
-from test_bitstream import tiny
+from tiny_codec import tiny
 
 import nas_kd
 from nas_kd.errors import MeterError

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_codec import ARCH, LMBDAS, tiny
 from torch import nn
 
 from nas_kd.bitstream import (
@@ -25,22 +26,9 @@ from nas_kd.bitstream import (
 )
 from nas_kd.data import to_image, to_tensor
 from nas_kd.errors import BitstreamError
-from nas_kd.space import Arch, Transform
 from nas_kd.student import Student
 
-SIDE = Transform("trunk4", (0, 4, 4), (0, 1, 0, 0), kernel=3)
-ARCH = Arch(SIDE, SIDE, M=6, hyper=4, entropy="mean-scale")
-LMBDAS = (0.0035, 0.013, 0.0483)
 HEIGHT_AT, WIDTH_AT, LEVEL_AT, FLAGS_AT, PARTS_AT, SYMBOLS_AT = 13, 17, 21, 25, 26, 27
-
-
-def tiny(entropy: str) -> Student:
-    torch.manual_seed(0)
-    student = Student(replace(ARCH, entropy=entropy), LMBDAS).eval()  # type: ignore[arg-type]
-    with torch.no_grad():
-        student.g_a.head.weight *= 50  # latents worth coding
-    student.update(force=True, update_quantiles=True)
-    return student
 
 
 def changed_in_one_weight(student: Student) -> Student:

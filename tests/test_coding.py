@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_bitstream import tiny
+from tiny_codec import tiny
 
 from nas_kd.coding import tiles_of
 from nas_kd.student import Student

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from colours import GAMMA, near, profile, srgb_of_adobe, to_srgb
 from PIL import Image
-from test_imagefile import GAMMA, near, profile, srgb_of_adobe, to_srgb
 
 from nas_kd import data
 from nas_kd.errors import DataError

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from compressai.models.google import get_scale_table
-from test_bitstream import ARCH, LMBDAS, tiny
+from tiny_codec import ARCH, LMBDAS, tiny
 from torch import nn
 
 from nas_kd.coding import anchors, make_tables

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs_pages import PAGES, ROOT
 from PIL import Image
-from test_docs import PAGES, ROOT
 
 from nas_kd.data import photograph
 from nas_kd.space import load_space

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_onnx_export import session
+from onnx_session import session
 from typer.testing import CliRunner
 
 from nas_kd.bitstream import decode, encode

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from colours import near, profile, saved, srgb_of_adobe
 from PIL import Image
-from test_bitstream import ARCH, LMBDAS
-from test_imagefile import near, profile, saved, srgb_of_adobe
+from tiny_codec import ARCH, LMBDAS
 from typer.testing import CliRunner, Result
 
 from nas_kd.bitstream import decode, encode, info

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
+from onnx_session import session
 from PIL import Image
-from test_bitstream import ARCH, LMBDAS
+from tiny_codec import ARCH, LMBDAS
 
 from nas_kd.bitstream import decode, encode
 from nas_kd.metrics import padded, psnr_db
@@ -26,12 +26,6 @@ SPACES = {
     "scale": replace(ARCH, entropy="scale"),
     "windows": replace(ARCH, encoder=WINDOWS, decoder=WINDOWS),
 }
-
-
-def session(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module", params=list(SPACES))

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_bitstream import ARCH, LMBDAS, tiny
+from tiny_codec import ARCH, LMBDAS, tiny
 from torch import nn
 
 from nas_kd.bitstream import decode, encode
