@@ -41,7 +41,7 @@ Codec = tuple[Callable[[np.ndarray], bytes], Callable[[bytes], np.ndarray]]
 
 def picture(data: str, shape: tuple[int, int]) -> np.ndarray:
     """Photographs side by side, cut to a shape."""
-    from nas_kd.data import open_images
+    from nas_kd.data.images import open_images
 
     images = open_images(data, "eval")
     rows, width = [], shape[1]
@@ -85,7 +85,7 @@ def make(spec: dict[str, Any]) -> Codec:
 def nearest(name: str, image: np.ndarray, wanted_db: float) -> dict[str, Any]:
     """The options of a classical codec whose PSNR is nearest to ``wanted_db``."""
     from nas_kd.baselines import CODECS
-    from nas_kd.metrics import psnr_db
+    from nas_kd.data.metrics import psnr_db
 
     def far(options: dict[str, Any]) -> float:
         encode, decode = classical_codec(name, options)
@@ -102,7 +102,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def small_picture(specs: dict[str, dict[str, Any]], image: np.ndarray, rounds: int) -> dict:
     """bpp, PSNR and median times, codec by codec within each round."""
-    from nas_kd.metrics import psnr_db
+    from nas_kd.data.metrics import psnr_db
 
     codecs = {name: make(spec) for name, spec in specs.items()}
     seconds: dict[str, dict[str, list[float]]] = {n: {"encode": [], "decode": []} for n in codecs}
@@ -143,7 +143,7 @@ def entropy_share(folder: str, image: np.ndarray, rounds: int) -> dict[str, floa
 
 def teacher(image: np.ndarray) -> dict[str, float]:
     """CompressAI's cheng2020-anchor, its own entropy coding, one run."""
-    from nas_kd.data import to_tensor
+    from nas_kd.data.images import to_tensor
     from nas_kd.lic import CompressionModel  # noqa: F401  the light import goes first
 
     from compressai.zoo import cheng2020_anchor  # isort: skip
@@ -175,7 +175,7 @@ def peak_of(work: Callable[[], Any]) -> tuple[float, float, Any]:
 
 def once(spec: dict[str, Any], data: str, shape: tuple[int, int]) -> dict[str, Any]:
     """Peaks and times of one picture; the picture itself is held before and not counted."""
-    from nas_kd.metrics import psnr_db
+    from nas_kd.data.metrics import psnr_db
 
     encode, decode = make(spec)
     image = picture(data, shape)
@@ -201,7 +201,7 @@ def apart(spec: dict[str, Any], data: str, shape: tuple[int, int]) -> dict[str, 
 
 def specs_of(folders: list[str], image: np.ndarray) -> dict[str, dict[str, Any]]:
     from nas_kd.baselines import CODECS, lacking
-    from nas_kd.metrics import psnr_db
+    from nas_kd.data.metrics import psnr_db
 
     specs: dict[str, dict[str, Any]] = {Path(f).name: {"folder": f} for f in folders}
     encode, decode = make(specs[next(iter(specs))])

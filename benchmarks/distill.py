@@ -46,7 +46,7 @@ from PIL import Image
 
 from nas_kd.codec_energy import energy_of
 from nas_kd.cost import count
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.distill import CONTROL, Weights
 from nas_kd.energy import QUICK
 from nas_kd.evaluate import StudentCodec, evaluate

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from sharing import scene, score, started_from
 
-from nas_kd.data import derived_seed
+from nas_kd.data.images import derived_seed
 from nas_kd.distill import Weights
 from nas_kd.front import hypervolume
 from nas_kd.macs import arch_cost

@@ -28,7 +28,7 @@ import paper_figures
 import torch
 from PIL import Image
 
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.pace import paced_trial
 from nas_kd.paper import device_name
 from nas_kd.prepare import prepare

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import t as student_t
 
 from nas_kd.bd import RDCurve, bd_rate, quality_interval
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.evaluate import evaluate_real
 from nas_kd.space import prim
 from nas_kd.student import Student

@@ -78,7 +78,7 @@ def stored(folder: Path) -> dict[str, object]:
 
 
 def crops(data: str, count: int) -> list[np.ndarray]:
-    from nas_kd.data import crop_pool, open_images
+    from nas_kd.data.images import crop_pool, open_images
 
     pool = crop_pool(open_images(data, "eval"), count, CROP_PX, seed=0)
     return [picture.transpose(1, 2, 0) for picture in pool]
@@ -95,7 +95,7 @@ def session(path: Path):
 @torch.no_grad()
 def write(data: str, count: int, folder: Path) -> dict[str, float]:
     """Every picture at every level, analysed by PyTorch and again by ONNX Runtime."""
-    from nas_kd.data import to_tensor
+    from nas_kd.data.images import to_tensor
     from nas_kd.onnx_export import export_onnx
     from nas_kd.weights import save_student
 

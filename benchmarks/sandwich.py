@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from sharing import score
 
-from nas_kd.data import derived_seed, open_images
+from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distill import CONTROL, Weights, distillation_loss
 from nas_kd.evaluate import evaluate
 from nas_kd.shared import Shared

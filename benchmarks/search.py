@@ -41,7 +41,7 @@ import optuna
 import torch
 
 from nas_kd.bd import bd_rate
-from nas_kd.data import derived_seed, open_images
+from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distill import Weights
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.front import hypervolume

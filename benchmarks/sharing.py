@@ -27,7 +27,7 @@ import torch
 from scipy.stats import spearmanr, t
 
 from nas_kd.bd import bd_rate
-from nas_kd.data import derived_seed, open_images
+from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distill import CONTROL, Weights
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.inherit import Inherited, as_student

@@ -33,7 +33,7 @@ import optuna
 import torch
 from search import RESULTS, Table, hardware
 
-from nas_kd.data import crop_pool, derived_seed, open_images
+from nas_kd.data.images import crop_pool, derived_seed, open_images
 from nas_kd.distill import Weights
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.halving import rungs_of

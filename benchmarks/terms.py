@@ -23,7 +23,7 @@ from sharing import rd_loss
 from training import MIDDLE
 
 from nas_kd.bd import bd_rate
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.distill import CONTROL, Weights, distillation_loss
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.prepare import interval_db

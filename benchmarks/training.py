@@ -25,7 +25,7 @@ from loops import in_bfloat16, in_float32
 from sharing import rd_loss
 
 from nas_kd.bd import bd_rate, quality_interval
-from nas_kd.data import crop_pool, open_images
+from nas_kd.data.images import crop_pool, open_images
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.space import load_space
 from nas_kd.student import Student, cosine_components

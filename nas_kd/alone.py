@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from nas_kd.data.picture_files import require_writable
 from nas_kd.errors import NasKdError, SpaceError, TrialFailed
-from nas_kd.files import require_writable
 from nas_kd.inherit import require_slices
 from nas_kd.meters import find_meter
 from nas_kd.passes import best_device, one_thread

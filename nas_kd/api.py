@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nas_kd.alone import distill_alone
 from nas_kd.cores import cores
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.evaluate import Measured, evaluate_real
 from nas_kd.launch import Machine
 from nas_kd.launch import search as launch

@@ -34,9 +34,9 @@ import numpy as np
 from torch import Tensor
 
 from nas_kd.coding import QUIET, tiles_of
+from nas_kd.data.image_file import MAX_PIXELS, Image8
+from nas_kd.data.metrics import MULTIPLE
 from nas_kd.errors import BitstreamError
-from nas_kd.imagefile import MAX_PIXELS, Image8
-from nas_kd.metrics import MULTIPLE
 from nas_kd.student import Student
 from nas_kd.tiles import analysis, synthesis
 from nas_kd.weights import weights_digest

@@ -11,10 +11,10 @@ import numpy as np
 
 from nas_kd.baselines import CODECS, from_file, lacking, to_file
 from nas_kd.codec_energy import energy_of
-from nas_kd.data import Image8, ImageSet, to_tensor
+from nas_kd.data.images import Image8, ImageSet, to_tensor
+from nas_kd.data.metrics import psnr_db
 from nas_kd.energy import QUICK
 from nas_kd.meters import Meter, find_meter
-from nas_kd.metrics import psnr_db
 from nas_kd.passes import in_use
 from nas_kd.reading import Reading
 

@@ -14,8 +14,8 @@ import typer
 from nas_kd.errors import UsageError
 
 if TYPE_CHECKING:
-    from nas_kd.data import ImageSet
-    from nas_kd.imagefile import Image8
+    from nas_kd.data.image_file import Image8
+    from nas_kd.data.images import ImageSet
     from nas_kd.rate import Sought
     from nas_kd.student import Student
 
@@ -40,7 +40,7 @@ def evaluate(
     Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif
     """
     from nas_kd.baselines import check_names, compare, in_words
-    from nas_kd.data import open_images
+    from nas_kd.data.images import open_images
     from nas_kd.evaluate import evaluate_real
     from nas_kd.weights import load_student
 
@@ -77,7 +77,7 @@ def baselines(
     """
     from nas_kd.baselines import CODECS, check_names
     from nas_kd.classical import measured
-    from nas_kd.data import open_images
+    from nas_kd.data.images import open_images
 
     names = check_names([name.strip() for name in codecs.split(",") if name.strip()])
     images = open_images(data, "eval")
@@ -137,8 +137,8 @@ def compress(
 
     Example: nas-kd compress photo.png photo.nkd --student students/trial-0003 --level 3
     """
-    from nas_kd.files import below, compressed_name, convert, planned, read_picture
-    from nas_kd.imagefile import suffixes, unread_suffixes
+    from nas_kd.data.image_file import suffixes, unread_suffixes
+    from nas_kd.data.picture_files import below, compressed_name, convert, planned, read_picture
 
     if sum(wish is not None for wish in (level, target_bpp, target_psnr)) > 1:
         raise UsageError("--level, --target-bpp and --target-psnr: only one of them at a time")
@@ -203,7 +203,7 @@ def decompress(
 
     Example: nas-kd decompress photo.nkd restored.png --student students/trial-0003
     """
-    from nas_kd.files import PIPE, SUFFIX, below, convert, picture_name, planned, png
+    from nas_kd.data.picture_files import PIPE, SUFFIX, below, convert, picture_name, planned, png
 
     single = not source.is_dir() and str(target) != PIPE
     if single and target.suffix.lower() != ".png":
@@ -233,7 +233,7 @@ def info(
     Example: nas-kd info photo.nkd
     """
     from nas_kd.bitstream import info as read_info
-    from nas_kd.files import read_bytes
+    from nas_kd.data.picture_files import read_bytes
 
     data = read_bytes(source)
     with _named(str(source)):

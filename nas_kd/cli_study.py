@@ -238,7 +238,7 @@ def front(
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
 
-    from nas_kd.files import require_writable
+    from nas_kd.data.picture_files import require_writable
     from nas_kd.report import front_against, front_json, front_table, plot_front
     from nas_kd.study import open_study
 
@@ -267,8 +267,8 @@ def export(
 
     Example: nas-kd export demo-mini --out students --onnx
     """
+    from nas_kd.data.picture_files import require_writable
     from nas_kd.export import export_front, export_student_onnx
-    from nas_kd.files import require_writable
     from nas_kd.study import open_study
 
     require_writable(out, "--out", folder=True)
@@ -346,7 +346,7 @@ def report(
     if out.suffix != ".html":
         raise UsageError(f"--out {out}: must end in .html")
 
-    from nas_kd.files import require_writable
+    from nas_kd.data.picture_files import require_writable
     from nas_kd.page import write_report
     from nas_kd.study import open_study
 

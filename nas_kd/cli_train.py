@@ -86,7 +86,7 @@ def warmup(
     Example: nas-kd warmup --space demo --teacher mini --steps 1000
     """
     settings = _settings(ctx, study, storage, {"name": "warmup"})
-    from nas_kd.files import require_writable
+    from nas_kd.data.picture_files import require_writable
     from nas_kd.places import CACHE
 
     require_writable(CACHE, "the cache", folder=True)
@@ -132,7 +132,7 @@ def distill(
 
     Example: nas-kd distill --arch my-arch.toml --teacher mini --steps 2000 --out my-student
     """
-    from nas_kd.files import require_writable
+    from nas_kd.data.picture_files import require_writable
 
     require_writable(out, "--out", folder=True)
     from nas_kd.space import load_arch
@@ -176,15 +176,15 @@ def teacher_train(
 
     Example: nas-kd teacher train --arch bmshj2018-hyperprior --width 64 --levels 5 --out my-teacher
     """
-    from nas_kd.files import require_writable
+    from nas_kd.data.picture_files import require_writable
     from nas_kd.recipe import Recipe
 
     require_writable(out, "--out", folder=True)
     if crop_size % 64 or crop_size < 64:
         raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
     recipe = Recipe(steps, batch, lr, seed=seed)
+    from nas_kd.data.overlap import warn_of_overlap
     from nas_kd.families import check, parsed_levels
-    from nas_kd.overlap import warn_of_overlap
     from nas_kd.space import load_arch
     from nas_kd.student import LMBDAS
     from nas_kd.targets import PoolRecipe

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_kd.data import Image8, ImageSet, to_tensor
+from nas_kd.data.images import Image8, ImageSet, to_tensor
 from nas_kd.energy import FULL, QUICK, Mode, measure_energy, measured_twice_at_most
 from nas_kd.errors import MeterError
 from nas_kd.meters import Meter, find_meter

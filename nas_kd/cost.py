@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from nas_kd.data.metrics import MULTIPLE
 from nas_kd.errors import NasKdError, UsageError
-from nas_kd.metrics import MULTIPLE
 from nas_kd.student import Student
 
 SHAPE = (1, 3, 512, 768)

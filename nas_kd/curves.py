@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nas_kd.data import ImageSet
+from nas_kd.data.images import ImageSet
 from nas_kd.errors import TeacherError, TrialFailed
 from nas_kd.evaluate import Measured, evaluate
 from nas_kd.passes import training_on

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from nas_kd import __version__
 from nas_kd.codec_energy import write_front_energy
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import Measured, evaluate_real
 from nas_kd.onnx_export import export_onnx

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import CROPS, PLOT
-from nas_kd.data import ImageSet
+from nas_kd.data.images import ImageSet
 from nas_kd.errors import NasKdError
 from nas_kd.evaluate import StudentCodec
 from nas_kd.pictures import crops, sheet, shots, spread

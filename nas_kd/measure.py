@@ -17,7 +17,7 @@ from nas_kd.codec_energy import (
     per_megapixel,
 )
 from nas_kd.cost import DECODER, ENCODER, count
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.energy import FULL, QUICK, Mode
 from nas_kd.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
 from nas_kd.meters import Meter, find_meter

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from nas_kd.data.picture_files import require_writable
 from nas_kd.errors import DataError, StudyError, UsageError
-from nas_kd.files import require_writable
 from nas_kd.meters import require_likely_meter
 from nas_kd.places import BUILTIN, CACHE
 from nas_kd.points import grid_points, listed_points

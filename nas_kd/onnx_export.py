@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nas_kd.data.metrics import MULTIPLE, padded
 from nas_kd.errors import UsageError
-from nas_kd.metrics import MULTIPLE, padded
 from nas_kd.student import Student
 
 OPSET = 17

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_kd import __version__
 from nas_kd.baselines import beside
 from nas_kd.bd import RDCurve
-from nas_kd.data import ImageSet, open_images
+from nas_kd.data.images import ImageSet, open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import StudentCodec
 from nas_kd.figures import (

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from nas_kd.data import Image8, ImageSet, to_image, to_tensor
+from nas_kd.data.images import Image8, ImageSet, to_image, to_tensor
+from nas_kd.data.metrics import MULTIPLE, psnr_db
 from nas_kd.evaluate import Codec
-from nas_kd.metrics import MULTIPLE, psnr_db
 
 SIDE_PX = 256
 LABEL_PX = 16

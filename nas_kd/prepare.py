@@ -15,10 +15,10 @@ from nas_kd.artifacts import made_with
 from nas_kd.baselines import beside, classical_curve, lacking
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.curves import measured_once
-from nas_kd.data import ImageSet, held, open_images
+from nas_kd.data.images import ImageSet, held, open_images
+from nas_kd.data.overlap import warn_of_overlap
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.inherit import Inherited, inherit, is_family, load_inherited, require_slices
-from nas_kd.overlap import warn_of_overlap
 from nas_kd.passes import best_device
 from nas_kd.places import CACHE
 from nas_kd.ranking import draws, in_order

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nas_kd.data import derived_seed
+from nas_kd.data.images import derived_seed
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.halving import ranks
 from nas_kd.macs import arch_cost

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from nas_kd.bitstream import Analysed, analyse, decode, write
+from nas_kd.data.image_file import Image8
+from nas_kd.data.metrics import psnr_db
 from nas_kd.errors import UsageError
-from nas_kd.imagefile import Image8
-from nas_kd.metrics import psnr_db
 from nas_kd.student import Student
 
 STEPS = 8

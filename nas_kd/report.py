@@ -13,7 +13,7 @@ from rich.table import Table
 
 from nas_kd.baselines import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.bd import RDCurve
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
 from nas_kd.pictures import spread
 from nas_kd.polish import RECORD, best_folder

@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.artifacts import METRIC_NAMES, attach, attach_same, constraints_of
-from nas_kd.data import derived_seed
+from nas_kd.data.images import derived_seed
 from nas_kd.errors import StudyError
 from nas_kd.front import pareto_front
 from nas_kd.halving import goes_on

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_kd.data import crop_pool, open_images, to_device
+from nas_kd.data.images import crop_pool, open_images, to_device
 from nas_kd.distill import Batch, Weights
 from nas_kd.errors import UsageError
 from nas_kd.once import build_once, lock_of

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_kd.data import Image8, to_image, to_tensor
-from nas_kd.metrics import MULTIPLE, padded
+from nas_kd.data.images import Image8, to_image, to_tensor
+from nas_kd.data.metrics import MULTIPLE, padded
 from nas_kd.student import Student
 
 LATENT = 16

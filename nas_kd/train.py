@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_kd.data import Image8, at_least, derived_seed, to_device
+from nas_kd.data.images import Image8, at_least, derived_seed, to_device
 from nas_kd.distill import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.errors import TrialFailed
 from nas_kd.feed import Feed

@@ -13,7 +13,7 @@ import torch
 from nas_kd.bd import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.codec_energy import frame_energy
 from nas_kd.cost import Cost, count
-from nas_kd.data import ImageSet, derived_seed
+from nas_kd.data.images import ImageSet, derived_seed
 from nas_kd.distill import Weights
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluate import Measured, StudentCodec, evaluate

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nas_kd import __version__
-from nas_kd.data import derived_seed
+from nas_kd.data.images import derived_seed
 from nas_kd.distill import Weights
 from nas_kd.once import build_once
 from nas_kd.passes import one_thread, training_on

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from nas_kd.data import derived_seed, open_images
+from nas_kd.data.images import derived_seed, open_images
 from nas_kd.passes import best_device
 from nas_kd.recipe import Recipe
 from nas_kd.shared import Shared, shared_name

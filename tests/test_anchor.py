@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from nas_kd.baselines import CODECS, classical_curve
 from nas_kd.bd import bd_rate
 from nas_kd.cli import app
-from nas_kd.data import BUILTIN, open_images
+from nas_kd.data.images import BUILTIN, open_images
 from nas_kd.errors import StudyError
 from nas_kd.prepare import teacher_curve
 from nas_kd.report import curve_of, front_against

@@ -13,7 +13,7 @@ from nas_kd.baselines import (
     rising,
 )
 from nas_kd.bd import RDCurve
-from nas_kd.data import BUILTIN, ImageSet, open_images
+from nas_kd.data.images import BUILTIN, ImageSet, open_images
 from nas_kd.errors import UsageError
 
 

@@ -24,7 +24,7 @@ from nas_kd.bitstream import (
     info,
     write,
 )
-from nas_kd.data import to_image, to_tensor
+from nas_kd.data.images import to_image, to_tensor
 from nas_kd.errors import BitstreamError
 from nas_kd.student import Student
 

@@ -9,7 +9,7 @@ from nas_kd import codec_energy, trial
 from nas_kd.bd import RDCurve
 from nas_kd.codec_energy import as_frame, energy_ratio, per_megapixel, write_front_energy
 from nas_kd.cost import count
-from nas_kd.data import ImageSet
+from nas_kd.data.images import ImageSet
 from nas_kd.evaluate import Measured
 from nas_kd.passes import FRAME, MEGAPIXELS
 from nas_kd.reading import Reading

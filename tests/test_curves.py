@@ -8,7 +8,7 @@ import torch
 
 from nas_kd import curves
 from nas_kd.curves import measured_once
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.evaluate import Measured
 from nas_kd.teacher import load_teacher
 

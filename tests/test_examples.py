@@ -16,7 +16,7 @@ import pytest
 from docs_pages import PAGES, ROOT
 from PIL import Image
 
-from nas_kd.data import photograph
+from nas_kd.data.images import photograph
 from nas_kd.space import load_space
 
 FIRST = ("docs/first-search.md", "README.md")

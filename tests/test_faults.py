@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from PIL import Image
 
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.pace import outcome_of
 from nas_kd.space import Arch, Transform
 from nas_kd.student import Student

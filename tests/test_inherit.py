@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_kd.data import crop_pool, open_images
+from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distill import rate_bpp
 from nas_kd.errors import SpaceError
 from nas_kd.inherit import (

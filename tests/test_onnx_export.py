@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_codec import ARCH, LMBDAS
 
 from nas_kd.bitstream import decode, encode
-from nas_kd.metrics import padded, psnr_db
+from nas_kd.data.metrics import padded, psnr_db
 from nas_kd.onnx_export import MEANINGS, OPSET, export_onnx
 from nas_kd.space import Transform
 from nas_kd.student import Student

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nas_kd.data import open_images
+from nas_kd.data.images import open_images
 from nas_kd.ordering import channel_groups, ordered
 from nas_kd.space import Transform, prim
 from nas_kd.student import Student

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from nas_kd.cli import main
-from nas_kd.data import crop_pool, derived_seed, open_images
+from nas_kd.data.images import crop_pool, derived_seed, open_images
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluate import evaluate
 from nas_kd.families import FixedRate

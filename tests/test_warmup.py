@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nas_kd.curves import measured_once
-from nas_kd.data import crop_pool, open_images
+from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distill import CONTROL, Batch, Weights, distillation_loss
 from nas_kd.shared import Shared
 from nas_kd.space import Arch, SearchSpace, load_space

@@ -9,7 +9,7 @@ from PIL import Image
 
 from nas_kd.artifacts import made_with
 from nas_kd.cost import count
-from nas_kd.data import ImageSet, open_images
+from nas_kd.data.images import ImageSet, open_images
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
 from nas_kd.illustrate import illustrate
 from nas_kd.space import Arch

@@ -17,8 +17,8 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from nas_kd.data.image_file import MAX_PIXELS, Image8, in_srgb, opened
 from nas_kd.errors import DataError, NasKdError, UsageError
-from nas_kd.imagefile import MAX_PIXELS, Image8, in_srgb, opened
 
 logger = logging.getLogger("nas_kd")
 

@@ -17,11 +17,11 @@ from typer.testing import CliRunner, Result
 
 from nas_kd.bitstream import decode, encode, info
 from nas_kd.cli import app
-from nas_kd.data import to_tensor
+from nas_kd.data.image_file import suffixes, unread_suffixes
+from nas_kd.data.images import to_tensor
+from nas_kd.data.metrics import psnr_db
+from nas_kd.data.picture_files import below, png, read_picture, require_writable, told_left_out
 from nas_kd.errors import BitstreamError, DataError, UsageError
-from nas_kd.files import below, png, read_picture, require_writable, told_left_out
-from nas_kd.imagefile import suffixes, unread_suffixes
-from nas_kd.metrics import psnr_db
 from nas_kd.rate import file_of_bpp, file_of_psnr
 from nas_kd.student import Student
 from nas_kd.weights import load_student, save_student
@@ -191,7 +191,7 @@ def test_what_cannot_be_read_or_written_is_said_before_anything_is_loaded(
 
 
 def test_files_are_looked_at_without_torch():
-    code = "import sys, nas_kd.cli, nas_kd.files; print(*{'torch', 'ray'} & set(sys.modules))"
+    code = "import sys, nas_kd.cli, nas_kd.data.picture_files; print(*{'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 

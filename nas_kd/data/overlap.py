@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from nas_kd.data import PHOTOGRAPHS, photograph, pictures_below
+from nas_kd.data.images import PHOTOGRAPHS, photograph, pictures_below
 from nas_kd.places import BUILTIN
 
 logger = logging.getLogger("nas_kd")

@@ -4,7 +4,7 @@ An image is a uint8 array [H, W, 3] in RGB. What is read becomes that in one way
 is applied, transparency is laid over white, grey and palette become RGB, 16-bit keeps its high
 byte, a file of several frames gives its first, and colours become those of sRGB by the file's profile.
 
-The built-in set downloads nothing. It has dead-leaves images (nas_kd.scenes) and the photographs
+The built-in set downloads nothing. It has dead-leaves images (nas_kd.data.dead_leaves) and the photographs
 that the wheels of scikit-image and scikit-learn carry, cut to their centre where they exceed
 512x768 (height x width):
 
@@ -31,11 +31,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from nas_kd.cores import cores
+from nas_kd.data.dead_leaves import dead_leaves
+from nas_kd.data.image_file import Image8, in_srgb, opened, suffixes, unread_suffixes
+from nas_kd.data.picture_files import UNUSABLE, Below, below, told_left_out
 from nas_kd.errors import DataError
-from nas_kd.files import UNUSABLE, Below, below, told_left_out
-from nas_kd.imagefile import Image8, in_srgb, opened, suffixes, unread_suffixes
 from nas_kd.places import BUILTIN
-from nas_kd.scenes import dead_leaves
 
 logger = logging.getLogger("nas_kd")
 

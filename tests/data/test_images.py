@@ -15,9 +15,9 @@ import torch
 from colours import GAMMA, near, profile, srgb_of_adobe, to_srgb
 from PIL import Image
 
-from nas_kd import data
+from nas_kd.data import images as data
+from nas_kd.data.dead_leaves import dead_leaves
 from nas_kd.errors import DataError
-from nas_kd.scenes import dead_leaves
 
 
 def noise(height, width, seed=0):
@@ -64,8 +64,8 @@ def folder(tmp_path):
 ELSEWHERE = """
 import hashlib, json, sys
 import numpy as np
-from nas_kd import data
-from nas_kd.scenes import dead_leaves
+from nas_kd.data import images as data
+from nas_kd.data.dead_leaves import dead_leaves
 images = data.open_images(sys.argv[1], "train")
 crops = data.crop_pool(images, 9, 24, seed=3)
 leaves = dead_leaves(48, np.random.Generator(np.random.PCG64(5)))

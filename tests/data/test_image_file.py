@@ -7,8 +7,8 @@ import pytest
 from colours import GAMMA, SRGB, near, profile, saved, srgb_of_adobe, to_srgb
 from PIL import Image, ImageCms
 
-from nas_kd.data import photograph
-from nas_kd.imagefile import in_srgb, opened
+from nas_kd.data.image_file import in_srgb, opened
+from nas_kd.data.images import photograph
 
 """X, Y and Z of red, green and blue, adapted to D50 (as in those profiles)."""
 

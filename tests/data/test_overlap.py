@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_kd.data import PHOTOGRAPHS, photograph
-from nas_kd.overlap import warn_of_overlap
+from nas_kd.data.images import PHOTOGRAPHS, photograph
+from nas_kd.data.overlap import warn_of_overlap
 
 
 @pytest.fixture
