@@ -57,8 +57,8 @@ def picture(data: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def student_codec(folder: str) -> Codec:
-    from nas_kd.bitstream import decode, encode
-    from nas_kd.weights import load_student
+    from nas_kd.codec.bitstream import decode, encode
+    from nas_kd.codec.checkpoint import load_student
 
     student = load_student(folder)
     level = min(LEVEL, student.levels)
@@ -123,8 +123,8 @@ def small_picture(specs: dict[str, dict[str, Any]], image: np.ndarray, rounds: i
 
 def entropy_share(folder: str, image: np.ndarray, rounds: int) -> dict[str, float]:
     """Entropy decoding (with exact arithmetic and z) beside the whole of decoding, interleaved."""
-    from nas_kd import bitstream
-    from nas_kd.weights import load_student
+    from nas_kd.codec import bitstream
+    from nas_kd.codec.checkpoint import load_student
 
     student = load_student(folder)
     shares = {}
@@ -143,8 +143,8 @@ def entropy_share(folder: str, image: np.ndarray, rounds: int) -> dict[str, floa
 
 def teacher(image: np.ndarray) -> dict[str, float]:
     """CompressAI's cheng2020-anchor, its own entropy coding, one run."""
+    from nas_kd.codec.compressai_light import CompressionModel  # noqa: F401  the light import goes first
     from nas_kd.data.images import to_tensor
-    from nas_kd.lic import CompressionModel  # noqa: F401  the light import goes first
 
     from compressai.zoo import cheng2020_anchor  # isort: skip
 

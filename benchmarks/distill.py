@@ -44,8 +44,10 @@ from loops import (
 )
 from PIL import Image
 
+from nas_kd.codec.cost import count
+from nas_kd.codec.space import load_space, prim
+from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.codec_energy import energy_of
-from nas_kd.cost import count
 from nas_kd.data.images import open_images
 from nas_kd.distill import CONTROL, Weights
 from nas_kd.energy import QUICK
@@ -56,8 +58,6 @@ from nas_kd.packing import trials_per_gpu
 from nas_kd.passes import LiveBytes, best_device, gpu_busy_share, in_use, numerics, synchroniser
 from nas_kd.prepare import interval_db
 from nas_kd.reading import Reading
-from nas_kd.space import load_space, prim
-from nas_kd.student import LMBDAS, Student
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
 from nas_kd.train import Recipe, Run

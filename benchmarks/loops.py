@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from nas_kd.codec.student import LMBDAS
 from nas_kd.distill import Adapters, Batch, Weights, distillation_loss, rate_bpp
-from nas_kd.student import LMBDAS
 from nas_kd.teacher import FixedRateTeacher
 from nas_kd.train import Run
 from nas_kd.zoo import Member

@@ -33,14 +33,14 @@ import optuna
 import torch
 from search import RESULTS, Table, hardware
 
+from nas_kd.codec.macs import arch_cost
+from nas_kd.codec.space import Arch, load_space
+from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import crop_pool, derived_seed, open_images
 from nas_kd.distill import Weights
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.halving import rungs_of
-from nas_kd.macs import arch_cost
 from nas_kd.prepare import SLICE_LR
-from nas_kd.space import Arch, load_space
-from nas_kd.student import LMBDAS, Student
 from nas_kd.study import STOPPED, Settings, Study
 from nas_kd.teacher import load_teacher
 from nas_kd.train import CropPool, Recipe, Run

@@ -23,12 +23,12 @@ from sharing import rd_loss
 from training import MIDDLE
 
 from nas_kd.bd import bd_rate
+from nas_kd.codec.space import load_space
+from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.distill import CONTROL, Weights, distillation_loss
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.prepare import interval_db
-from nas_kd.space import load_space
-from nas_kd.student import Student
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
 from nas_kd.train import Recipe, Run

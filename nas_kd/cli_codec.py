@@ -14,10 +14,10 @@ import typer
 from nas_kd.errors import UsageError
 
 if TYPE_CHECKING:
+    from nas_kd.codec.rate_control import Sought
+    from nas_kd.codec.student import Student
     from nas_kd.data.image_file import Image8
     from nas_kd.data.images import ImageSet
-    from nas_kd.rate import Sought
-    from nas_kd.student import Student
 
 StudentDir = Annotated[Path, typer.Option("--student", help="folder of an exported student")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there already")]
@@ -40,9 +40,9 @@ def evaluate(
     Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif
     """
     from nas_kd.baselines import check_names, compare, in_words
+    from nas_kd.codec.checkpoint import load_student
     from nas_kd.data.images import open_images
     from nas_kd.evaluate import evaluate_real
-    from nas_kd.weights import load_student
 
     names = check_names([name.strip() for name in versus.split(",") if name.strip()])
     images = open_images(data, "eval")
@@ -145,8 +145,8 @@ def compress(
     find = lambda folder: below(folder, suffixes(), unread_suffixes())  # noqa: E731
     work = planned(source, target, find, compressed_name, overwrite)
 
-    from nas_kd.bitstream import info
-    from nas_kd.weights import load_student
+    from nas_kd.codec.bitstream import info
+    from nas_kd.codec.checkpoint import load_student
 
     codec = load_student(student)
 
@@ -181,8 +181,8 @@ def _tell_missed(name: str, missed: str, strict: bool) -> None:
 def _compressed(
     codec: Student, image: Image8, level: float | None, bpp: float | None, psnr: float | None
 ) -> Sought:
-    from nas_kd.bitstream import encode
-    from nas_kd.rate import Sought, file_of_bpp, file_of_psnr
+    from nas_kd.codec.bitstream import encode
+    from nas_kd.codec.rate_control import Sought, file_of_bpp, file_of_psnr
 
     if bpp is not None:
         return file_of_bpp(codec, image, bpp)
@@ -210,8 +210,8 @@ def decompress(
         raise UsageError(f"{target}: pictures are written as PNG; give a name that ends in .png")
     work = planned(source, target, lambda at: below(at, {SUFFIX}), picture_name, overwrite)
 
-    from nas_kd.bitstream import decode
-    from nas_kd.weights import load_student
+    from nas_kd.codec.bitstream import decode
+    from nas_kd.codec.checkpoint import load_student
 
     codec = load_student(student)
 
@@ -232,7 +232,7 @@ def info(
 
     Example: nas-kd info photo.nkd
     """
-    from nas_kd.bitstream import info as read_info
+    from nas_kd.codec.bitstream import info as read_info
     from nas_kd.data.picture_files import read_bytes
 
     data = read_bytes(source)

@@ -90,8 +90,8 @@ def warmup(
     from nas_kd.places import CACHE
 
     require_writable(CACHE, "the cache", folder=True)
+    from nas_kd.codec.space import load_space
     from nas_kd.prepare import targets, warm
-    from nas_kd.space import load_space
     from nas_kd.teacher import load_teacher
 
     loaded = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
@@ -135,7 +135,7 @@ def distill(
     from nas_kd.data.picture_files import require_writable
 
     require_writable(out, "--out", folder=True)
-    from nas_kd.space import load_arch
+    from nas_kd.codec.space import load_arch
 
     own = {"name": "alone", "space": "demo", "objectives": ("bd_rate", "flops"), "init": "scratch"}
     settings, built = _settings(ctx, study, storage, own), load_arch(arch)
@@ -183,10 +183,10 @@ def teacher_train(
     if crop_size % 64 or crop_size < 64:
         raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
     recipe = Recipe(steps, batch, lr, seed=seed)
+    from nas_kd.codec.space import load_arch
+    from nas_kd.codec.student import LMBDAS
     from nas_kd.data.overlap import warn_of_overlap
     from nas_kd.families import check, parsed_levels
-    from nas_kd.space import load_arch
-    from nas_kd.student import LMBDAS
     from nas_kd.targets import PoolRecipe
     from nas_kd.teaching import train_family, train_teacher
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_kd.codec.checkpoint import write_text
+from nas_kd.codec.student import Student
 from nas_kd.data.images import Image8, ImageSet, to_tensor
 from nas_kd.energy import FULL, QUICK, Mode, measure_energy, measured_twice_at_most
 from nas_kd.errors import MeterError
@@ -30,8 +32,6 @@ from nas_kd.passes import (
 from nas_kd.reading import Reading, require_real
 from nas_kd.readings import Key, Readings
 from nas_kd.sensor import Sensor, UnusableError, find_sensor
-from nas_kd.student import Student
-from nas_kd.weights import write_text
 
 EXCLUDED = "entropy coding (CPU)"
 MAX_FRAMES = 24  # as many as the Kodak set has; they lie on the device

@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nas_kd.codec.checkpoint import write_text
 from nas_kd.data.images import ImageSet
 from nas_kd.errors import TeacherError, TrialFailed
 from nas_kd.evaluate import Measured, evaluate
 from nas_kd.passes import training_on
 from nas_kd.teacher import Teacher
-from nas_kd.weights import write_text
 
 FORMAT = 1
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from nas_kd.bd import RDCurve
+from nas_kd.codec.checkpoint import load_student, save_student
+from nas_kd.codec.student import Student
 from nas_kd.cores import cores
 from nas_kd.data.images import ImageSet, to_image, to_tensor
 from nas_kd.data.metrics import MULTIPLE, padded, psnr_db
 from nas_kd.distill import rate_bpp
 from nas_kd.errors import TrialFailed
-from nas_kd.student import Student
-from nas_kd.weights import load_student, save_student
 
 Rate = Literal["bpp_est", "bpp"]
 

@@ -11,15 +11,15 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from nas_kd import __version__
+from nas_kd.codec.checkpoint import load_student, save_student, write_text
+from nas_kd.codec.onnx import export_onnx
+from nas_kd.codec.space import Arch
 from nas_kd.codec_energy import write_front_energy
 from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import Measured, evaluate_real
-from nas_kd.onnx_export import export_onnx
 from nas_kd.polish import best_folder, gained
-from nas_kd.space import Arch
 from nas_kd.study import Study
-from nas_kd.weights import load_student, save_student, write_text
 
 
 def export_front(study: Study, out: Path, progress: Any = None, onnx: bool = False) -> list[Path]:

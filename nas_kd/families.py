@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import nas_kd.lic  # noqa: F401  (the light import of CompressAI)
+import nas_kd.codec.compressai_light  # noqa: F401  (the light import of CompressAI)
+from nas_kd.codec.student import LMBDAS
 from nas_kd.errors import UsageError
-from nas_kd.student import LMBDAS
 
 FAMILIES = ("bmshj2018-hyperprior", "mbt2018-mean", "mbt2018", "cheng2020-anchor", "cheng2020-attn")
 """Those of the zoo that have hyper-latents to distil."""

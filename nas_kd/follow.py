@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nas_kd.codec.checkpoint import write_text
 from nas_kd.trial import Outcome
-from nas_kd.weights import write_text
 
 NOW = "now.json"
 """Beside the student: what its worker is doing; gone once the trial is over."""

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
+from nas_kd.codec.checkpoint import FORMAT as CODEC_FORMAT
+from nas_kd.codec.checkpoint import load_student, save_student
+from nas_kd.codec.space import Arch, SearchSpace, prim
+from nas_kd.codec.student import Student, slice_params
 from nas_kd.errors import SpaceError, UsageError
 from nas_kd.once import build_once
 from nas_kd.ordering import ordered
-from nas_kd.space import Arch, SearchSpace, prim
-from nas_kd.student import Student, slice_params
 from nas_kd.teacher import FixedRateTeacher, Teacher, VariableRateTeacher
-from nas_kd.weights import FORMAT as CODEC_FORMAT
-from nas_kd.weights import load_student, save_student
 
 FORMAT = 2
 """Raised when what ``inherit`` writes changes, the order of channels included."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nas_kd.codec.macs import ArchCost, arch_cost
+from nas_kd.codec.space import Arch
 from nas_kd.errors import StudyError
-from nas_kd.macs import ArchCost, arch_cost
-from nas_kd.space import Arch
 
 SIDES = ("both", "encoder", "decoder")
 FREE = ("max_gmac", "max_params")

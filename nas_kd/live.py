@@ -19,11 +19,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nas_kd.codec.space import Arch
 from nas_kd.errors import NasKdError
 from nas_kd.figures import complete, volumes
 from nas_kd.follow import read_now
 from nas_kd.report import Brief, front_json, front_table
-from nas_kd.space import Arch
 from nas_kd.study import Study, open_study
 from nas_kd.uncertainty import SCALE, UNITS
 

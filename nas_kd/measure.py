@@ -9,6 +9,10 @@ from typing import Any
 
 import torch
 
+from nas_kd.codec.checkpoint import load_student, ready
+from nas_kd.codec.cost import DECODER, ENCODER, count
+from nas_kd.codec.space import load_arch
+from nas_kd.codec.student import Student
 from nas_kd.codec_energy import (
     EXCLUDED,
     as_frame,
@@ -16,7 +20,6 @@ from nas_kd.codec_energy import (
     energy_ratio,
     per_megapixel,
 )
-from nas_kd.cost import DECODER, ENCODER, count
 from nas_kd.data.images import open_images
 from nas_kd.energy import FULL, QUICK, Mode
 from nas_kd.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
@@ -39,9 +42,6 @@ from nas_kd.passes import (
 )
 from nas_kd.places import TEACHERS
 from nas_kd.reading import Reading
-from nas_kd.space import load_arch
-from nas_kd.student import Student
-from nas_kd.weights import load_student, ready
 
 TEACHER = "mini"
 UNTRAINED = "the weights are untrained, and how long entropy coding takes depends on them"

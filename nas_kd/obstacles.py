@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from nas_kd.codec.space import load_space
 from nas_kd.data.picture_files import require_writable
 from nas_kd.errors import DataError, StudyError, UsageError
 from nas_kd.meters import require_likely_meter
@@ -14,7 +15,6 @@ from nas_kd.places import BUILTIN, CACHE
 from nas_kd.points import grid_points, listed_points
 from nas_kd.served import require_at_hand, zoo_qualities
 from nas_kd.settings import Settings, require_study
-from nas_kd.space import load_space
 
 Check = Callable[[], object]
 

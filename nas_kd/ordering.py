@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_kd.space import Arch, Transform
-from nas_kd.student import LMBDAS, Student
+from nas_kd.codec.space import Arch, Transform
+from nas_kd.codec.student import LMBDAS, Student
 
 Axes = list[tuple[str, int]]
 """Where a group of channels stands: parameters by name, and the axis."""

@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import torch
 
+from nas_kd.codec.space import Arch, SearchSpace
+from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
 from nas_kd.passes import best_device
-from nas_kd.space import Arch, SearchSpace
-from nas_kd.student import Student
 from nas_kd.train import CHECK_EVERY, CropPool, Recipe, Run
 
 WARM_STEPS = 5

@@ -14,6 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_kd import __version__
 from nas_kd.baselines import beside
 from nas_kd.bd import RDCurve
+from nas_kd.codec.checkpoint import load_student, write_text
+from nas_kd.codec.space import Arch
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import StudentCodec
@@ -32,10 +34,8 @@ from nas_kd.places import ASSETS
 from nas_kd.prepare import baselines_of
 from nas_kd.sampler import QUALITY
 from nas_kd.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER
-from nas_kd.space import Arch
 from nas_kd.study import Study
 from nas_kd.uncertainty import UNITS, notes, uncertainty_of, value_of
-from nas_kd.weights import load_student, write_text
 
 PICTURES, MEMBERS, LEVELS = 3, 5, 2
 """Crops in the page: 30 at most, some 2 MB."""

@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from nas_kd.codec.space import Arch, Choice, SearchSpace, load_arch
 from nas_kd.errors import StudyError
 from nas_kd.limits import Limits
-from nas_kd.space import Arch, Choice, SearchSpace, load_arch
 
 Grid = tuple[tuple[str, tuple[Choice, ...]], ...]
 TRIES = 5000

@@ -14,6 +14,7 @@ from typing import Any
 from nas_kd.artifacts import made_with
 from nas_kd.baselines import beside, classical_curve, lacking
 from nas_kd.bd import RDCurve, quality_interval
+from nas_kd.codec.space import Choice, SearchSpace, load_space
 from nas_kd.curves import measured_once
 from nas_kd.data.images import ImageSet, held, open_images
 from nas_kd.data.overlap import warn_of_overlap
@@ -24,7 +25,6 @@ from nas_kd.places import CACHE
 from nas_kd.ranking import draws, in_order
 from nas_kd.settings import TEACHER, Settings
 from nas_kd.shared import Shared
-from nas_kd.space import Choice, SearchSpace, load_space
 from nas_kd.study import INTERRUPTED, Study
 from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teacher import Teacher

@@ -6,10 +6,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_kd.codec.space import Arch
 from nas_kd.errors import StudyError
 from nas_kd.limits import REFUSED
 from nas_kd.settings import QUALITY
-from nas_kd.space import Arch
 from nas_kd.study import COUNTED, Study, open_study
 
 MAX_ROWS = 1000

@@ -20,10 +20,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
+from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
 from nas_kd.front import pareto_front
 from nas_kd.improvement import expected_improvement
 from nas_kd.settings import QUALITY, checked
-from nas_kd.space import Arch, Choice, SearchSpace, even_step
 from nas_kd.surrogate import Features, Surrogate
 
 START = 8

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nas_kd.codec.space import Arch, SearchSpace
+from nas_kd.codec.student import LMBDAS, Student, slice_params
 from nas_kd.errors import SpaceError
-from nas_kd.space import Arch, SearchSpace
-from nas_kd.student import LMBDAS, Student, slice_params
 
 TEMPLATES = 32
 """Students without weights of their own that are kept between steps."""

@@ -31,13 +31,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_kd.codec.checkpoint import write_text
 from nas_kd.data.images import crop_pool, open_images, to_device
 from nas_kd.distill import Batch, Weights
 from nas_kd.errors import UsageError
 from nas_kd.once import build_once, lock_of
 from nas_kd.passes import training_on
 from nas_kd.teacher import Teacher
-from nas_kd.weights import write_text
 
 FORMAT = 2
 CHUNK = 16

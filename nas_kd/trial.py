@@ -11,8 +11,11 @@ from typing import Any
 import torch
 
 from nas_kd.bd import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
+from nas_kd.codec.checkpoint import ready, save_student
+from nas_kd.codec.cost import Cost, count
+from nas_kd.codec.space import Arch
+from nas_kd.codec.student import Student
 from nas_kd.codec_energy import frame_energy
-from nas_kd.cost import Cost, count
 from nas_kd.data.images import ImageSet, derived_seed
 from nas_kd.distill import Weights
 from nas_kd.errors import EarlyStop, TrialFailed
@@ -23,11 +26,8 @@ from nas_kd.limits import Limits, excess, reason_of
 from nas_kd.passes import training_on
 from nas_kd.reading import Reading, require_real
 from nas_kd.shared import Shared
-from nas_kd.space import Arch
-from nas_kd.student import Student
 from nas_kd.targets import TargetPool
 from nas_kd.train import Recipe, Report, Run
-from nas_kd.weights import ready, save_student
 
 CHECKPOINT = "checkpoint.pt"
 """Beside the student; it stays until the outcome is stored, so that a lost outcome costs no training."""

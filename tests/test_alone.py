@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 
 from nas_kd.alone import distill_alone, in_a_table
 from nas_kd.cli import app
-from nas_kd.cost import count
+from nas_kd.codec.checkpoint import load_student, weights_digest
+from nas_kd.codec.cost import count
+from nas_kd.codec.space import load_arch, load_space
 from nas_kd.errors import SpaceError, UsageError
 from nas_kd.pace import paced_trial
 from nas_kd.prepare import prepare
-from nas_kd.space import load_arch, load_space
 from nas_kd.study import Settings, Study
 from nas_kd.teacher import load_teacher
-from nas_kd.weights import load_student, weights_digest
 
 torch.set_num_threads(1)
 ARCH = load_space("demo").extreme(largest=False)

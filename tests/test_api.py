@@ -14,11 +14,11 @@ from compressai.utils.plot.__main__ import main as plot
 from tiny_codec import tiny
 
 import nas_kd
+from nas_kd.codec.checkpoint import save_student, write_text
 from nas_kd.errors import MeterError
 from nas_kd.export import rd_file
 from nas_kd.meters import find_meter
 from nas_kd.reading import Reading
-from nas_kd.weights import save_student, write_text
 
 ROOT = Path(__file__).parents[1]
 

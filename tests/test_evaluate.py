@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from nas_kd.codec.checkpoint import ready
+from nas_kd.codec.space import load_space, prim
+from nas_kd.codec.student import Student
 from nas_kd.data import images as data
 from nas_kd.data.images import ImageSet, held
 from nas_kd.data.metrics import padded
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluate import StudentCodec, batches, evaluate_real
-from nas_kd.space import load_space, prim
-from nas_kd.student import Student
 from nas_kd.teacher import load_teacher
-from nas_kd.weights import ready
 
 evaluation = importlib.import_module("nas_kd.evaluate")  # the package has a function of that name
 

@@ -16,8 +16,8 @@ import pytest
 from docs_pages import PAGES, ROOT
 from PIL import Image
 
+from nas_kd.codec.space import load_space
 from nas_kd.data.images import photograph
-from nas_kd.space import load_space
 
 FIRST = ("docs/first-search.md", "README.md")
 LATER = ("docs/own-data-and-teacher.md", "docs/search-space.md", "docs/energy.md")

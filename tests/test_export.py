@@ -11,14 +11,14 @@ import torch
 from onnx_session import session
 from typer.testing import CliRunner
 
-from nas_kd.bitstream import decode, encode
 from nas_kd.cli import app
+from nas_kd.codec.bitstream import decode, encode
+from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import open_images, to_tensor
 from nas_kd.data.metrics import padded
 from nas_kd.errors import NasKdError
 from nas_kd.evaluate import evaluate_real
 from nas_kd.export import export_front
-from nas_kd.weights import load_student
 
 FILES = {"arch.json", "student.safetensors", "rd.json", "card.md", "encoder.onnx", "decoder.onnx"}
 

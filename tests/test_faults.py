@@ -17,14 +17,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from PIL import Image
 
+from nas_kd.codec.checkpoint import WEIGHTS
+from nas_kd.codec.space import Arch, Transform
+from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.pace import outcome_of
-from nas_kd.space import Arch, Transform
-from nas_kd.student import Student
 from nas_kd.study import COUNTED, Study, open_study
 from nas_kd.train import CropPool, Recipe, Run
 from nas_kd.trial import CHECKPOINT, Outcome
-from nas_kd.weights import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_kd.codec.space import SearchSpace, load_space, prim
+from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distill import rate_bpp
 from nas_kd.errors import SpaceError
@@ -18,12 +20,10 @@ from nas_kd.inherit import (
 )
 from nas_kd.ordering import ordered
 from nas_kd.prepare import prepare
-from nas_kd.space import SearchSpace, load_space, prim
-from nas_kd.student import Student
 from nas_kd.study import Settings, Study
 from nas_kd.teacher import HybridTeacher, VariableRateTeacher, load_teacher
 
-from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.lic: a light import)
+from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.codec.compressai_light: a light import)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
+from nas_kd.codec.space import Arch, SearchSpace, load_space
 from nas_kd.follow import Follow
 from nas_kd.live import (
     Foretold,
@@ -22,7 +23,6 @@ from nas_kd.live import (
     sparkline,
 )
 from nas_kd.report import Brief, front_table
-from nas_kd.space import Arch, SearchSpace, load_space
 
 
 def played(small, show):

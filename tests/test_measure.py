@@ -5,15 +5,15 @@ import pytest
 import torch
 from fakes import FakeMeter, SimulatedDevice
 
-from nas_kd.cost import count
+from nas_kd.codec.checkpoint import ready
+from nas_kd.codec.cost import count
+from nas_kd.codec.space import prim
+from nas_kd.codec.student import Student
 from nas_kd.energy import QUICK, measure_energy
 from nas_kd.errors import UsageError
 from nas_kd.measure import PARTS, _latency, _none, in_lines, load_codec
 from nas_kd.passes import memory_bytes, passes
 from nas_kd.reading import Reading
-from nas_kd.space import prim
-from nas_kd.student import Student
-from nas_kd.weights import ready
 
 
 @pytest.fixture(scope="module")

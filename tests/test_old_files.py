@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nas_kd.bitstream import decode
+from nas_kd.codec.bitstream import decode
+from nas_kd.codec.checkpoint import load_student
 from nas_kd.report import front_json, front_table
 from nas_kd.study import open_study
-from nas_kd.weights import load_student
 
 OLD = Path(__file__).parent / "old"
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nas_kd.codec.space import Transform, prim
+from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.ordering import channel_groups, ordered
-from nas_kd.space import Transform, prim
-from nas_kd.student import Student
 
 SIDE = Transform(stem="conv", widths=(8, 12, 16), depths=(0, 1, 1), kernel=3)
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from nas_kd.codec.space import load_space
+from nas_kd.codec.student import LMBDAS
 from nas_kd.errors import UsageError
 from nas_kd.packing import Packed, best, together, trials_per_gpu
-from nas_kd.space import load_space
-from nas_kd.student import LMBDAS
 from nas_kd.train import Recipe
 
 GB = 10**9

@@ -12,6 +12,9 @@ import pytest
 from rich.console import Console
 
 from nas_kd.cli import main
+from nas_kd.codec.checkpoint import save_student
+from nas_kd.codec.space import prim
+from nas_kd.codec.student import Student
 from nas_kd.paper import (
     DIGITS,
     PAPER,
@@ -25,11 +28,8 @@ from nas_kd.paper import (
     to_teacher_percent,
 )
 from nas_kd.reading import Reading
-from nas_kd.space import prim
-from nas_kd.student import Student
 from nas_kd.study import Settings, Study
 from nas_kd.trial import Outcome
-from nas_kd.weights import save_student
 
 FILE = Path(__file__).parents[1] / "studies" / "prim-channels.toml"
 

@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import torch
 
+from nas_kd.codec.checkpoint import ready
+from nas_kd.codec.space import prim
+from nas_kd.codec.student import Student
 from nas_kd.exclusive import Device
 from nas_kd.passes import LiveBytes, decode, encode, memory_bytes, numerics, passes, training_on
-from nas_kd.space import prim
-from nas_kd.student import Student
-from nas_kd.weights import ready
 
 
 def student(entropy="scale", shortcut=False):

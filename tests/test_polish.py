@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.engine import start_ray
 from nas_kd.errors import NasKdError
 from nas_kd.export import export_front
@@ -20,7 +21,6 @@ from nas_kd.polish import (
 )
 from nas_kd.report import front_json
 from nas_kd.study import Settings, open_study
-from nas_kd.weights import load_student, weights_digest
 
 
 def said(record):

@@ -1,10 +1,10 @@
 import pytest
 
+from nas_kd.codec.macs import arch_cost
+from nas_kd.codec.space import load_space
 from nas_kd.errors import StudyError
-from nas_kd.macs import arch_cost
 from nas_kd.prior import take_over
 from nas_kd.sampler import ExactCost, History, features_of
-from nas_kd.space import load_space
 from nas_kd.study import Settings, Study
 from nas_kd.trial import Outcome
 

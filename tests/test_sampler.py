@@ -3,9 +3,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from nas_kd.codec.macs import arch_cost
+from nas_kd.codec.space import load_space
 from nas_kd.errors import StudyError
 from nas_kd.front import hypervolume
-from nas_kd.macs import arch_cost
 from nas_kd.sampler import (
     START,
     ExactCost,
@@ -16,7 +17,6 @@ from nas_kd.sampler import (
     make_sampler,
 )
 from nas_kd.settings import SAMPLERS, checked
-from nas_kd.space import load_space
 from nas_kd.study import Settings, Study
 from nas_kd.surrogate import Features, Surrogate
 from nas_kd.trial import Outcome

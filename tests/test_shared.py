@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from nas_kd.cost import count
+from nas_kd.codec.cost import count
+from nas_kd.codec.space import load_space
+from nas_kd.codec.student import Student
 from nas_kd.errors import SpaceError
 from nas_kd.shared import Shared, parts, shared_name
-from nas_kd.space import load_space
-from nas_kd.student import Student
 
 torch.set_num_threads(1)
 

@@ -9,10 +9,10 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from nas_kd.artifacts import attach
+from nas_kd.codec.macs import arch_cost
+from nas_kd.codec.space import load_space
 from nas_kd.errors import StudyError, UsageError
-from nas_kd.macs import arch_cost
 from nas_kd.sampler import distributions
-from nas_kd.space import load_space
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.trial import Outcome
 

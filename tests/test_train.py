@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from nas_kd.codec.space import Arch, Transform
+from nas_kd.codec.student import Student
 from nas_kd.distill import Batch, Weights
 from nas_kd.errors import TrialFailed, UsageError
-from nas_kd.space import Arch, Transform
-from nas_kd.student import Student
 from nas_kd.train import CHECK_EVERY, CropPool, EveryCrop, Recipe, Run
 
 SIDE = Transform("trunk4", (0, 16, 16), (0, 1, 1, 0), kernel=3)

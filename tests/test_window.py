@@ -7,11 +7,11 @@ import torch
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_kd.cost import count
+from nas_kd.codec.cost import count
+from nas_kd.codec.layers import WINDOW, WindowBlock, relative_offsets
+from nas_kd.codec.space import HEAD, Arch, Transform, load_space
+from nas_kd.codec.student import Student, slice_params
 from nas_kd.errors import SpaceError
-from nas_kd.layers import WINDOW, WindowBlock, relative_offsets
-from nas_kd.space import HEAD, Arch, Transform, load_space
-from nas_kd.student import Student, slice_params
 
 SIDE = Transform("unshuffle2", (32, 32, 32), (1, 1, 2), block="window", activation="leaky_relu")
 ARCH = Arch(SIDE, SIDE, M=48, hyper=16)

@@ -16,14 +16,14 @@ from PIL import Image
 
 from nas_kd.alone import distill_alone
 from nas_kd.cli import main
+from nas_kd.codec.compressai_light import CompressionModel
+from nas_kd.codec.space import load_arch
+from nas_kd.codec.student import LMBDAS
 from nas_kd.distill import Weights
 from nas_kd.errors import StudyError, TeacherError
 from nas_kd.launch import Machine, search
-from nas_kd.lic import CompressionModel
 from nas_kd.pace import paced_trial
 from nas_kd.prepare import prepare
-from nas_kd.space import load_arch
-from nas_kd.student import LMBDAS
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher

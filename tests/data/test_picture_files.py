@@ -15,16 +15,16 @@ from PIL import Image
 from tiny_codec import ARCH, LMBDAS
 from typer.testing import CliRunner, Result
 
-from nas_kd.bitstream import decode, encode, info
 from nas_kd.cli import app
+from nas_kd.codec.bitstream import decode, encode, info
+from nas_kd.codec.checkpoint import load_student, save_student
+from nas_kd.codec.rate_control import file_of_bpp, file_of_psnr
+from nas_kd.codec.student import Student
 from nas_kd.data.image_file import suffixes, unread_suffixes
 from nas_kd.data.images import to_tensor
 from nas_kd.data.metrics import psnr_db
 from nas_kd.data.picture_files import below, png, read_picture, require_writable, told_left_out
 from nas_kd.errors import BitstreamError, DataError, UsageError
-from nas_kd.rate import file_of_bpp, file_of_psnr
-from nas_kd.student import Student
-from nas_kd.weights import load_student, save_student
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 from nas_kd.artifacts import made_with
-from nas_kd.cost import count
+from nas_kd.codec.checkpoint import ready, save_student
+from nas_kd.codec.cost import count
+from nas_kd.codec.space import Arch
+from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
 from nas_kd.illustrate import illustrate
-from nas_kd.space import Arch
-from nas_kd.student import LMBDAS, Student
 from nas_kd.study import Settings, Study
 from nas_kd.trial import Anchor, Outcome
-from nas_kd.weights import ready, save_student
 
 NAME = "small"
 VALUES = ([40.0, 3e9], [30.0, 5e9], [60.0, 4e9])

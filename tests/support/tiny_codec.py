@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from nas_kd.space import Arch, Transform
-from nas_kd.student import Student
+from nas_kd.codec.space import Arch, Transform
+from nas_kd.codec.student import Student
 
 SIDE = Transform("trunk4", (0, 4, 4), (0, 1, 0, 0), kernel=3)
 

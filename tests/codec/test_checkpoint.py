@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_kd.codec.checkpoint import load_student, save_student
+from nas_kd.codec.space import prim
+from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
-from nas_kd.space import prim
-from nas_kd.student import Student
-from nas_kd.weights import load_student, save_student
 
 
 @pytest.fixture

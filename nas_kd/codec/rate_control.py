@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nas_kd.bitstream import Analysed, analyse, decode, write
+from nas_kd.codec.bitstream import Analysed, analyse, decode, write
+from nas_kd.codec.student import Student
 from nas_kd.data.image_file import Image8
 from nas_kd.data.metrics import psnr_db
 from nas_kd.errors import UsageError
-from nas_kd.student import Student
 
 STEPS = 8
 """Halvings of the range of levels: six levels are resolved to 1/51."""

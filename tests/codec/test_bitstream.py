@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_codec import ARCH, LMBDAS, tiny
 from torch import nn
 
-from nas_kd.bitstream import (
+from nas_kd.codec.bitstream import (
     MAX_PIXELS,
     TILE,
     _parse,
@@ -24,9 +24,9 @@ from nas_kd.bitstream import (
     info,
     write,
 )
+from nas_kd.codec.student import Student
 from nas_kd.data.images import to_image, to_tensor
 from nas_kd.errors import BitstreamError
-from nas_kd.student import Student
 
 HEIGHT_AT, WIDTH_AT, LEVEL_AT, FLAGS_AT, PARTS_AT, SYMBOLS_AT = 13, 17, 21, 25, 26, 27
 

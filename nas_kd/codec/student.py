@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_kd.coding import LatentCoder, anchors, make_tables
-from nas_kd.layers import (
+from nas_kd.codec.compressai_light import (
+    CompressionModel,
+    EntropyBottleneck,
+    GaussianConditional,
+    quantize_ste,
+)
+from nas_kd.codec.entropy_coding import LatentCoder, anchors, make_tables
+from nas_kd.codec.layers import (
     Analysis,
     EntropyParameters,
     HyperAnalysis,
@@ -17,10 +23,9 @@ from nas_kd.layers import (
     Synthesis,
     context_prediction,
 )
-from nas_kd.lic import CompressionModel, EntropyBottleneck, GaussianConditional, quantize_ste
-from nas_kd.shortcut import LinearAnalysis, LinearSynthesis
-from nas_kd.space import Arch
-from nas_kd.trunk import start_trunk
+from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
+from nas_kd.codec.space import Arch
+from nas_kd.codec.trunk import start_trunk
 
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
 """CompressAI's Lagrange multipliers of qualities 1 to 6 (for the mean squared error)."""

@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from nas_kd.layers import EntropyParameters, HyperSynthesis
+from nas_kd.codec.layers import EntropyParameters, HyperSynthesis
 
 FRACTION = 2.0**16
 """Activations are multiples of 1 / FRACTION ..."""

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_kd.cost import count
+from nas_kd.codec.cost import count
+from nas_kd.codec.space import Arch, Transform, prim
+from nas_kd.codec.student import Student
 from nas_kd.errors import NasKdError, UsageError
-from nas_kd.space import Arch, Transform, prim
-from nas_kd.student import Student
 
 SMALL = (1, 3, 64, 64)
 SMALL_PER_KODAK = 512 * 768 // 64**2

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from nas_kd.codec.student import Student
 from nas_kd.data.metrics import MULTIPLE
 from nas_kd.errors import NasKdError, UsageError
-from nas_kd.student import Student
 
 SHAPE = (1, 3, 512, 768)
 """One picture as large as those of the Kodak set."""

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from nas_kd.codec.compressai_light import GDN
+from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
+from nas_kd.codec.space import Arch, Transform, load_space, prim
+from nas_kd.codec.student import Student, anchors, slice_params
 from nas_kd.inherit import name_there
-from nas_kd.lic import GDN
 from nas_kd.passes import encode
-from nas_kd.shortcut import LinearAnalysis, LinearSynthesis
-from nas_kd.space import Arch, Transform, load_space, prim
-from nas_kd.student import Student, anchors, slice_params
 
-from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.lic: a light import)
+from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.codec.compressai_light: a light import)
 
-FILES = sorted((Path(__file__).parents[1] / "search_spaces").glob("*.toml"))
+FILES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.toml"))
 LEAKY = Transform("conv", (8, 8, 8), activation="leaky_relu", kernel=3)
 TRUNK = Transform("trunk4", (0, 24, 24), (0, 1, 1, 1), block="depthwise", kernel=3)
 SHORT = Arch(TRUNK, replace(TRUNK, stem="trunk2", widths=(8, 16, 16)), M=48, hyper=8)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from tiny_codec import tiny
 
-from nas_kd.coding import tiles_of
-from nas_kd.student import Student
+from nas_kd.codec.entropy_coding import tiles_of
+from nas_kd.codec.student import Student
 
 
 @pytest.fixture(scope="module", params=["scale", "mean-scale", "checkerboard"])

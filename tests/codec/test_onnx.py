@@ -9,14 +9,14 @@ from onnx_session import session
 from PIL import Image
 from tiny_codec import ARCH, LMBDAS
 
-from nas_kd.bitstream import decode, encode
+from nas_kd.codec.bitstream import decode, encode
+from nas_kd.codec.checkpoint import ready, save_student
+from nas_kd.codec.onnx import MEANINGS, OPSET, export_onnx
+from nas_kd.codec.space import Transform
+from nas_kd.codec.student import Student
 from nas_kd.data.metrics import padded, psnr_db
-from nas_kd.onnx_export import MEANINGS, OPSET, export_onnx
-from nas_kd.space import Transform
-from nas_kd.student import Student
-from nas_kd.weights import ready, save_student
 
-PAGE = Path(__file__).parent.parent / "docs" / "onnx.md"
+PAGE = Path(__file__).parents[2] / "docs" / "onnx.md"
 
 GDN = Transform("conv", (8, 8, 8), (0, 1, 0), (False, False, True), "depthwise", "gdn", 5)
 WINDOWS = Transform("unshuffle2", (16, 16, 16), (0, 1, 1), block="window", activation="leaky_relu")

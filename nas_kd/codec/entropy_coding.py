@@ -16,10 +16,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nas_kd.exact import FRACTION, ExactHyper, exact_gain, scale_indexes, scale_table, snap
-from nas_kd.layers import EntropyParameters, HyperSynthesis
-from nas_kd.lic import EntropyBottleneck, GaussianConditional
-from nas_kd.rans import SymbolCoder, rounded
+from nas_kd.codec.compressai_light import EntropyBottleneck, GaussianConditional
+from nas_kd.codec.exact_arithmetic import (
+    FRACTION,
+    ExactHyper,
+    exact_gain,
+    scale_indexes,
+    scale_table,
+    snap,
+)
+from nas_kd.codec.layers import EntropyParameters, HyperSynthesis
+from nas_kd.codec.symbol_coder import SymbolCoder, rounded
 
 CELL = 4
 """Latents per side of one hyperlatent."""

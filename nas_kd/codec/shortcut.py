@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas_kd.layers import shuffled
+from nas_kd.codec.layers import shuffled
 
 
 class LinearAnalysis(nn.Conv2d):

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from nas_kd.codec.space import Arch
+from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
-from nas_kd.space import Arch
-from nas_kd.student import Student
 
 FORMAT = 1
 WEIGHTS, ARCH = "student.safetensors", "arch.json"

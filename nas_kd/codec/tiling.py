@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_kd.codec.student import Student
 from nas_kd.data.images import Image8, to_image, to_tensor
 from nas_kd.data.metrics import MULTIPLE, padded
-from nas_kd.student import Student
 
 LATENT = 16
 """Pixels per side of one latent."""

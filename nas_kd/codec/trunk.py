@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, pixel_unshuffle
 
-from nas_kd.layers import Analysis, BackProjection, Projection, Synthesis
+from nas_kd.codec.layers import Analysis, BackProjection, Projection, Synthesis
 
 LEAST = 1e-6
 """Deviation, in units of the picture's range, under which a component counts as empty."""

@@ -3,10 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_kd.coding import make_tables
+from nas_kd.codec.compressai_light import EntropyBottleneck, GaussianConditional
+from nas_kd.codec.entropy_coding import make_tables
+from nas_kd.codec.symbol_coder import SYMBOL_MAX, UNREACHED, SymbolCoder, rounded
 from nas_kd.errors import BitstreamError
-from nas_kd.lic import EntropyBottleneck, GaussianConditional
-from nas_kd.rans import SYMBOL_MAX, UNREACHED, SymbolCoder, rounded
 
 TABLES = 64
 

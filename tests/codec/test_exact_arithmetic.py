@@ -7,8 +7,9 @@ from compressai.models.google import get_scale_table
 from tiny_codec import ARCH, LMBDAS, tiny
 from torch import nn
 
-from nas_kd.coding import anchors, make_tables
-from nas_kd.exact import (
+from nas_kd.codec.compressai_light import EntropyBottleneck, GaussianConditional
+from nas_kd.codec.entropy_coding import anchors, make_tables
+from nas_kd.codec.exact_arithmetic import (
     FRACTION,
     ExactHyper,
     exact_context,
@@ -19,9 +20,8 @@ from nas_kd.exact import (
     scale_table,
     snap,
 )
-from nas_kd.layers import CheckerboardContext
-from nas_kd.lic import EntropyBottleneck, GaussianConditional
-from nas_kd.student import Gain, Student
+from nas_kd.codec.layers import CheckerboardContext
+from nas_kd.codec.student import Gain, Student
 
 
 def permuted(layer: nn.Module, order: torch.Tensor) -> nn.Module:

@@ -6,7 +6,7 @@
 The encoder repeats a picture's edges up to multiples of 64 itself, so h = 4 ceil(height / 64) and w likewise.
 Both are float32. Between them stands entropy coding, which is no network: gains per level, rounding, and the entropy
 parameters in exact arithmetic (``exact``; float32 on another library would not find the same tables).
-``nas_kd.coding.LatentCoder`` does it: ``student.coder.encode(y, z, level)`` and ``.decode``.
+``nas_kd.codec.entropy_coding.LatentCoder`` does it: ``student.coder.encode(y, z, level)`` and ``.decode``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nas_kd.codec.student import Student
 from nas_kd.data.metrics import MULTIPLE, padded
 from nas_kd.errors import UsageError
-from nas_kd.student import Student
 
 OPSET = 17
 """The newest that PyTorch's TorchScript exporter writes without conversion."""

@@ -9,8 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas_kd.lic import GDN, AttentionBlock, CheckerboardMaskedConv2d, ResidualBlock, conv, deconv
-from nas_kd.space import HEAD, STAGES, Arch, Transform
+from nas_kd.codec.compressai_light import (
+    GDN,
+    AttentionBlock,
+    CheckerboardMaskedConv2d,
+    ResidualBlock,
+    conv,
+    deconv,
+)
+from nas_kd.codec.space import HEAD, STAGES, Arch, Transform
 
 WINDOW = 8
 """Side of an attention window; every stage of a picture padded to multiples of 64 is made of whole ones."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas_kd.codec.space import Arch, SearchSpace, Transform, even_step, load_arch, load_space, prim
 from nas_kd.errors import SpaceError
-from nas_kd.space import Arch, SearchSpace, Transform, even_step, load_arch, load_space, prim
 
-FOLDER = Path(__file__).parents[1] / "search_spaces"
+FOLDER = Path(__file__).parents[2] / "search_spaces"
 FILES = sorted(FOLDER.glob("*.toml"))
 SIDE = {
     "stem": "conv",

@@ -15,8 +15,8 @@ from compressai.ans import RansDecoder, RansEncoder
 from torch import Tensor, from_numpy
 from torch import tensor as make_tensor
 
+from nas_kd.codec.compressai_light import EntropyModel
 from nas_kd.errors import BitstreamError
-from nas_kd.lic import EntropyModel
 
 SYMBOL_MAX = 2**29
 """Largest magnitude of a symbol; both sides refuse more."""

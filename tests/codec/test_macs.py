@@ -1,9 +1,9 @@
 import pytest
 
-from nas_kd.cost import count
-from nas_kd.macs import FRAME_PX, arch_cost
-from nas_kd.space import Arch, Transform, load_space, prim
-from nas_kd.student import Student
+from nas_kd.codec.cost import count
+from nas_kd.codec.macs import FRAME_PX, arch_cost
+from nas_kd.codec.space import Arch, Transform, load_space, prim
+from nas_kd.codec.student import Student
 
 SMALL = (1, 3, 64, 64)
 SMALL_PER_FRAME = FRAME_PX[0] * FRAME_PX[1] // 64**2

@@ -33,13 +33,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nas_kd.coding import QUIET, tiles_of
+from nas_kd.codec.checkpoint import weights_digest
+from nas_kd.codec.entropy_coding import QUIET, tiles_of
+from nas_kd.codec.student import Student
+from nas_kd.codec.tiling import analysis, synthesis
 from nas_kd.data.image_file import MAX_PIXELS, Image8
 from nas_kd.data.metrics import MULTIPLE
 from nas_kd.errors import BitstreamError
-from nas_kd.student import Student
-from nas_kd.tiles import analysis, synthesis
-from nas_kd.weights import weights_digest
 
 MAGIC = b"NKD1"
 VERSION = 3
