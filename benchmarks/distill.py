@@ -49,7 +49,8 @@ from nas_kd.codec.space import load_space, prim
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.codec_energy import energy_of
 from nas_kd.data.images import open_images
-from nas_kd.distill import CONTROL, Weights
+from nas_kd.distillation.loss import CONTROL, Weights
+from nas_kd.distillation.training import Recipe, Run
 from nas_kd.energy import QUICK
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.illustrate import illustrate
@@ -60,7 +61,6 @@ from nas_kd.prepare import interval_db
 from nas_kd.reading import Reading
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
 from nas_kd.trial import Anchor, Task, rd_cost, run_trial
 
 TRIALS = 200

@@ -31,11 +31,11 @@ from nas_kd.codec.checkpoint import write_text
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, load_space
 from nas_kd.data.images import derived_seed
-from nas_kd.distill import Weights
+from nas_kd.distillation.loss import Weights
+from nas_kd.distillation.training import Recipe, Run
 from nas_kd.front import hypervolume
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
 from nas_kd.warmup import warm_up
 
 RESAMPLES = 1000

@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 
 from nas_kd.data.images import open_images
+from nas_kd.distillation.training import Recipe
 from nas_kd.pace import paced_trial
 from nas_kd.paper import device_name
 from nas_kd.prepare import prepare
@@ -37,7 +38,6 @@ from nas_kd.study import Study
 from nas_kd.targets import PoolRecipe
 from nas_kd.teacher import load_teacher
 from nas_kd.teaching import train_family
-from nas_kd.train import Recipe
 
 FILES = Path(__file__).resolve().parents[1] / "studies"
 FAMILY = "bmshj2018-hyperprior"

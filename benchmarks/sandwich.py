@@ -23,12 +23,12 @@ from sharing import score
 
 from nas_kd.codec.space import load_space
 from nas_kd.data.images import derived_seed, open_images
-from nas_kd.distill import CONTROL, Weights, distillation_loss
+from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
+from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluate import evaluate
 from nas_kd.shared import Shared
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
 from nas_kd.warmup import sandwich
 
 

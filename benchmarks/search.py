@@ -44,7 +44,7 @@ from nas_kd.bd import bd_rate
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, load_space
 from nas_kd.data.images import derived_seed, open_images
-from nas_kd.distill import Weights
+from nas_kd.distillation.loss import Weights
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.front import hypervolume
 from nas_kd.prepare import interval_db

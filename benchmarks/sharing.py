@@ -31,14 +31,14 @@ from nas_kd.codec.checkpoint import write_text
 from nas_kd.codec.space import Arch, load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import derived_seed, open_images
-from nas_kd.distill import CONTROL, Weights
+from nas_kd.distillation.loss import CONTROL, Weights
+from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.inherit import Inherited, as_student
 from nas_kd.ordering import ordered
 from nas_kd.prepare import SLICE_LR, interval_db
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
 from nas_kd.warmup import CARD, built_in, load_shared, warm_up
 
 LOOKS = (50, 100, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000)

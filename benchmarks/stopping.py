@@ -37,13 +37,13 @@ from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, load_space
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import crop_pool, derived_seed, open_images
-from nas_kd.distill import Weights
+from nas_kd.distillation.loss import Weights
+from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.halving import rungs_of
 from nas_kd.prepare import SLICE_LR
 from nas_kd.study import STOPPED, Settings, Study
 from nas_kd.teacher import load_teacher
-from nas_kd.train import CropPool, Recipe, Run
 from nas_kd.trial import Outcome, rd_cost
 from nas_kd.warmup import built_in, load_shared
 

@@ -26,12 +26,12 @@ from nas_kd.bd import bd_rate
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
-from nas_kd.distill import CONTROL, Weights, distillation_loss
+from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
+from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.prepare import interval_db
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
 from nas_kd.warmup import BUILT_IN, load_shared
 
 ARMS = (

@@ -28,9 +28,9 @@ from nas_kd.bd import bd_rate, quality_interval
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import Student, cosine_components
 from nas_kd.data.images import crop_pool, open_images
+from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.targets import FIRST_CROPS
-from nas_kd.train import CropPool, Recipe, Run
 
 MIDDLE = {"encoder_width": 16, "encoder_depth": 0, "decoder_width": 16, "decoder_depth": 0} | {
     "decoder_stem": "unshuffle4",

@@ -23,7 +23,7 @@ from nas_kd.codec.student import Student
 from nas_kd.cores import cores
 from nas_kd.data.images import ImageSet, to_image, to_tensor
 from nas_kd.data.metrics import MULTIPLE, padded, psnr_db
-from nas_kd.distill import rate_bpp
+from nas_kd.distillation.loss import rate_bpp
 from nas_kd.errors import TrialFailed
 
 Rate = Literal["bpp_est", "bpp"]

@@ -18,9 +18,9 @@ import torch
 
 from nas_kd.codec.space import Arch, SearchSpace
 from nas_kd.codec.student import Student
+from nas_kd.distillation.training import CHECK_EVERY, CropPool, Recipe, Run
 from nas_kd.errors import UsageError
 from nas_kd.passes import best_device
-from nas_kd.train import CHECK_EVERY, CropPool, Recipe, Run
 
 WARM_STEPS = 5
 SECONDS = 5.0

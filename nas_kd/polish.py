@@ -10,11 +10,11 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from nas_kd.codec.checkpoint import load_student, ready, save_student
+from nas_kd.distillation.training import Run
 from nas_kd.errors import NasKdError
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.passes import training_on
 from nas_kd.study import INTERRUPTED, Study
-from nas_kd.train import Run
 from nas_kd.trial import CHECKPOINT, Task, bd_rate_of, rd_cost
 
 RECORD = "polished"

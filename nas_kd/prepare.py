@@ -18,6 +18,7 @@ from nas_kd.codec.space import Choice, SearchSpace, load_space
 from nas_kd.curves import measured_once
 from nas_kd.data.images import ImageSet, held, open_images
 from nas_kd.data.overlap import warn_of_overlap
+from nas_kd.distillation.training import Report
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.inherit import Inherited, inherit, is_family, load_inherited, require_slices
 from nas_kd.passes import best_device
@@ -28,7 +29,6 @@ from nas_kd.shared import Shared
 from nas_kd.study import INTERRUPTED, Study
 from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teacher import Teacher
-from nas_kd.train import Report
 from nas_kd.trial import Anchor, Task, interval_of
 from nas_kd.warmup import CARD, SHARED, STEPS, load_shared, warm_up
 

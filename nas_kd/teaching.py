@@ -27,13 +27,13 @@ from nas_kd.codec.space import Arch
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, crop_pool, derived_seed, open_images, to_image, to_tensor
 from nas_kd.data.metrics import padded, psnr_db
+from nas_kd.distillation.training import CropPool, Recipe, Report, Run
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluate import StudentCodec, evaluate, evaluate_real
 from nas_kd.families import ONE_BY_ONE, FixedRate
 from nas_kd.passes import best_device, training_on
 from nas_kd.targets import PoolRecipe
 from nas_kd.teacher import FixedRateTeacher, load_teacher
-from nas_kd.train import CropPool, Recipe, Report, Run
 
 FORMATS = {"jpeg": "JPEG", "jpeg2000": "JPEG 2000", "webp": "WebP", "avif": "AVIF"}
 """What a teacher's card compares it with."""

@@ -17,7 +17,8 @@ from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
 from nas_kd.codec_energy import frame_energy
 from nas_kd.data.images import ImageSet, derived_seed
-from nas_kd.distill import Weights
+from nas_kd.distillation.loss import Weights
+from nas_kd.distillation.training import Recipe, Report, Run
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluate import Measured, StudentCodec, evaluate
 from nas_kd.gate import gate
@@ -27,7 +28,6 @@ from nas_kd.passes import training_on
 from nas_kd.reading import Reading, require_real
 from nas_kd.shared import Shared
 from nas_kd.targets import TargetPool
-from nas_kd.train import Recipe, Report, Run
 
 CHECKPOINT = "checkpoint.pt"
 """Beside the student; it stays until the outcome is stored, so that a lost outcome costs no training."""

@@ -21,9 +21,9 @@ from nas_kd.codec.checkpoint import WEIGHTS
 from nas_kd.codec.space import Arch, Transform
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
+from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.pace import outcome_of
 from nas_kd.study import COUNTED, Study, open_study
-from nas_kd.train import CropPool, Recipe, Run
 from nas_kd.trial import CHECKPOINT, Outcome
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import torch
 from nas_kd.codec.space import SearchSpace, load_space, prim
 from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
-from nas_kd.distill import rate_bpp
+from nas_kd.distillation.loss import rate_bpp
 from nas_kd.errors import SpaceError
 from nas_kd.inherit import (
     Inherited,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from nas_kd.cli_machine import cache as cache_command
-from nas_kd.distill import Weights
+from nas_kd.distillation.loss import Weights
 from nas_kd.errors import UsageError
 from nas_kd.targets import ARRAYS, CHUNK, MANIFEST, PoolRecipe, TargetPool, drop, pools, target_pool
 

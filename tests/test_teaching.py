@@ -13,13 +13,13 @@ from nas_kd.cli import main
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.data.images import crop_pool, derived_seed, open_images
+from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluate import evaluate
 from nas_kd.families import FixedRate
 from nas_kd.targets import PoolRecipe
 from nas_kd.teacher import load_teacher
 from nas_kd.teaching import train_family, train_teacher
-from nas_kd.train import CropPool, Recipe, Run
 
 torch.set_num_threads(1)
 ARCH = load_space("demo").extreme(largest=False)

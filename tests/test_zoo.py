@@ -19,7 +19,7 @@ from nas_kd.cli import main
 from nas_kd.codec.compressai_light import CompressionModel
 from nas_kd.codec.space import load_arch
 from nas_kd.codec.student import LMBDAS
-from nas_kd.distill import Weights
+from nas_kd.distillation.loss import Weights
 from nas_kd.errors import StudyError, TeacherError
 from nas_kd.launch import Machine, search
 from nas_kd.pace import paced_trial

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from nas_kd.feed import Feed
+from nas_kd.distillation.feed import Feed
 
 
 @pytest.mark.parametrize("ahead", [False, True])

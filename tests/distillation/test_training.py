@@ -11,9 +11,9 @@ from torch import Tensor
 
 from nas_kd.codec.space import Arch, Transform
 from nas_kd.codec.student import Student
-from nas_kd.distill import Batch, Weights
+from nas_kd.distillation.loss import Batch, Weights
+from nas_kd.distillation.training import CHECK_EVERY, CropPool, EveryCrop, Recipe, Run
 from nas_kd.errors import TrialFailed, UsageError
-from nas_kd.train import CHECK_EVERY, CropPool, EveryCrop, Recipe, Run
 
 SIDE = Transform("trunk4", (0, 16, 16), (0, 1, 1, 0), kernel=3)
 TINY = Arch(SIDE, SIDE, M=16, hyper=8)

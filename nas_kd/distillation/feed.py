@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from nas_kd.distill import Batch
+from nas_kd.distillation.loss import Batch
 
 
 class Feed:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nas_kd.distill import (
+from nas_kd.distillation.loss import (
     CONTROL,
     Adapters,
     Batch,

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from nas_kd.data.images import Image8, at_least, derived_seed, to_device
-from nas_kd.distill import CONTROL, Adapters, Batch, Weights, distillation_loss
+from nas_kd.distillation.feed import Feed
+from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.errors import TrialFailed
-from nas_kd.feed import Feed
 from nas_kd.recipe import Recipe
 
 CHECK_EVERY = 20
