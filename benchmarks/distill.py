@@ -47,18 +47,25 @@ from PIL import Image
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import load_space, prim
 from nas_kd.codec.student import LMBDAS, Student
-from nas_kd.codec_energy import energy_of
 from nas_kd.data.images import open_images
 from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
-from nas_kd.energy import QUICK
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.illustrate import illustrate
-from nas_kd.meters import find_meter
+from nas_kd.measurement.codec_energy import energy_of
+from nas_kd.measurement.energy import QUICK
+from nas_kd.measurement.meters import find_meter
+from nas_kd.measurement.networks import (
+    LiveBytes,
+    best_device,
+    gpu_busy_share,
+    in_use,
+    numerics,
+    synchroniser,
+)
+from nas_kd.measurement.reading import Reading
 from nas_kd.packing import trials_per_gpu
-from nas_kd.passes import LiveBytes, best_device, gpu_busy_share, in_use, numerics, synchroniser
 from nas_kd.prepare import interval_db
-from nas_kd.reading import Reading
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher
 from nas_kd.trial import Anchor, Task, rd_cost, run_trial

@@ -20,8 +20,8 @@ from nas_kd.data.images import open_images
 from nas_kd.evaluate import Measured, evaluate_real
 from nas_kd.launch import Machine
 from nas_kd.launch import search as launch
-from nas_kd.measure import measure_codec
-from nas_kd.meters import require_meter
+from nas_kd.measurement.codec_report import measure_codec
+from nas_kd.measurement.meters import require_meter
 from nas_kd.obstacles import require_clear
 from nas_kd.settings import Settings
 from nas_kd.study import Study, open_study

@@ -17,8 +17,8 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from nas_kd import __version__
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.codec.space import Arch
-from nas_kd.meters import find_meter
-from nas_kd.reading import Reading
+from nas_kd.measurement.meters import find_meter
+from nas_kd.measurement.reading import Reading
 from nas_kd.trial import Outcome
 
 METRIC_NAMES = {

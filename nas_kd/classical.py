@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from nas_kd.baselines import CODECS, from_file, lacking, to_file
-from nas_kd.codec_energy import energy_of
 from nas_kd.data.images import Image8, ImageSet, to_tensor
 from nas_kd.data.metrics import psnr_db
-from nas_kd.energy import QUICK
-from nas_kd.meters import Meter, find_meter
-from nas_kd.passes import in_use
-from nas_kd.reading import Reading
+from nas_kd.measurement.codec_energy import energy_of
+from nas_kd.measurement.energy import QUICK
+from nas_kd.measurement.meters import Meter, find_meter
+from nas_kd.measurement.networks import in_use
+from nas_kd.measurement.reading import Reading
 
 MIN_SIDE = 161
 """Pixels: five scales of an 11-tap window need more than 160 (Wang et al., 2003)."""

@@ -40,7 +40,7 @@ def measure(
     Example: nas-kd measure students/trial-0003 --quick
     """
     require_there(codec)
-    from nas_kd.measure import in_lines, measure_codec
+    from nas_kd.measurement.codec_report import in_lines, measure_codec
 
     figures = measure_codec(codec, quick)
     for line in [json.dumps(figures)] if as_json else in_lines(figures):

@@ -205,7 +205,7 @@ def _search(
     from nas_kd.errors import Stopped
     from nas_kd.launch import search as launch
     from nas_kd.live import mode_of, say_end, say_stopped, watching
-    from nas_kd.meters import require_meter
+    from nas_kd.measurement.meters import require_meter
 
     require_meter(settings.objectives)
     mode = mode_of(quiet, as_json)

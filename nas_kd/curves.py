@@ -12,7 +12,7 @@ from nas_kd.codec.checkpoint import write_text
 from nas_kd.data.images import ImageSet
 from nas_kd.errors import TeacherError, TrialFailed
 from nas_kd.evaluate import Measured, evaluate
-from nas_kd.passes import training_on
+from nas_kd.measurement.networks import training_on
 from nas_kd.teacher import Teacher
 
 FORMAT = 1

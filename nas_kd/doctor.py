@@ -8,11 +8,11 @@ import shutil
 import psutil
 import torch
 
-from nas_kd.codec_energy import meter_in_words
 from nas_kd.cores import cores
-from nas_kd.meters import find_meter
+from nas_kd.measurement.codec_energy import meter_in_words
+from nas_kd.measurement.meters import find_meter
+from nas_kd.measurement.reading import Reading
 from nas_kd.places import TEACHERS
-from nas_kd.reading import Reading
 from nas_kd.served import ALIASES, ZOO_NAMES, file_says, hub_folder
 
 

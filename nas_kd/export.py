@@ -14,10 +14,10 @@ from nas_kd import __version__
 from nas_kd.codec.checkpoint import load_student, save_student, write_text
 from nas_kd.codec.onnx import export_onnx
 from nas_kd.codec.space import Arch
-from nas_kd.codec_energy import write_front_energy
 from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import Measured, evaluate_real
+from nas_kd.measurement.codec_energy import write_front_energy
 from nas_kd.polish import best_folder, gained
 from nas_kd.study import Study
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from nas_kd.codec.space import load_space
 from nas_kd.data.picture_files import require_writable
 from nas_kd.errors import DataError, StudyError, UsageError
-from nas_kd.meters import require_likely_meter
+from nas_kd.measurement.meters import require_likely_meter
 from nas_kd.places import BUILTIN, CACHE
 from nas_kd.points import grid_points, listed_points
 from nas_kd.served import require_at_hand, zoo_qualities

@@ -20,7 +20,7 @@ from nas_kd.codec.space import Arch, SearchSpace
 from nas_kd.codec.student import Student
 from nas_kd.distillation.training import CHECK_EVERY, CropPool, Recipe, Run
 from nas_kd.errors import UsageError
-from nas_kd.passes import best_device
+from nas_kd.measurement.networks import best_device
 
 WARM_STEPS = 5
 SECONDS = 5.0

@@ -23,7 +23,7 @@ from nas_kd.codec.cost import SHAPE, count
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
-from nas_kd.reading import Reading, require_real
+from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.study import Study
 from nas_kd.trial import frame_energy
 

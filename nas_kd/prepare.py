@@ -21,7 +21,7 @@ from nas_kd.data.overlap import warn_of_overlap
 from nas_kd.distillation.training import Report
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.inherit import Inherited, inherit, is_family, load_inherited, require_slices
-from nas_kd.passes import best_device
+from nas_kd.measurement.networks import best_device
 from nas_kd.places import CACHE
 from nas_kd.ranking import draws, in_order
 from nas_kd.settings import TEACHER, Settings

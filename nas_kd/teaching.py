@@ -31,7 +31,7 @@ from nas_kd.distillation.training import CropPool, Recipe, Report, Run
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluate import StudentCodec, evaluate, evaluate_real
 from nas_kd.families import ONE_BY_ONE, FixedRate
-from nas_kd.passes import best_device, training_on
+from nas_kd.measurement.networks import best_device, training_on
 from nas_kd.targets import PoolRecipe
 from nas_kd.teacher import FixedRateTeacher, load_teacher
 

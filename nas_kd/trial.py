@@ -15,7 +15,6 @@ from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.cost import Cost, count
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
-from nas_kd.codec_energy import frame_energy
 from nas_kd.data.images import ImageSet, derived_seed
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Report, Run
@@ -24,8 +23,9 @@ from nas_kd.evaluate import Measured, StudentCodec, evaluate
 from nas_kd.gate import gate
 from nas_kd.inherit import Inherited
 from nas_kd.limits import Limits, excess, reason_of
-from nas_kd.passes import training_on
-from nas_kd.reading import Reading, require_real
+from nas_kd.measurement.codec_energy import frame_energy
+from nas_kd.measurement.networks import training_on
+from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.shared import Shared
 from nas_kd.targets import TargetPool
 

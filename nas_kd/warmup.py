@@ -24,8 +24,8 @@ from nas_kd.codec.space import SearchSpace
 from nas_kd.data.images import derived_seed
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Forward, Recipe, Report, Run
+from nas_kd.measurement.networks import one_thread, training_on
 from nas_kd.once import build_once
-from nas_kd.passes import one_thread, training_on
 from nas_kd.shared import Shared
 from nas_kd.targets import TargetPool
 

@@ -20,7 +20,7 @@ from nas_kd.codec.space import load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distillation.training import EveryCrop, Run
-from nas_kd.passes import best_device
+from nas_kd.measurement.networks import best_device
 from nas_kd.recipe import Recipe
 from nas_kd.shared import Shared, shared_name
 from nas_kd.teaching import write_teacher

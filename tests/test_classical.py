@@ -9,7 +9,7 @@ from nas_kd.baselines import CODECS, lacking
 from nas_kd.classical import energies, measured, ms_ssim
 from nas_kd.cli import app
 from nas_kd.data.images import BUILTIN, ImageSet, open_images
-from nas_kd.reading import Reading
+from nas_kd.measurement.reading import Reading
 
 
 @pytest.fixture(scope="module")

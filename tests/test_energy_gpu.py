@@ -9,11 +9,11 @@ import torch
 
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
-from nas_kd.codec_energy import energy_of, sensor_of
-from nas_kd.energy import QUICK, measure_energy
-from nas_kd.meters import NvmlMeter, cuda_uuid, find_meter
-from nas_kd.passes import graph_replay, noise_frame, passes
-from nas_kd.reading import Reading
+from nas_kd.measurement.codec_energy import energy_of, sensor_of
+from nas_kd.measurement.energy import QUICK, measure_energy
+from nas_kd.measurement.meters import NvmlMeter, cuda_uuid, find_meter
+from nas_kd.measurement.networks import graph_replay, noise_frame, passes
+from nas_kd.measurement.reading import Reading
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 INTRUDER = """

@@ -15,6 +15,7 @@ from nas_kd.cli import main
 from nas_kd.codec.checkpoint import save_student
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
+from nas_kd.measurement.reading import Reading
 from nas_kd.paper import (
     DIGITS,
     PAPER,
@@ -27,7 +28,6 @@ from nas_kd.paper import (
     tables,
     to_teacher_percent,
 )
-from nas_kd.reading import Reading
 from nas_kd.study import Settings, Study
 from nas_kd.trial import Outcome
 

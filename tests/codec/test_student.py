@@ -14,7 +14,7 @@ from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
 from nas_kd.codec.space import Arch, Transform, load_space, prim
 from nas_kd.codec.student import Student, anchors, slice_params
 from nas_kd.inherit import name_there
-from nas_kd.passes import encode
+from nas_kd.measurement.networks import encode
 
 from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.codec.compressai_light: a light import)
 

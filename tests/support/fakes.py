@@ -9,8 +9,8 @@ from typing import Any
 import pynvml
 
 from nas_kd.errors import MeterError
-from nas_kd.meters import Conditions, Identity
-from nas_kd.sensor import Timing
+from nas_kd.measurement.counter import Timing
+from nas_kd.measurement.meters import Conditions, Identity
 
 
 class SimulatedDevice:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nas_kd.errors import UsageError
-from nas_kd.reading import Reading, require_real
+from nas_kd.measurement.reading import Reading, require_real
 
 PROTOCOL = 1
 """Raised when the way of measuring changes so that figures are no longer comparable."""

@@ -1,7 +1,7 @@
 import pytest
 
-from nas_kd.latency import latency_ratio, measure_latency
-from nas_kd.reading import Reading
+from nas_kd.measurement.latency import latency_ratio, measure_latency
+from nas_kd.measurement.reading import Reading
 
 
 class Clock:

@@ -13,8 +13,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_kd.codec.student import Student
-from nas_kd.exclusive import Device
-from nas_kd.meters import cuda_uuid
+from nas_kd.measurement.device_lock import Device
+from nas_kd.measurement.meters import cuda_uuid
 
 FRAME = (1, 3, 512, 768)
 """One picture as large as those of the Kodak set."""

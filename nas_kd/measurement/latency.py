@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-from nas_kd.reading import Reading
+from nas_kd.measurement.reading import Reading
 
 RUNS = {"cuda": 50, "cpu": 20}
 QUICK_RUNS = {"cuda": 20, "cpu": 3}

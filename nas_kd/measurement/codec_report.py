@@ -13,18 +13,18 @@ from nas_kd.codec.checkpoint import load_student, ready
 from nas_kd.codec.cost import DECODER, ENCODER, count
 from nas_kd.codec.space import load_arch
 from nas_kd.codec.student import Student
-from nas_kd.codec_energy import (
+from nas_kd.data.images import open_images
+from nas_kd.measurement.codec_energy import (
     EXCLUDED,
     as_frame,
     energy_of,
     energy_ratio,
     per_megapixel,
 )
-from nas_kd.data.images import open_images
-from nas_kd.energy import FULL, QUICK, Mode
-from nas_kd.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
-from nas_kd.meters import Meter, find_meter
-from nas_kd.passes import (
+from nas_kd.measurement.energy import FULL, QUICK, Mode
+from nas_kd.measurement.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
+from nas_kd.measurement.meters import Meter, find_meter
+from nas_kd.measurement.networks import (
     FRAME,
     LAUNCH_BOUND,
     MEGAPIXELS,
@@ -40,8 +40,8 @@ from nas_kd.passes import (
     passes,
     synchroniser,
 )
+from nas_kd.measurement.reading import Reading
 from nas_kd.places import TEACHERS
-from nas_kd.reading import Reading
 
 TEACHER = "mini"
 UNTRAINED = "the weights are untrained, and how long entropy coding takes depends on them"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from nas_kd.meters import Conditions, Meter
+from nas_kd.measurement.meters import Conditions, Meter
 
 MIN_EDGES = 20
 STALL_PERIODS = 10  # a counter that stands still for so many update periods has stalled

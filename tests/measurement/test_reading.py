@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from nas_kd.errors import UsageError
-from nas_kd.reading import Reading, require_real
+from nas_kd.measurement.reading import Reading, require_real
 
 MEASURED = Reading.measured(3.5, 0.2, "mJ", "nvml", {"windows": [3.4, 3.6], "idle_w": None})
 UNAVAILABLE = Reading.unavailable("no NVIDIA driver")

@@ -3,8 +3,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from nas_kd.reading import Reading
-from nas_kd.readings import Key, Readings, cache_folder
+from nas_kd.measurement.reading import Reading
+from nas_kd.measurement.reading_cache import Key, Readings, cache_folder
 
 KEY = Key("a1b2", "both", "GPU-1", "570.0", "2.11", "float32", (1, 3, 512, 768), "full")
 READING = Reading.measured(12.5, 0.25, "mJ", "nvml", {"cv": 0.001})

@@ -8,8 +8,16 @@ import torch
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
-from nas_kd.exclusive import Device
-from nas_kd.passes import LiveBytes, decode, encode, memory_bytes, numerics, passes, training_on
+from nas_kd.measurement.device_lock import Device
+from nas_kd.measurement.networks import (
+    LiveBytes,
+    decode,
+    encode,
+    memory_bytes,
+    numerics,
+    passes,
+    training_on,
+)
 
 
 def student(entropy="scale", shortcut=False):

@@ -7,12 +7,12 @@ import threading
 import pytest
 
 from nas_kd.errors import UsageError
-from nas_kd.exclusive import Device, lock_folder
+from nas_kd.measurement.device_lock import Device, lock_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from nas_kd.exclusive import Device
+from nas_kd.measurement.device_lock import Device
 with getattr(Device("GPU-1", Path(sys.argv[1])), sys.argv[2])():
     print("held", flush=True)
     sys.stdin.read()

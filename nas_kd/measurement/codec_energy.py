@@ -15,10 +15,11 @@ from torch import Tensor
 from nas_kd.codec.checkpoint import write_text
 from nas_kd.codec.student import Student
 from nas_kd.data.images import Image8, ImageSet, to_tensor
-from nas_kd.energy import FULL, QUICK, Mode, measure_energy, measured_twice_at_most
 from nas_kd.errors import MeterError
-from nas_kd.meters import Meter, find_meter
-from nas_kd.passes import (
+from nas_kd.measurement.counter import Sensor, UnusableError, find_sensor
+from nas_kd.measurement.energy import FULL, QUICK, Mode, measure_energy, measured_twice_at_most
+from nas_kd.measurement.meters import Meter, find_meter
+from nas_kd.measurement.networks import (
     FRAME,
     MEGAPIXELS,
     Pass,
@@ -29,9 +30,8 @@ from nas_kd.passes import (
     passes,
     synchroniser,
 )
-from nas_kd.reading import Reading, require_real
-from nas_kd.readings import Key, Readings
-from nas_kd.sensor import Sensor, UnusableError, find_sensor
+from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.measurement.reading_cache import Key, Readings
 
 EXCLUDED = "entropy coding (CPU)"
 MAX_FRAMES = 24  # as many as the Kodak set has; they lie on the device

@@ -9,10 +9,10 @@ import pynvml
 import pytest
 from fakes import FakeNvml, PowercapTree, SimulatedDevice
 
-from nas_kd.energy import QUICK, measure_energy
 from nas_kd.errors import MeterError
-from nas_kd.meters import Conditions, NvmlMeter, RaplMeter, find_meter
-from nas_kd.reading import Reading
+from nas_kd.measurement.energy import QUICK, measure_energy
+from nas_kd.measurement.meters import Conditions, NvmlMeter, RaplMeter, find_meter
+from nas_kd.measurement.reading import Reading
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
@@ -123,7 +123,7 @@ def test_a_gpu_counter_at_rest_is_unusable():
 
 THROUGH_THE_LIBRARY = """
 import json, os, sys
-from nas_kd.meters import NvmlMeter, find_meter
+from nas_kd.measurement.meters import NvmlMeter, find_meter
 said = {"light": not {"pynvml", "torch", "ray"} & set(sys.modules)}
 meter = find_meter("cuda:0", uuid_of=lambda device: sys.argv[1])
 said["mj"] = [meter.read_mj() for _ in range(3)]
@@ -145,7 +145,7 @@ def fake_library(tmp_path):
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
-    source = Path(__file__).with_name("fake_nvml.c")
+    source = Path(__file__).parents[1] / "support" / "fake_nvml.c"
     library = tmp_path / "libnvidia-ml.so.1"
     subprocess.run(
         [compiler, "-Wall", "-Werror", "-shared", "-fPIC", source, "-o", library], check=True
@@ -157,7 +157,7 @@ def test_the_real_binding_reads_a_fake_library(fake_library):
     environment = {
         "PATH": os.environ["PATH"],
         "LD_LIBRARY_PATH": str(fake_library),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     done = subprocess.run(
         [sys.executable, "-c", THROUGH_THE_LIBRARY, UUID],

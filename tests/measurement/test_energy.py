@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from fakes import FakeMeter, SimulatedDevice
 
-from nas_kd.energy import FULL, QUICK, differ, measure_energy, measured_twice_at_most
 from nas_kd.errors import MeterError
-from nas_kd.meters import Conditions
-from nas_kd.reading import Reading, require_real
-from nas_kd.sensor import Sensor
+from nas_kd.measurement.counter import Sensor
+from nas_kd.measurement.energy import FULL, QUICK, differ, measure_energy, measured_twice_at_most
+from nas_kd.measurement.meters import Conditions
+from nas_kd.measurement.reading import Reading, require_real
 
 CALM = Conditions(clock_mhz=1980, temperature_c=50, processes=(7,), busy_percent=0)
 

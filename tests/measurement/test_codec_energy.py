@@ -5,16 +5,22 @@ import numpy as np
 import pytest
 import torch
 
-from nas_kd import codec_energy, trial
+from nas_kd import trial
 from nas_kd.bd import RDCurve
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
-from nas_kd.codec_energy import as_frame, energy_ratio, per_megapixel, write_front_energy
 from nas_kd.data.images import ImageSet
 from nas_kd.evaluate import Measured
-from nas_kd.passes import FRAME, MEGAPIXELS
-from nas_kd.reading import Reading
+from nas_kd.measurement import codec_energy
+from nas_kd.measurement.codec_energy import (
+    as_frame,
+    energy_ratio,
+    per_megapixel,
+    write_front_energy,
+)
+from nas_kd.measurement.networks import FRAME, MEGAPIXELS
+from nas_kd.measurement.reading import Reading
 from nas_kd.study import FAILURES
 
 GOOD = Reading.measured(200.0, 2.0, "mJ", "nvml", {"cv": 0.001})

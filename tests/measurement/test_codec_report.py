@@ -9,11 +9,11 @@ from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
-from nas_kd.energy import QUICK, measure_energy
 from nas_kd.errors import UsageError
-from nas_kd.measure import PARTS, _latency, _none, in_lines, load_codec
-from nas_kd.passes import memory_bytes, passes
-from nas_kd.reading import Reading
+from nas_kd.measurement.codec_report import PARTS, _latency, _none, in_lines, load_codec
+from nas_kd.measurement.energy import QUICK, measure_energy
+from nas_kd.measurement.networks import memory_bytes, passes
+from nas_kd.measurement.reading import Reading
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from fakes import FakeMeter, SimulatedDevice
 
 from nas_kd.errors import MeterError
-from nas_kd.sensor import REAL_TIME, UnusableError, find_sensor, overlap_s, record
+from nas_kd.measurement.counter import REAL_TIME, UnusableError, find_sensor, overlap_s, record
 
 
 def find(device, **settings):

@@ -18,9 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 from nas_kd.errors import MeterError
-from nas_kd.meters import Conditions, Meter
-from nas_kd.reading import Reading
-from nas_kd.sensor import (
+from nas_kd.measurement.counter import (
     FIND_PERIOD_POLL_S,
     MAX_POLL_SHARE,
     REAL_TIME,
@@ -35,6 +33,8 @@ from nas_kd.sensor import (
     slope,
     update_period_s,
 )
+from nas_kd.measurement.meters import Conditions, Meter
+from nas_kd.measurement.reading import Reading
 
 MIN_WARMUP_ITERATIONS = 50
 MAX_WARMUP_S = 30.0

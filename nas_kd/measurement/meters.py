@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from nas_kd.errors import MeterError
-from nas_kd.reading import Reading
+from nas_kd.measurement.reading import Reading
 
 POWERCAP = Path("/sys/class/powercap")
 
