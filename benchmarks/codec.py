@@ -66,7 +66,7 @@ def student_codec(folder: str) -> Codec:
 
 
 def classical_codec(name: str, options: dict[str, Any]) -> Codec:
-    from nas_kd.baselines import CODECS
+    from nas_kd.evaluation.classical import CODECS
 
     def encode(image: np.ndarray) -> bytes:
         buffer = io.BytesIO()
@@ -84,8 +84,8 @@ def make(spec: dict[str, Any]) -> Codec:
 
 def nearest(name: str, image: np.ndarray, wanted_db: float) -> dict[str, Any]:
     """The options of a classical codec whose PSNR is nearest to ``wanted_db``."""
-    from nas_kd.baselines import CODECS
     from nas_kd.data.metrics import psnr_db
+    from nas_kd.evaluation.classical import CODECS
 
     def far(options: dict[str, Any]) -> float:
         encode, decode = classical_codec(name, options)
@@ -200,8 +200,8 @@ def apart(spec: dict[str, Any], data: str, shape: tuple[int, int]) -> dict[str, 
 
 
 def specs_of(folders: list[str], image: np.ndarray) -> dict[str, dict[str, Any]]:
-    from nas_kd.baselines import CODECS, lacking
     from nas_kd.data.metrics import psnr_db
+    from nas_kd.evaluation.classical import CODECS, lacking
 
     specs: dict[str, dict[str, Any]] = {Path(f).name: {"folder": f} for f in folders}
     encode, decode = make(specs[next(iter(specs))])

@@ -50,7 +50,7 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import open_images
 from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
-from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.illustrate import illustrate
 from nas_kd.measurement.codec_energy import energy_of
 from nas_kd.measurement.energy import QUICK

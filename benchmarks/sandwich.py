@@ -25,7 +25,7 @@ from nas_kd.codec.space import load_space
 from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe, Run
-from nas_kd.evaluate import evaluate
+from nas_kd.evaluation.rate_distortion import evaluate
 from nas_kd.shared import Shared
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher

@@ -40,12 +40,12 @@ import numpy as np
 import optuna
 import torch
 
-from nas_kd.bd import bd_rate
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, load_space
 from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distillation.loss import Weights
-from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.evaluation.bd_rate import bd_rate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.front import hypervolume
 from nas_kd.prepare import interval_db
 from nas_kd.sampler import make_sampler

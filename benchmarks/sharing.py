@@ -26,14 +26,14 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr, t
 
-from nas_kd.bd import bd_rate
 from nas_kd.codec.checkpoint import write_text
 from nas_kd.codec.space import Arch, load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
-from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.evaluation.bd_rate import bd_rate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.inherit import Inherited, as_student
 from nas_kd.ordering import ordered
 from nas_kd.prepare import SLICE_LR, interval_db

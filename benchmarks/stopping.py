@@ -39,7 +39,7 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import crop_pool, derived_seed, open_images
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import CropPool, Recipe, Run
-from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.halving import rungs_of
 from nas_kd.prepare import SLICE_LR
 from nas_kd.study import STOPPED, Settings, Study

@@ -22,13 +22,13 @@ import torch
 from sharing import rd_loss
 from training import MIDDLE
 
-from nas_kd.bd import bd_rate
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe, Run
-from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.evaluation.bd_rate import bd_rate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.prepare import interval_db
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import load_teacher

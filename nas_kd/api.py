@@ -17,7 +17,7 @@ from nas_kd.codec.space import Arch, load_arch
 from nas_kd.codec.student import Student
 from nas_kd.cores import cores
 from nas_kd.data.images import open_images
-from nas_kd.evaluate import Measured, evaluate_real
+from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
 from nas_kd.launch import Machine
 from nas_kd.launch import search as launch
 from nas_kd.measurement.codec_report import measure_codec

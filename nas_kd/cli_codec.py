@@ -39,10 +39,10 @@ def evaluate(
 
     Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif
     """
-    from nas_kd.baselines import check_names, compare, in_words
     from nas_kd.codec.checkpoint import load_student
     from nas_kd.data.images import open_images
-    from nas_kd.evaluate import evaluate_real
+    from nas_kd.evaluation.classical import check_names, compare, in_words
+    from nas_kd.evaluation.rate_distortion import evaluate_real
 
     names = check_names([name.strip() for name in versus.split(",") if name.strip()])
     images = open_images(data, "eval")
@@ -75,9 +75,9 @@ def baselines(
 
     Example: nas-kd baselines --data photographs --codecs jpeg,avif
     """
-    from nas_kd.baselines import CODECS, check_names
-    from nas_kd.classical import measured
     from nas_kd.data.images import open_images
+    from nas_kd.evaluation.classical import CODECS, check_names
+    from nas_kd.evaluation.classical_cost import measured
 
     names = check_names([name.strip() for name in codecs.split(",") if name.strip()])
     images = open_images(data, "eval")

@@ -11,7 +11,7 @@ from typing import Any
 from nas_kd.codec.checkpoint import write_text
 from nas_kd.data.images import ImageSet
 from nas_kd.errors import TeacherError, TrialFailed
-from nas_kd.evaluate import Measured, evaluate
+from nas_kd.evaluation.rate_distortion import Measured, evaluate
 from nas_kd.measurement.networks import training_on
 from nas_kd.teacher import Teacher
 

@@ -16,7 +16,7 @@ from nas_kd.codec.onnx import export_onnx
 from nas_kd.codec.space import Arch
 from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
-from nas_kd.evaluate import Measured, evaluate_real
+from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
 from nas_kd.measurement.codec_energy import write_front_energy
 from nas_kd.polish import best_folder, gained
 from nas_kd.study import Study

@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_kd.bd import RDCurve
+from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.front import Point, hypervolume, pareto_front, reference_point
 from nas_kd.paper import PAPER
 from nas_kd.pictures import spread

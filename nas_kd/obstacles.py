@@ -65,7 +65,7 @@ def _require_levels(s: Settings) -> None:
 
 def require_levels(s: Settings, teacher: str, levels: int) -> None:
     """Raise StudyError where a BD-rate is asked for and a teacher has too few levels for one."""
-    from nas_kd.bd import MIN_POINTS
+    from nas_kd.evaluation.bd_rate import MIN_POINTS
 
     if "bd_rate" in s.objectives and levels < MIN_POINTS:
         raise StudyError(

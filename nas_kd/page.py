@@ -12,13 +12,13 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd import __version__
-from nas_kd.baselines import beside
-from nas_kd.bd import RDCurve
 from nas_kd.codec.checkpoint import load_student, write_text
 from nas_kd.codec.space import Arch
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.errors import UsageError
-from nas_kd.evaluate import StudentCodec
+from nas_kd.evaluation.bd_rate import RDCurve
+from nas_kd.evaluation.classical import beside
+from nas_kd.evaluation.rate_distortion import StudentCodec
 from nas_kd.figures import (
     Figure,
     Pane,

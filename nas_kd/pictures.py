@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from nas_kd.data.images import Image8, ImageSet, to_image, to_tensor
 from nas_kd.data.metrics import MULTIPLE, psnr_db
-from nas_kd.evaluate import Codec
+from nas_kd.evaluation.rate_distortion import Codec
 
 SIDE_PX = 256
 LABEL_PX = 16

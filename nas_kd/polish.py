@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from nas_kd.codec.checkpoint import load_student, ready, save_student
 from nas_kd.distillation.training import Run
 from nas_kd.errors import NasKdError
-from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.measurement.networks import training_on
 from nas_kd.study import INTERRUPTED, Study
 from nas_kd.trial import CHECKPOINT, Task, bd_rate_of, rd_cost

@@ -12,7 +12,7 @@ from typing import Any
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.data.images import derived_seed
-from nas_kd.evaluate import StudentCodec, evaluate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.halving import ranks
 from nas_kd.trial import Task, rd_cost
 

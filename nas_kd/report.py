@@ -11,11 +11,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from nas_kd.baselines import CODECS, against, classical_curve, in_words, lacking
-from nas_kd.bd import RDCurve
 from nas_kd.codec.space import Arch, SearchSpace
 from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
+from nas_kd.evaluation.bd_rate import RDCurve
+from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.pictures import spread
 from nas_kd.polish import RECORD, best_folder
 from nas_kd.prepare import baselines_of

@@ -13,7 +13,7 @@ from torch import Tensor
 from nas_kd.codec.checkpoint import load_student, read_arch_file, weights_digest
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.errors import TeacherError, UsageError
-from nas_kd.evaluate import StudentCodec, spent
+from nas_kd.evaluation.rate_distortion import StudentCodec, spent
 from nas_kd.places import TEACHERS
 from nas_kd.served import ZOO_QUALITIES, require_at_hand, zoo_qualities
 from nas_kd.zoo import Member, family_members, load_member, zoo_member

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 
 from nas_kd import __version__
-from nas_kd.baselines import classical_curve
-from nas_kd.bd import MIN_POINTS, RDCurve, bd_rate, quality_interval
 from nas_kd.codec.checkpoint import (
     ready,
     require_unfinished,
@@ -29,7 +27,9 @@ from nas_kd.data.images import ImageSet, crop_pool, derived_seed, open_images, t
 from nas_kd.data.metrics import padded, psnr_db
 from nas_kd.distillation.training import CropPool, Recipe, Report, Run
 from nas_kd.errors import TrialFailed
-from nas_kd.evaluate import StudentCodec, evaluate, evaluate_real
+from nas_kd.evaluation.bd_rate import MIN_POINTS, RDCurve, bd_rate, quality_interval
+from nas_kd.evaluation.classical import classical_curve
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate, evaluate_real
 from nas_kd.families import ONE_BY_ONE, FixedRate
 from nas_kd.measurement.networks import best_device, training_on
 from nas_kd.targets import PoolRecipe

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from nas_kd.bd import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.cost import Cost, count
 from nas_kd.codec.space import Arch
@@ -19,7 +18,8 @@ from nas_kd.data.images import ImageSet, derived_seed
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Report, Run
 from nas_kd.errors import EarlyStop, TrialFailed
-from nas_kd.evaluate import Measured, StudentCodec, evaluate
+from nas_kd.evaluation.bd_rate import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
+from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.gate import gate
 from nas_kd.inherit import Inherited
 from nas_kd.limits import Limits, excess, reason_of

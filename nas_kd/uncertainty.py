@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
-from nas_kd.bd import RDCurve, bootstrap_bd_rate
 from nas_kd.errors import StudyError
+from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate
 from nas_kd.prepare import interval_db
 from nas_kd.study import Study
 

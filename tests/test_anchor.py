@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from nas_kd.baselines import CODECS, classical_curve
-from nas_kd.bd import bd_rate
 from nas_kd.cli import app
 from nas_kd.data.images import BUILTIN, open_images
 from nas_kd.errors import StudyError
+from nas_kd.evaluation.bd_rate import bd_rate
+from nas_kd.evaluation.classical import CODECS, classical_curve
 from nas_kd.prepare import teacher_curve
 from nas_kd.report import curve_of, front_against
 from nas_kd.study import Settings, Study

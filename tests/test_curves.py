@@ -9,7 +9,7 @@ import torch
 from nas_kd import curves
 from nas_kd.curves import measured_once
 from nas_kd.data.images import open_images
-from nas_kd.evaluate import Measured
+from nas_kd.evaluation.rate_distortion import Measured
 from nas_kd.teacher import load_teacher
 
 

@@ -10,8 +10,8 @@ from optuna._hypervolume import compute_hypervolume
 from PIL import Image
 from small import NAME
 
-from nas_kd.bd import RDCurve
 from nas_kd.errors import UsageError
+from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.figures import MIN_FOR_IMPORTANCE, curves, importances, panes, volumes
 from nas_kd.page import Seen, best_first, build, look, write_report
 from nas_kd.pictures import spread

@@ -15,7 +15,7 @@ from nas_kd.codec.student import LMBDAS
 from nas_kd.data.images import crop_pool, derived_seed, open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.errors import TeacherError, UsageError
-from nas_kd.evaluate import evaluate
+from nas_kd.evaluation.rate_distortion import evaluate
 from nas_kd.families import FixedRate
 from nas_kd.targets import PoolRecipe
 from nas_kd.teacher import load_teacher

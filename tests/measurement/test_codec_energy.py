@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from nas_kd import trial
-from nas_kd.bd import RDCurve
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet
-from nas_kd.evaluate import Measured
+from nas_kd.evaluation.bd_rate import RDCurve
+from nas_kd.evaluation.rate_distortion import Measured
 from nas_kd.measurement import codec_energy
 from nas_kd.measurement.codec_energy import (
     as_frame,

@@ -13,7 +13,7 @@ from nas_kd.codec.cost import count
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, open_images
-from nas_kd.evaluate import Measured, StudentCodec, evaluate
+from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.illustrate import illustrate
 from nas_kd.study import Settings, Study
 from nas_kd.trial import Anchor, Outcome

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nas_kd.baselines import CODECS, from_file, lacking, to_file
 from nas_kd.data.images import Image8, ImageSet, to_tensor
 from nas_kd.data.metrics import psnr_db
+from nas_kd.evaluation.classical import CODECS, from_file, lacking, to_file
 from nas_kd.measurement.codec_energy import energy_of
 from nas_kd.measurement.energy import QUICK
 from nas_kd.measurement.meters import Meter, find_meter

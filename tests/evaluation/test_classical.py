@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from nas_kd.baselines import (
+from nas_kd.data.images import BUILTIN, ImageSet, open_images
+from nas_kd.errors import UsageError
+from nas_kd.evaluation.bd_rate import RDCurve
+from nas_kd.evaluation.classical import (
     CODECS,
     _point,
     against,
@@ -12,9 +15,6 @@ from nas_kd.baselines import (
     lacking,
     rising,
 )
-from nas_kd.bd import RDCurve
-from nas_kd.data.images import BUILTIN, ImageSet, open_images
-from nas_kd.errors import UsageError
 
 
 @pytest.fixture(scope="module")

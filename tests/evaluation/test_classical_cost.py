@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from nas_kd.baselines import CODECS, lacking
-from nas_kd.classical import energies, measured, ms_ssim
 from nas_kd.cli import app
 from nas_kd.data.images import BUILTIN, ImageSet, open_images
+from nas_kd.evaluation.classical import CODECS, lacking
+from nas_kd.evaluation.classical_cost import energies, measured, ms_ssim
 from nas_kd.measurement.reading import Reading
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_kd.bd import RDCurve
 from nas_kd.codec.checkpoint import load_student, save_student
 from nas_kd.codec.student import Student
 from nas_kd.cores import cores
@@ -25,6 +24,7 @@ from nas_kd.data.images import ImageSet, to_image, to_tensor
 from nas_kd.data.metrics import MULTIPLE, padded, psnr_db
 from nas_kd.distillation.loss import rate_bpp
 from nas_kd.errors import TrialFailed
+from nas_kd.evaluation.bd_rate import RDCurve
 
 Rate = Literal["bpp_est", "bpp"]
 

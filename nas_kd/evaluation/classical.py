@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, features
 
-from nas_kd.bd import RDCurve, bd_rate, common_interval, quality_interval
 from nas_kd.data.images import Image8, ImageSet
 from nas_kd.data.metrics import psnr_db
 from nas_kd.errors import NasKdError, StudyError, UsageError
+from nas_kd.evaluation.bd_rate import RDCurve, bd_rate, common_interval, quality_interval
 
 QUALITIES = (5, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 98)
 """Each codec adds its own ends: its curve reaches as far as it can be asked to."""

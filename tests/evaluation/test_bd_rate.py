@@ -9,10 +9,10 @@ import bjontegaard
 import numpy as np
 import pytest
 
-from nas_kd.bd import BDRate, RDCurve, bd_rate, bootstrap_bd_rate, quality_interval
 from nas_kd.errors import StudyError
+from nas_kd.evaluation.bd_rate import BDRate, RDCurve, bd_rate, bootstrap_bd_rate, quality_interval
 
-KODAK = json.loads((Path(__file__).parent / "expected" / "kodak_bd.json").read_text())
+KODAK = json.loads((Path(__file__).parents[1] / "expected" / "kodak_bd.json").read_text())
 CURVES = {name: RDCurve.from_json(curve) for name, curve in KODAK["curves"].items()}
 HYPERPRIOR = CURVES["bmshj2018-hyperprior"]
 PUBLISHED = [
