@@ -66,8 +66,8 @@ from nas_kd.measurement.networks import (
 from nas_kd.measurement.reading import Reading
 from nas_kd.packing import trials_per_gpu
 from nas_kd.prepare import interval_db
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import load_teacher
+from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teachers.teacher import load_teacher
 from nas_kd.trial import Anchor, Task, rd_cost, run_trial
 
 TRIALS = 200

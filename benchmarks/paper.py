@@ -35,9 +35,9 @@ from nas_kd.paper import device_name
 from nas_kd.prepare import prepare
 from nas_kd.settings import Settings, load_studies
 from nas_kd.study import Study
-from nas_kd.targets import PoolRecipe
-from nas_kd.teacher import load_teacher
-from nas_kd.teaching import train_family
+from nas_kd.teachers.make import train_family
+from nas_kd.teachers.targets import PoolRecipe
+from nas_kd.teachers.teacher import load_teacher
 
 FILES = Path(__file__).resolve().parents[1] / "studies"
 FAMILY = "bmshj2018-hyperprior"

@@ -27,8 +27,8 @@ from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.rate_distortion import evaluate
 from nas_kd.shared import Shared
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import load_teacher
+from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teachers.teacher import load_teacher
 from nas_kd.warmup import sandwich
 
 

@@ -30,7 +30,7 @@ from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate, quality_interval
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.targets import FIRST_CROPS
+from nas_kd.teachers.targets import FIRST_CROPS
 
 MIDDLE = {"encoder_width": 16, "encoder_depth": 0, "decoder_width": 16, "decoder_depth": 0} | {
     "decoder_stem": "unshuffle4",

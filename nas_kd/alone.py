@@ -20,7 +20,7 @@ from nas_kd.measurement.reading import Reading
 from nas_kd.places import CACHE
 from nas_kd.prepare import Listen, anchor_of, configuration, targets, task_of, told_of, warm
 from nas_kd.settings import Settings
-from nas_kd.teacher import Teacher, load_teacher
+from nas_kd.teachers.teacher import Teacher, load_teacher
 from nas_kd.trial import CHECKPOINT, Outcome, Task, run_trial
 from nas_kd.uncertainty import SCALE, UNITS
 

@@ -59,8 +59,8 @@ def cache(
     Example: nas-kd cache --drop
     """
     from nas_kd.places import CACHE
-    from nas_kd.targets import TARGETS
-    from nas_kd.targets import drop as drop_pools
+    from nas_kd.teachers.targets import TARGETS
+    from nas_kd.teachers.targets import drop as drop_pools
 
     if drop and (CACHE / TARGETS).is_dir():
         drop_pools(CACHE / TARGETS)
@@ -76,7 +76,7 @@ def cache(
 
 def _entries(root: Path) -> list[dict[str, Any]]:
     """Folder, bytes, last use (seconds since 1970) and contents of all that lies in the cache, by kind."""
-    from nas_kd.targets import TARGETS, pools, stats
+    from nas_kd.teachers.targets import TARGETS, pools, stats
 
     of_pools = {folder: about for folder, _, about in pools(root / TARGETS)}
     found = []

@@ -92,7 +92,7 @@ def warmup(
     require_writable(CACHE, "the cache", folder=True)
     from nas_kd.codec.space import load_space
     from nas_kd.prepare import targets, warm
-    from nas_kd.teacher import load_teacher
+    from nas_kd.teachers.teacher import load_teacher
 
     loaded = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
 
@@ -186,9 +186,9 @@ def teacher_train(
     from nas_kd.codec.space import load_arch
     from nas_kd.codec.student import LMBDAS
     from nas_kd.data.overlap import warn_of_overlap
-    from nas_kd.families import check, parsed_levels
-    from nas_kd.targets import PoolRecipe
-    from nas_kd.teaching import train_family, train_teacher
+    from nas_kd.teachers.families import check, parsed_levels
+    from nas_kd.teachers.make import train_family, train_teacher
+    from nas_kd.teachers.targets import PoolRecipe
 
     qualities = parsed_levels(levels)
     warn_of_overlap(data, eval_data)

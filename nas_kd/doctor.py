@@ -13,7 +13,7 @@ from nas_kd.measurement.codec_energy import meter_in_words
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
 from nas_kd.places import TEACHERS
-from nas_kd.served import ALIASES, ZOO_NAMES, file_says, hub_folder
+from nas_kd.teachers.served import ALIASES, ZOO_NAMES, file_says, hub_folder
 
 
 def findings() -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from nas_kd.codec.student import Student, slice_params
 from nas_kd.errors import SpaceError, UsageError
 from nas_kd.once import build_once
 from nas_kd.ordering import ordered
-from nas_kd.teacher import FixedRateTeacher, Teacher, VariableRateTeacher
+from nas_kd.teachers.teacher import FixedRateTeacher, Teacher, VariableRateTeacher
 
 FORMAT = 2
 """Raised when what ``inherit`` writes changes, the order of channels included."""

@@ -18,7 +18,7 @@ from nas_kd.prepare import Listen, prepare, rank
 from nas_kd.prior import take_over
 from nas_kd.settings import Settings
 from nas_kd.study import Study
-from nas_kd.teacher import Teacher, load_teacher
+from nas_kd.teachers.teacher import Teacher, load_teacher
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from nas_kd.errors import DataError, StudyError, UsageError
 from nas_kd.measurement.meters import require_likely_meter
 from nas_kd.places import BUILTIN, CACHE
 from nas_kd.points import grid_points, listed_points
-from nas_kd.served import require_at_hand, zoo_qualities
 from nas_kd.settings import Settings, require_study
+from nas_kd.teachers.served import require_at_hand, zoo_qualities
 
 Check = Callable[[], object]
 

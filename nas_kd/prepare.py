@@ -13,7 +13,6 @@ from typing import Any
 
 from nas_kd.artifacts import made_with
 from nas_kd.codec.space import Choice, SearchSpace, load_space
-from nas_kd.curves import measured_once
 from nas_kd.data.images import ImageSet, held, open_images
 from nas_kd.data.overlap import warn_of_overlap
 from nas_kd.distillation.training import Report
@@ -27,8 +26,9 @@ from nas_kd.ranking import draws, in_order
 from nas_kd.settings import TEACHER, Settings
 from nas_kd.shared import Shared
 from nas_kd.study import INTERRUPTED, Study
-from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
-from nas_kd.teacher import Teacher
+from nas_kd.teachers.curve_cache import measured_once
+from nas_kd.teachers.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
+from nas_kd.teachers.teacher import Teacher
 from nas_kd.trial import Anchor, Task, interval_of
 from nas_kd.warmup import CARD, SHARED, STEPS, load_shared, warm_up
 

@@ -27,7 +27,7 @@ from nas_kd.measurement.codec_energy import frame_energy
 from nas_kd.measurement.networks import training_on
 from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.shared import Shared
-from nas_kd.targets import TargetPool
+from nas_kd.teachers.targets import TargetPool
 
 CHECKPOINT = "checkpoint.pt"
 """Beside the student; it stays until the outcome is stored, so that a lost outcome costs no training."""

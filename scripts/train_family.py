@@ -23,7 +23,7 @@ from nas_kd.distillation.training import EveryCrop, Run
 from nas_kd.measurement.networks import best_device
 from nas_kd.recipe import Recipe
 from nas_kd.shared import Shared, shared_name
-from nas_kd.teaching import write_teacher
+from nas_kd.teachers.make import write_teacher
 
 START = 600
 """Crops that the trunk starts from."""

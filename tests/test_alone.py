@@ -18,7 +18,7 @@ from nas_kd.errors import SpaceError, UsageError
 from nas_kd.pace import paced_trial
 from nas_kd.prepare import prepare
 from nas_kd.study import Settings, Study
-from nas_kd.teacher import load_teacher
+from nas_kd.teachers.teacher import load_teacher
 
 torch.set_num_threads(1)
 ARCH = load_space("demo").extreme(largest=False)

@@ -15,7 +15,7 @@ from nas_kd.evaluation.classical import CODECS, classical_curve
 from nas_kd.prepare import teacher_curve
 from nas_kd.report import curve_of, front_against
 from nas_kd.study import Settings, Study
-from nas_kd.teacher import load_teacher
+from nas_kd.teachers.teacher import load_teacher
 
 
 @pytest.fixture

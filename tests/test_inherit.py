@@ -21,7 +21,7 @@ from nas_kd.inherit import (
 from nas_kd.ordering import ordered
 from nas_kd.prepare import prepare
 from nas_kd.study import Settings, Study
-from nas_kd.teacher import HybridTeacher, VariableRateTeacher, load_teacher
+from nas_kd.teachers.teacher import HybridTeacher, VariableRateTeacher, load_teacher
 
 from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.codec.compressai_light: a light import)
 

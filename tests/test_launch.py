@@ -26,7 +26,7 @@ from nas_kd.launch import Machine, search
 from nas_kd.polish import best_folder, gained
 from nas_kd.prepare import prepare
 from nas_kd.study import COUNTED, STOPPED, Settings, Study, open_study
-from nas_kd.teacher import load_teacher
+from nas_kd.teachers.teacher import load_teacher
 from nas_kd.trial import Outcome
 from nas_kd.warmup import SHARED
 

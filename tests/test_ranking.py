@@ -9,7 +9,7 @@ from nas_kd.front import dominates
 from nas_kd.prepare import prepare, rank, task_of
 from nas_kd.ranking import draws, score
 from nas_kd.study import Settings, Study, open_study
-from nas_kd.teacher import load_teacher
+from nas_kd.teachers.teacher import load_teacher
 from nas_kd.trial import Outcome
 
 torch.set_num_threads(1)

@@ -7,13 +7,13 @@ import torch
 
 from nas_kd.codec.space import Arch, SearchSpace, load_space
 from nas_kd.codec.student import Student
-from nas_kd.curves import measured_once
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import CONTROL, Batch, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe
 from nas_kd.shared import Shared
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import VariableRateTeacher, load_teacher
+from nas_kd.teachers.curve_cache import measured_once
+from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teachers.teacher import VariableRateTeacher, load_teacher
 from nas_kd.warmup import CARD, SHARED, load_shared, sandwich, warm_up
 
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from nas_kd.data.images import ImageSet, held
 from nas_kd.data.metrics import padded
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluation.rate_distortion import StudentCodec, batches, evaluate_real
-from nas_kd.teacher import load_teacher
+from nas_kd.teachers.teacher import load_teacher
 
 evaluation = importlib.import_module("nas_kd.evaluate")  # the package has a function of that name
 

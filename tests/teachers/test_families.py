@@ -5,7 +5,7 @@ import torch
 
 from nas_kd.codec.student import LMBDAS
 from nas_kd.errors import UsageError
-from nas_kd.families import FAMILIES, FixedRate, check, parsed_levels
+from nas_kd.teachers.families import FAMILIES, FixedRate, check, parsed_levels
 
 
 def test_a_family_without_a_width_is_the_zoos_own():

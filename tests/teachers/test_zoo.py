@@ -25,9 +25,9 @@ from nas_kd.launch import Machine, search
 from nas_kd.pace import paced_trial
 from nas_kd.prepare import prepare
 from nas_kd.study import Settings, Study, open_study
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import load_teacher
-from nas_kd.zoo import load_member
+from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teachers.teacher import load_teacher
+from nas_kd.teachers.zoo import load_member
 
 ARCH = """
 [arch]

@@ -16,10 +16,10 @@ from nas_kd.data.images import crop_pool, derived_seed, open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluation.rate_distortion import evaluate
-from nas_kd.families import FixedRate
-from nas_kd.targets import PoolRecipe
-from nas_kd.teacher import load_teacher
-from nas_kd.teaching import train_family, train_teacher
+from nas_kd.teachers.families import FixedRate
+from nas_kd.teachers.make import train_family, train_teacher
+from nas_kd.teachers.targets import PoolRecipe
+from nas_kd.teachers.teacher import load_teacher
 
 torch.set_num_threads(1)
 ARCH = load_space("demo").extreme(largest=False)

@@ -15,8 +15,8 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluation.rate_distortion import StudentCodec, spent
 from nas_kd.places import TEACHERS
-from nas_kd.served import ZOO_QUALITIES, require_at_hand, zoo_qualities
-from nas_kd.zoo import Member, family_members, load_member, zoo_member
+from nas_kd.teachers.served import ZOO_QUALITIES, require_at_hand, zoo_qualities
+from nas_kd.teachers.zoo import Member, family_members, load_member, zoo_member
 
 
 class Teacher(Protocol):

@@ -13,7 +13,7 @@ from nas_kd.data.images import ImageSet
 from nas_kd.errors import TeacherError, TrialFailed
 from nas_kd.evaluation.rate_distortion import Measured, evaluate
 from nas_kd.measurement.networks import training_on
-from nas_kd.teacher import Teacher
+from nas_kd.teachers.teacher import Teacher
 
 FORMAT = 1
 

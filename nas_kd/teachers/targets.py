@@ -37,7 +37,7 @@ from nas_kd.distillation.loss import Batch, Weights
 from nas_kd.errors import UsageError
 from nas_kd.measurement.networks import training_on
 from nas_kd.once import build_once, lock_of
-from nas_kd.teacher import Teacher
+from nas_kd.teachers.teacher import Teacher
 
 FORMAT = 2
 CHUNK = 16

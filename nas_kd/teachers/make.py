@@ -30,10 +30,10 @@ from nas_kd.errors import TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.classical import classical_curve
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate, evaluate_real
-from nas_kd.families import ONE_BY_ONE, FixedRate
 from nas_kd.measurement.networks import best_device, training_on
-from nas_kd.targets import PoolRecipe
-from nas_kd.teacher import FixedRateTeacher, load_teacher
+from nas_kd.teachers.families import ONE_BY_ONE, FixedRate
+from nas_kd.teachers.targets import PoolRecipe
+from nas_kd.teachers.teacher import FixedRateTeacher, load_teacher
 
 FORMATS = {"jpeg": "JPEG", "jpeg2000": "JPEG 2000", "webp": "WebP", "avif": "AVIF"}
 """What a teacher's card compares it with."""

@@ -21,7 +21,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 import nas_kd.codec.compressai_light  # noqa: F401  (the light import of CompressAI)
 from nas_kd.codec.checkpoint import require_finite
 from nas_kd.errors import TeacherError
-from nas_kd.served import NO_HYPER_LATENTS, ZOO_NAMES, file_says, hub_folder, require_files
+from nas_kd.teachers.served import NO_HYPER_LATENTS, ZOO_NAMES, file_says, hub_folder, require_files
 
 COMPILED = "_orig_mod."
 """What torch.compile puts into the names of a model's tensors."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nas_kd import curves
-from nas_kd.curves import measured_once
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.rate_distortion import Measured
-from nas_kd.teacher import load_teacher
+from nas_kd.teachers import curve_cache as curves
+from nas_kd.teachers.curve_cache import measured_once
+from nas_kd.teachers.teacher import load_teacher
 
 
 class Fake:

@@ -14,7 +14,16 @@ from PIL import Image
 from nas_kd.cli_machine import cache as cache_command
 from nas_kd.distillation.loss import Weights
 from nas_kd.errors import UsageError
-from nas_kd.targets import ARRAYS, CHUNK, MANIFEST, PoolRecipe, TargetPool, drop, pools, target_pool
+from nas_kd.teachers.targets import (
+    ARRAYS,
+    CHUNK,
+    MANIFEST,
+    PoolRecipe,
+    TargetPool,
+    drop,
+    pools,
+    target_pool,
+)
 
 LEVELS = 2
 
@@ -129,7 +138,7 @@ def test_another_teacher_seed_or_picture_makes_another_pool(tmp_path, recipe):
 def test_a_pool_that_was_interrupted_goes_on_and_ends_as_an_uninterrupted_one(
     tmp_path, recipe, monkeypatch
 ):
-    monkeypatch.setattr("nas_kd.targets.KEEP_S", 0.0)
+    monkeypatch.setattr("nas_kd.teachers.targets.KEEP_S", 0.0)
     whole = target_pool(tmp_path / "whole", FakeTeacher(), recipe)
     with pytest.raises(KeyboardInterrupt):
         target_pool(tmp_path / "cache", FakeTeacher(fails_at=LEVELS * 2 * CHUNK), recipe)
