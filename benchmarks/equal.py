@@ -34,9 +34,9 @@ from nas_kd.data.images import derived_seed
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.front import hypervolume
+from nas_kd.supernet.warmup import warm_up
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
-from nas_kd.warmup import warm_up
 
 RESAMPLES = 1000
 TIMED = 20

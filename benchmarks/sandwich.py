@@ -26,10 +26,10 @@ from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.rate_distortion import evaluate
-from nas_kd.shared import Shared
+from nas_kd.supernet.shared_weights import Shared
+from nas_kd.supernet.warmup import sandwich
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
-from nas_kd.warmup import sandwich
 
 
 class InPlace(Run):

@@ -49,8 +49,8 @@ from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.front import hypervolume
 from nas_kd.prepare import interval_db
 from nas_kd.sampler import make_sampler
+from nas_kd.supernet.warmup import built_in, load_shared
 from nas_kd.teachers.teacher import load_teacher
-from nas_kd.warmup import built_in, load_shared
 
 RESULTS = Path(__file__).parent / "results"
 LOOKS = (50, 100, 200)

@@ -34,12 +34,12 @@ from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.inherit import Inherited, as_student
-from nas_kd.ordering import ordered
 from nas_kd.prepare import SLICE_LR, interval_db
+from nas_kd.supernet.channel_order import ordered
+from nas_kd.supernet.from_teacher import Inherited, as_student
+from nas_kd.supernet.warmup import CARD, built_in, load_shared, warm_up
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
-from nas_kd.warmup import CARD, built_in, load_shared, warm_up
 
 LOOKS = (50, 100, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000)
 

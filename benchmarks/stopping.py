@@ -43,9 +43,9 @@ from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.halving import rungs_of
 from nas_kd.prepare import SLICE_LR
 from nas_kd.study import STOPPED, Settings, Study
+from nas_kd.supernet.warmup import built_in, load_shared
 from nas_kd.teachers.teacher import load_teacher
 from nas_kd.trial import Outcome, rd_cost
-from nas_kd.warmup import built_in, load_shared
 
 STARTS = ("slice", "klt")
 

@@ -30,9 +30,9 @@ from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.prepare import interval_db
+from nas_kd.supernet.warmup import BUILT_IN, load_shared
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
-from nas_kd.warmup import BUILT_IN, load_shared
 
 ARMS = (
     "control;x0.5 y0.05;x0.5;x0.1;y0.05;y0.005;z0.05;x0.5 y0.05 fade0.5;x0.5 fade0.5;y0.05 fade0.5"

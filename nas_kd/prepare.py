@@ -19,18 +19,24 @@ from nas_kd.distillation.training import Report
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.evaluation.bd_rate import RDCurve, quality_interval
 from nas_kd.evaluation.classical import beside, classical_curve, lacking
-from nas_kd.inherit import Inherited, inherit, is_family, load_inherited, require_slices
 from nas_kd.measurement.networks import best_device
 from nas_kd.places import CACHE
 from nas_kd.ranking import draws, in_order
 from nas_kd.settings import TEACHER, Settings
-from nas_kd.shared import Shared
 from nas_kd.study import INTERRUPTED, Study
+from nas_kd.supernet.from_teacher import (
+    Inherited,
+    inherit,
+    is_family,
+    load_inherited,
+    require_slices,
+)
+from nas_kd.supernet.shared_weights import Shared
+from nas_kd.supernet.warmup import CARD, SHARED, STEPS, load_shared, warm_up
 from nas_kd.teachers.curve_cache import measured_once
 from nas_kd.teachers.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teachers.teacher import Teacher
 from nas_kd.trial import Anchor, Task, interval_of
-from nas_kd.warmup import CARD, SHARED, STEPS, load_shared, warm_up
 
 TRIM = 0.25
 """Share of the teacher's PSNR range left out at each end of the study's interval.

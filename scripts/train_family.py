@@ -22,7 +22,7 @@ from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distillation.training import EveryCrop, Run
 from nas_kd.measurement.networks import best_device
 from nas_kd.recipe import Recipe
-from nas_kd.shared import Shared, shared_name
+from nas_kd.supernet.shared_weights import Shared, shared_name
 from nas_kd.teachers.make import write_teacher
 
 START = 600

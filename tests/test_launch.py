@@ -26,9 +26,9 @@ from nas_kd.launch import Machine, search
 from nas_kd.polish import best_folder, gained
 from nas_kd.prepare import prepare
 from nas_kd.study import COUNTED, STOPPED, Settings, Study, open_study
+from nas_kd.supernet.warmup import SHARED
 from nas_kd.teachers.teacher import load_teacher
 from nas_kd.trial import Outcome
-from nas_kd.warmup import SHARED
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from nas_kd.codec.compressai_light import GDN
 from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
 from nas_kd.codec.space import Arch, Transform, load_space, prim
 from nas_kd.codec.student import Student, anchors, slice_params
-from nas_kd.inherit import name_there
 from nas_kd.measurement.networks import encode
+from nas_kd.supernet.from_teacher import name_there
 
 from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.codec.compressai_light: a light import)
 

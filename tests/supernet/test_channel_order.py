@@ -6,7 +6,7 @@ import torch
 from nas_kd.codec.space import Transform, prim
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
-from nas_kd.ordering import channel_groups, ordered
+from nas_kd.supernet.channel_order import channel_groups, ordered
 
 SIDE = Transform(stem="conv", widths=(8, 12, 16), depths=(0, 1, 1), kernel=3)
 

@@ -5,7 +5,7 @@ from nas_kd.codec.cost import count
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.errors import SpaceError
-from nas_kd.shared import Shared, parts, shared_name
+from nas_kd.supernet.shared_weights import Shared, parts, shared_name
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,10 @@ from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import rate_bpp
 from nas_kd.errors import SpaceError
-from nas_kd.inherit import (
+from nas_kd.prepare import prepare
+from nas_kd.study import Settings, Study
+from nas_kd.supernet.channel_order import ordered
+from nas_kd.supernet.from_teacher import (
     Inherited,
     as_student,
     inherit,
@@ -18,9 +21,6 @@ from nas_kd.inherit import (
     load_inherited,
     require_slices,
 )
-from nas_kd.ordering import ordered
-from nas_kd.prepare import prepare
-from nas_kd.study import Settings, Study
 from nas_kd.teachers.teacher import HybridTeacher, VariableRateTeacher, load_teacher
 
 from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.codec.compressai_light: a light import)
@@ -83,7 +83,7 @@ def test_half_of_what_is_written_is_written_again(zoo_file, tmp_path, lost):
 def test_what_another_version_wrote_is_not_taken(zoo_file, tmp_path, monkeypatch):
     teacher = load_teacher(str(zoo_file))
     before = inherit(tmp_path, teacher)
-    monkeypatch.setattr("nas_kd.inherit.FORMAT", 99)
+    monkeypatch.setattr("nas_kd.supernet.from_teacher.FORMAT", 99)
     assert inherit(tmp_path, teacher) != before
 
 

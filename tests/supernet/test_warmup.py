@@ -10,11 +10,11 @@ from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import CONTROL, Batch, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe
-from nas_kd.shared import Shared
+from nas_kd.supernet.shared_weights import Shared
+from nas_kd.supernet.warmup import CARD, SHARED, load_shared, sandwich, warm_up
 from nas_kd.teachers.curve_cache import measured_once
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import VariableRateTeacher, load_teacher
-from nas_kd.warmup import CARD, SHARED, load_shared, sandwich, warm_up
 
 torch.set_num_threads(1)
 LMBDAS = (0.0067, 0.025)
@@ -22,7 +22,7 @@ LMBDAS = (0.0067, 0.025)
 
 def _small() -> SearchSpace:
     """The space of every training here: ``demo`` with narrower choices, so that steps are cheap."""
-    text = (Path(__file__).parents[1] / "search_spaces" / "demo.toml").read_text()
+    text = (Path(__file__).parents[2] / "search_spaces" / "demo.toml").read_text()
     for wide, narrow in (
         ("[16, 32, 48]", "[8, 16]"),
         ("[32, 64, 96]", "[16, 24]"),

@@ -26,7 +26,7 @@ from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Forward, Recipe, Report, Run
 from nas_kd.measurement.networks import one_thread, training_on
 from nas_kd.once import build_once
-from nas_kd.shared import Shared
+from nas_kd.supernet.shared_weights import Shared
 from nas_kd.teachers.targets import TargetPool
 
 FORMAT = 2
