@@ -65,10 +65,10 @@ from nas_kd.measurement.networks import (
 )
 from nas_kd.measurement.reading import Reading
 from nas_kd.packing import trials_per_gpu
-from nas_kd.prepare import interval_db
+from nas_kd.study.prepare import interval_db
+from nas_kd.study.trial import Anchor, Task, rd_cost, run_trial
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
-from nas_kd.trial import Anchor, Task, rd_cost, run_trial
 
 TRIALS = 200
 """Trials that one pass of the teacher serves, where its seconds are spread over them."""

@@ -33,7 +33,7 @@ from nas_kd.codec.space import Arch, load_space
 from nas_kd.data.images import derived_seed
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Run
-from nas_kd.front import hypervolume
+from nas_kd.study.front import hypervolume
 from nas_kd.supernet.warmup import warm_up
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher

@@ -32,9 +32,9 @@ from nas_kd.data.images import open_images
 from nas_kd.distillation.training import Recipe
 from nas_kd.pace import paced_trial
 from nas_kd.paper import device_name
-from nas_kd.prepare import prepare
-from nas_kd.settings import Settings, load_studies
-from nas_kd.study import Study
+from nas_kd.study.prepare import prepare
+from nas_kd.study.settings import Settings, load_studies
+from nas_kd.study.study import Study
 from nas_kd.teachers.make import train_family
 from nas_kd.teachers.targets import PoolRecipe
 from nas_kd.teachers.teacher import load_teacher

@@ -18,7 +18,7 @@ from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.bd_rate import RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.rate_distortion import evaluate_real
-from nas_kd.study import Study
+from nas_kd.study.study import Study
 
 CONFIDENCE = 0.95
 FRAME = (1, 3, 256, 384)

@@ -46,9 +46,9 @@ from nas_kd.data.images import derived_seed, open_images
 from nas_kd.distillation.loss import Weights
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.front import hypervolume
-from nas_kd.prepare import interval_db
-from nas_kd.sampler import make_sampler
+from nas_kd.study.front import hypervolume
+from nas_kd.study.prepare import interval_db
+from nas_kd.study.sampler import make_sampler
 from nas_kd.supernet.warmup import built_in, load_shared
 from nas_kd.teachers.teacher import load_teacher
 

@@ -34,7 +34,7 @@ from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.prepare import SLICE_LR, interval_db
+from nas_kd.study.prepare import SLICE_LR, interval_db
 from nas_kd.supernet.channel_order import ordered
 from nas_kd.supernet.from_teacher import Inherited, as_student
 from nas_kd.supernet.warmup import CARD, built_in, load_shared, warm_up

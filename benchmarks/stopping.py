@@ -40,12 +40,12 @@ from nas_kd.data.images import crop_pool, derived_seed, open_images
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.halving import rungs_of
-from nas_kd.prepare import SLICE_LR
-from nas_kd.study import STOPPED, Settings, Study
+from nas_kd.study.prepare import SLICE_LR
+from nas_kd.study.study import STOPPED, Settings, Study
+from nas_kd.study.successive_halving import rungs_of
+from nas_kd.study.trial import Outcome, rd_cost
 from nas_kd.supernet.warmup import built_in, load_shared
 from nas_kd.teachers.teacher import load_teacher
-from nas_kd.trial import Outcome, rd_cost
 
 STARTS = ("slice", "klt")
 

@@ -2,7 +2,7 @@
 
 What is public stands in ``__all__`` and is imported when first asked for, so that ``import nas_kd`` loads neither
 torch nor ray. Four functions are named as modules are (``nas_kd.front`` and others): the package's attribute is the
-function, and ``from nas_kd.front import ...`` still finds the module.
+function, and ``from nas_kd.study.front import ...`` still finds the module.
 """
 
 import sys

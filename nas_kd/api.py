@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas_kd.alone import distill_alone
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.space import Arch, load_arch
 from nas_kd.codec.student import Student
@@ -22,9 +21,10 @@ from nas_kd.launch import Machine
 from nas_kd.launch import search as launch
 from nas_kd.measurement.codec_report import measure_codec
 from nas_kd.measurement.meters import require_meter
-from nas_kd.obstacles import require_clear
-from nas_kd.settings import Settings
-from nas_kd.study import Study, open_study
+from nas_kd.study.obstacles import require_clear
+from nas_kd.study.settings import Settings
+from nas_kd.study.single import distill_alone
+from nas_kd.study.study import Study, open_study
 
 __all__ = [
     "Arch",

@@ -41,7 +41,7 @@ def require_there(path: Path) -> None:
 
 def known_study(ctx: typer.Context, spec: str) -> str:
     """A study's name, there in ``studies`` unless a storage is named; a student's folder passes as it is."""
-    from nas_kd.settings import require_study, study_name
+    from nas_kd.study.settings import require_study, study_name
 
     if ctx.params.get("storage") is not None or (Path(spec) / "arch.json").is_file():
         return study_name(spec)

@@ -13,7 +13,7 @@ from nas_kd.cli_common import at_least_one, known_study
 from nas_kd.errors import UsageError
 
 if TYPE_CHECKING:
-    from nas_kd.settings import Settings
+    from nas_kd.study.settings import Settings
 
 Storage = Annotated[
     str | None,
@@ -151,7 +151,7 @@ def search(
     """
     packed = _packed(trials_per_gpu, gpus_per_trial)
     studies = _asked(ctx, file, name)
-    from nas_kd.obstacles import require_clear
+    from nas_kd.study.obstacles import require_clear
 
     require_clear(studies)  # before torch and Ray, which take seconds to import
     if not (quiet or as_json):
@@ -169,7 +169,7 @@ def search(
 
 def _asked(ctx: typer.Context, file: Path | None, name: str | None) -> list[Settings]:
     """The studies of a file, with the options given in place of its keys, or the one of all options."""
-    from nas_kd.settings import Settings, load_studies
+    from nas_kd.study.settings import Settings, load_studies
 
     settings = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
     settings["objectives"] = tuple(settings["objectives"].split(","))
@@ -240,7 +240,7 @@ def front(
 
     from nas_kd.data.picture_files import require_writable
     from nas_kd.report import front_against, front_json, front_table, plot_front
-    from nas_kd.study import open_study
+    from nas_kd.study.study import open_study
 
     if plot is not None:
         require_writable(plot, "--plot")
@@ -269,7 +269,7 @@ def export(
     """
     from nas_kd.data.picture_files import require_writable
     from nas_kd.export import export_front, export_student_onnx
-    from nas_kd.study import open_study
+    from nas_kd.study.study import open_study
 
     require_writable(out, "--out", folder=True)
     if onnx and (Path(study) / "arch.json").is_file():
@@ -317,8 +317,8 @@ def table(
 def _studies(spec: str | None, untrained: bool) -> list[Any]:
     """The studies that are there, of a name or of a file; none where nothing trained is asked for."""
     from nas_kd.errors import StudyError
-    from nas_kd.settings import load_studies
-    from nas_kd.study import open_study
+    from nas_kd.study.settings import load_studies
+    from nas_kd.study.study import open_study
 
     if spec is None:
         return []
@@ -348,7 +348,7 @@ def report(
 
     from nas_kd.data.picture_files import require_writable
     from nas_kd.page import write_report
-    from nas_kd.study import open_study
+    from nas_kd.study.study import open_study
 
     there = out.parent.is_dir()  # else it is made
     require_writable(out if there else out.parent, "--out", folder=not there)
@@ -367,7 +367,7 @@ def dashboard(
     Example: nas-kd dashboard demo-mini
     """
     from nas_kd.dashboard import serve
-    from nas_kd.study import open_study
+    from nas_kd.study.study import open_study
 
     serve(open_study(study, storage), port)
 

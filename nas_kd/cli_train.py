@@ -36,8 +36,8 @@ def _settings(ctx: typer.Context, study: str | None, storage: str | None, own: A
 
     Raises UsageError with what stands in the way of training by them, before torch is imported.
     """
-    from nas_kd.obstacles import require_clear
-    from nas_kd.settings import Settings
+    from nas_kd.study.obstacles import require_clear
+    from nas_kd.study.settings import Settings
 
     options = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
     if study is None:
@@ -51,10 +51,10 @@ def _settings(ctx: typer.Context, study: str | None, storage: str | None, own: A
 
 
 def _settings_of(study: str, storage: str | None) -> Any:
-    from nas_kd.settings import load_studies
+    from nas_kd.study.settings import load_studies
 
     if not study.endswith(".toml"):
-        from nas_kd.study import open_study
+        from nas_kd.study.study import open_study
 
         return open_study(study, storage).settings
     first, *others = load_studies(Path(study))
@@ -91,7 +91,7 @@ def warmup(
 
     require_writable(CACHE, "the cache", folder=True)
     from nas_kd.codec.space import load_space
-    from nas_kd.prepare import targets, warm
+    from nas_kd.study.prepare import targets, warm
     from nas_kd.teachers.teacher import load_teacher
 
     loaded = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
@@ -139,7 +139,7 @@ def distill(
 
     own = {"name": "alone", "space": "demo", "objectives": ("bd_rate", "flops"), "init": "scratch"}
     settings, built = _settings(ctx, study, storage, own), load_arch(arch)
-    from nas_kd.alone import distill_alone, in_a_table
+    from nas_kd.study.single import distill_alone, in_a_table
 
     def listen(kind: str, detail: object) -> None:
         print(f"{kind}: {detail}", file=sys.stderr, flush=True)

@@ -10,12 +10,12 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.exceptions import StorageInternalError
 
-from nas_kd.artifacts import store
 from nas_kd.errors import UsageError
 from nas_kd.figures import absent, curves, history
-from nas_kd.prepare import baselines_of
-from nas_kd.settings import OBJECTIVES
-from nas_kd.study import Study
+from nas_kd.study.prepare import baselines_of
+from nas_kd.study.settings import OBJECTIVES
+from nas_kd.study.study import Study
+from nas_kd.study.trial_artifacts import store
 
 HOST = "127.0.0.1"
 

@@ -27,11 +27,11 @@ from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.courier import Away, Home, lent, mark, root_of, shares_disk
 from nas_kd.errors import NasKdError, UsageError
 from nas_kd.pace import Paced, failure_of, paced_trial
-from nas_kd.polish import polish, polished_key
-from nas_kd.prepare import Listen, task_of
-from nas_kd.ranking import score
-from nas_kd.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, Study
-from nas_kd.trial import CHECKPOINT, Outcome
+from nas_kd.study.polish import polish, polished_key
+from nas_kd.study.prepare import Listen, task_of
+from nas_kd.study.ranking import score
+from nas_kd.study.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, Study
+from nas_kd.study.trial import CHECKPOINT, Outcome
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")

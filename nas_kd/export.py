@@ -18,8 +18,8 @@ from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
 from nas_kd.measurement.codec_energy import write_front_energy
-from nas_kd.polish import best_folder, gained
-from nas_kd.study import Study
+from nas_kd.study.polish import best_folder, gained
+from nas_kd.study.study import Study
 
 
 def export_front(study: Study, out: Path, progress: Any = None, onnx: bool = False) -> list[Path]:

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nas_kd.artifacts import CROPS, PLOT
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import ImageSet
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec
 from nas_kd.pictures import crops, sheet, shots, spread
-from nas_kd.trial import Anchor, Outcome
+from nas_kd.study.trial import Anchor, Outcome
+from nas_kd.study.trial_artifacts import CROPS, PLOT
 
 
 def illustrate(anchor: Anchor, images: ImageSet, folder: Path, outcome: Outcome) -> None:

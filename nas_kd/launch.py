@@ -11,13 +11,13 @@ import torch
 from optuna.exceptions import StorageInternalError
 
 from nas_kd.errors import NasKdError, UsageError
-from nas_kd.obstacles import require_levels
 from nas_kd.packing import trials_per_gpu
-from nas_kd.polish import polish_front, unpolished
-from nas_kd.prepare import Listen, prepare, rank
-from nas_kd.prior import take_over
-from nas_kd.settings import Settings
-from nas_kd.study import Study
+from nas_kd.study.obstacles import require_levels
+from nas_kd.study.polish import polish_front, unpolished
+from nas_kd.study.prepare import Listen, prepare, rank
+from nas_kd.study.settings import Settings
+from nas_kd.study.study import Study
+from nas_kd.study.transfer import take_over
 from nas_kd.teachers.teacher import Teacher, load_teacher
 
 

@@ -14,12 +14,12 @@ from typing import Any
 from nas_kd.codec.space import Arch
 from nas_kd.distillation.training import Report
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
-from nas_kd.follow import Follow
-from nas_kd.halving import rungs_of
 from nas_kd.illustrate import illustrate
-from nas_kd.prepare import task_of
-from nas_kd.study import INTERRUPTED, STOPPED
-from nas_kd.trial import Outcome, run_trial
+from nas_kd.study.prepare import task_of
+from nas_kd.study.progress import Follow
+from nas_kd.study.study import INTERRUPTED, STOPPED
+from nas_kd.study.successive_halving import rungs_of
+from nas_kd.study.trial import Outcome, run_trial
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 """What torch says, in a RuntimeError, where the memory of a device or of the host is spent."""

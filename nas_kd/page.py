@@ -31,11 +31,11 @@ from nas_kd.figures import (
 )
 from nas_kd.pictures import crops, data_uri, shots, spread
 from nas_kd.places import ASSETS
-from nas_kd.prepare import baselines_of
-from nas_kd.sampler import QUALITY
-from nas_kd.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER
-from nas_kd.study import Study
-from nas_kd.uncertainty import UNITS, notes, uncertainty_of, value_of
+from nas_kd.study.prepare import baselines_of
+from nas_kd.study.sampler import QUALITY
+from nas_kd.study.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER
+from nas_kd.study.study import Study
+from nas_kd.study.uncertainty import UNITS, notes, uncertainty_of, value_of
 
 PICTURES, MEMBERS, LEVELS = 3, 5, 2
 """Crops in the page: 30 at most, some 2 MB."""

@@ -17,10 +17,10 @@ from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.pictures import spread
-from nas_kd.polish import RECORD, best_folder
-from nas_kd.prepare import baselines_of
-from nas_kd.study import Study
-from nas_kd.uncertainty import SCALE, UNITS, alike, notes, uncertainty_of, value_of
+from nas_kd.study.polish import RECORD, best_folder
+from nas_kd.study.prepare import baselines_of
+from nas_kd.study.study import Study
+from nas_kd.study.uncertainty import SCALE, UNITS, alike, notes, uncertainty_of, value_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008)."""

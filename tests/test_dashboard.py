@@ -5,10 +5,10 @@ import urllib.request
 
 import pytest
 
-from nas_kd.artifacts import METRIC_NAMES
 from nas_kd.cli import main
 from nas_kd.dashboard import bind
 from nas_kd.errors import UsageError
+from nas_kd.study.trial_artifacts import METRIC_NAMES
 
 
 @pytest.fixture

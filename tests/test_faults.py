@@ -23,8 +23,8 @@ from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.pace import outcome_of
-from nas_kd.study import COUNTED, Study, open_study
-from nas_kd.trial import CHECKPOINT, Outcome
+from nas_kd.study.study import COUNTED, Study, open_study
+from nas_kd.study.trial import CHECKPOINT, Outcome
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -21,14 +21,14 @@ from safetensors.torch import load_file, save_file
 from nas_kd import engine, launch
 from nas_kd.engine import is_fault, ray_up, start_ray, temporary_folder
 from nas_kd.errors import DataError, NasKdError, UsageError
-from nas_kd.follow import EVENTS, NOW
 from nas_kd.launch import Machine, search
-from nas_kd.polish import best_folder, gained
-from nas_kd.prepare import prepare
-from nas_kd.study import COUNTED, STOPPED, Settings, Study, open_study
+from nas_kd.study.polish import best_folder, gained
+from nas_kd.study.prepare import prepare
+from nas_kd.study.progress import EVENTS, NOW
+from nas_kd.study.study import COUNTED, STOPPED, Settings, Study, open_study
+from nas_kd.study.trial import Outcome
 from nas_kd.supernet.warmup import SHARED
 from nas_kd.teachers.teacher import load_teacher
-from nas_kd.trial import Outcome
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from nas_kd.codec.space import Arch, SearchSpace, load_space
-from nas_kd.follow import Follow
 from nas_kd.live import (
     Foretold,
     Lines,
@@ -23,6 +22,7 @@ from nas_kd.live import (
     sparkline,
 )
 from nas_kd.report import Brief, front_table
+from nas_kd.study.progress import Follow
 
 
 def played(small, show):

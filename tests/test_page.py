@@ -16,9 +16,9 @@ from nas_kd.figures import MIN_FOR_IMPORTANCE, curves, importances, panes, volum
 from nas_kd.page import Seen, best_first, build, look, write_report
 from nas_kd.pictures import spread
 from nas_kd.report import COLOURS, plot_front
-from nas_kd.study import Settings, Study, open_study
-from nas_kd.trial import Outcome
-from nas_kd.uncertainty import alike, notes, overlapping, uncertainty_of
+from nas_kd.study.study import Settings, Study, open_study
+from nas_kd.study.trial import Outcome
+from nas_kd.study.uncertainty import alike, notes, overlapping, uncertainty_of
 
 
 @pytest.fixture(scope="module")

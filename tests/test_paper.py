@@ -28,8 +28,8 @@ from nas_kd.paper import (
     tables,
     to_teacher_percent,
 )
-from nas_kd.study import Settings, Study
-from nas_kd.trial import Outcome
+from nas_kd.study.study import Settings, Study
+from nas_kd.study.trial import Outcome
 
 FILE = Path(__file__).parents[1] / "studies" / "prim-channels.toml"
 

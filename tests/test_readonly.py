@@ -11,7 +11,7 @@ from small import NAME
 from typer.testing import CliRunner
 
 from nas_kd.cli import app, main
-from nas_kd.study import Study, open_study
+from nas_kd.study.study import Study, open_study
 
 UNWRITABLE = "-dac_override,-dac_read_search,-fowner"
 """Without these root is held to the rights of files."""
@@ -59,7 +59,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     (tmp_path / "file").touch()
     given = [word.format(tmp_path / "file") for word in words]
     monkeypatch.setattr(sys, "argv", ["nas-kd", *given])
-    monkeypatch.setattr("nas_kd.study.Study.front", _too_late)
+    monkeypatch.setattr("nas_kd.study.study.Study.front", _too_late)
     with pytest.raises(SystemExit) as ended:
         main()
     said = capsys.readouterr().err

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from nas_kd.errors import StudyError
-from nas_kd.prepare import prepare
-from nas_kd.study import Settings, Study
+from nas_kd.study.prepare import prepare
+from nas_kd.study.study import Settings, Study
 from nas_kd.teachers.teacher import load_teacher
 
 torch.set_num_threads(1)

@@ -9,12 +9,12 @@ from pydantic import TypeAdapter
 
 from nas_kd.codec.space import _find, load_arch, load_space, prim
 from nas_kd.errors import SpaceError, StudyError, UsageError
-from nas_kd.points import grid_points
 from nas_kd.recipe import FORMS
 from nas_kd.schema import in_words
-from nas_kd.settings import Settings, load_studies
-from nas_kd.study import Study, open_study
-from nas_kd.trial import Outcome
+from nas_kd.study.grid import grid_points
+from nas_kd.study.settings import Settings, load_studies
+from nas_kd.study.study import Study, open_study
+from nas_kd.study.trial import Outcome
 
 FILES = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
 EACH = """

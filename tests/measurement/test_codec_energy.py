@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from nas_kd import trial
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
@@ -21,7 +20,8 @@ from nas_kd.measurement.codec_energy import (
 )
 from nas_kd.measurement.networks import FRAME, MEGAPIXELS
 from nas_kd.measurement.reading import Reading
-from nas_kd.study import FAILURES
+from nas_kd.study import trial
+from nas_kd.study.study import FAILURES
 
 GOOD = Reading.measured(200.0, 2.0, "mJ", "nvml", {"cv": 0.001})
 NONE = Reading.unavailable("no meter")

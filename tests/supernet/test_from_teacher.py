@@ -10,8 +10,8 @@ from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import rate_bpp
 from nas_kd.errors import SpaceError
-from nas_kd.prepare import prepare
-from nas_kd.study import Settings, Study
+from nas_kd.study.prepare import prepare
+from nas_kd.study.study import Settings, Study
 from nas_kd.supernet.channel_order import ordered
 from nas_kd.supernet.from_teacher import (
     Inherited,

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nas_kd.artifacts import made_with
 from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import Arch
@@ -15,8 +14,9 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.illustrate import illustrate
-from nas_kd.study import Settings, Study
-from nas_kd.trial import Anchor, Outcome
+from nas_kd.study.study import Settings, Study
+from nas_kd.study.trial import Anchor, Outcome
+from nas_kd.study.trial_artifacts import made_with
 
 NAME = "small"
 VALUES = ([40.0, 3e9], [30.0, 5e9], [60.0, 4e9])

@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_kd.alone import distill_alone
 from nas_kd.cli import main
 from nas_kd.codec.compressai_light import CompressionModel
 from nas_kd.codec.space import load_arch
@@ -23,8 +22,9 @@ from nas_kd.distillation.loss import Weights
 from nas_kd.errors import StudyError, TeacherError
 from nas_kd.launch import Machine, search
 from nas_kd.pace import paced_trial
-from nas_kd.prepare import prepare
-from nas_kd.study import Settings, Study, open_study
+from nas_kd.study.prepare import prepare
+from nas_kd.study.single import distill_alone
+from nas_kd.study.study import Settings, Study, open_study
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
 from nas_kd.teachers.zoo import load_member

@@ -8,13 +8,13 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from nas_kd.artifacts import attach
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import load_space
 from nas_kd.errors import StudyError, UsageError
-from nas_kd.sampler import distributions
-from nas_kd.study import Settings, Study, open_study
-from nas_kd.trial import Outcome
+from nas_kd.study.sampler import distributions
+from nas_kd.study.study import Settings, Study, open_study
+from nas_kd.study.trial import Outcome
+from nas_kd.study.trial_artifacts import attach
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_a_model_is_asked_outside_of_the_lock_and_again_where_another_driver_was
             taken.append(other.ask(5))
 
     sampler = Proposes([first, second], meanwhile)
-    monkeypatch.setattr("nas_kd.study.make_sampler", lambda *given: sampler)
+    monkeypatch.setattr("nas_kd.study.study.make_sampler", lambda *given: sampler)
     number, arch = study.ask(5)
     assert taken[0][1] == study.space.arch(first)
     assert arch == study.space.arch(second)
@@ -336,7 +336,7 @@ def test_files_are_copied_outside_of_the_lock_and_a_trial_taken_for_dead_meanwhi
             study.reap()
         attach(trial, *given)
 
-    monkeypatch.setattr("nas_kd.study.attach", slow)
+    monkeypatch.setattr("nas_kd.study.study.attach", slow)
     first, second = (study.ask(5)[0] for _ in range(2))
     assert study.tell(first, Outcome([1.0, 1.0])) == TrialState.COMPLETE
     assert study.tell(second, Outcome([1.0, 1.0])) == TrialState.FAIL

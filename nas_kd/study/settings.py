@@ -18,9 +18,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from nas_kd.errors import StudyError, UsageError
-from nas_kd.limits import Limit, Limits, canonical
 from nas_kd.places import BUILTIN, STUDIES
-from nas_kd.points import Grid, frozen_grid, listed
 from nas_kd.recipe import (
     Count,
     Form,
@@ -33,6 +31,8 @@ from nas_kd.recipe import (
     Whole,
 )
 from nas_kd.schema import STRICT, Checked
+from nas_kd.study.grid import Grid, frozen_grid, listed
+from nas_kd.study.limits import Limit, Limits, canonical
 from nas_kd.toml_file import read_table
 
 """What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""

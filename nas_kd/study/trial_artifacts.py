@@ -19,7 +19,7 @@ from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.codec.space import Arch
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
-from nas_kd.trial import Outcome
+from nas_kd.study.trial import Outcome
 
 METRIC_NAMES = {
     "bd_rate": "BD-rate (%)",

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from nas_kd.front import hypervolume
-from nas_kd.improvement import expected_improvement
+from nas_kd.study.acquisition import expected_improvement
+from nas_kd.study.front import hypervolume
 
 
 def _sampled(mean, sd, cost, front, reference, n=4000):

@@ -9,7 +9,7 @@ from typing import Any
 
 from nas_kd.codec.space import Arch, Choice, SearchSpace, load_arch
 from nas_kd.errors import StudyError
-from nas_kd.limits import Limits
+from nas_kd.study.limits import Limits
 
 Grid = tuple[tuple[str, tuple[Choice, ...]], ...]
 TRIES = 5000

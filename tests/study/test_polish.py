@@ -10,7 +10,8 @@ from nas_kd.engine import start_ray
 from nas_kd.errors import NasKdError
 from nas_kd.export import export_front
 from nas_kd.launch import Machine, search
-from nas_kd.polish import (
+from nas_kd.report import front_json
+from nas_kd.study.polish import (
     RECORD,
     best_folder,
     gained,
@@ -19,8 +20,7 @@ from nas_kd.polish import (
     polished_key,
     unpolished,
 )
-from nas_kd.report import front_json
-from nas_kd.study import Settings, open_study
+from nas_kd.study.study import Settings, open_study
 
 
 def said(record):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nas_kd.front import Point, dominates, pareto_front
+from nas_kd.study.front import Point, dominates, pareto_front
 
 KEEP = 3
 """One in so many goes on; the reduction factor of Li et al. is 3 or 4."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.codec.checkpoint import write_text
-from nas_kd.trial import Outcome
+from nas_kd.study.trial import Outcome
 
 NOW = "now.json"
 """Beside the student: what its worker is doing; gone once the trial is over."""

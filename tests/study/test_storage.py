@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from postgres import missing, server
 
 from nas_kd.errors import StudyError
-from nas_kd.storage import FileLocks, PostgresLocks, full_url, is_postgresql, shown
-from nas_kd.study import Study, open_study, storage_url
-from nas_kd.trial import Outcome
+from nas_kd.study.storage import FileLocks, PostgresLocks, full_url, is_postgresql, shown
+from nas_kd.study.study import Study, open_study, storage_url
+from nas_kd.study.trial import Outcome
 
 KINDS = [
     "sqlite",
@@ -39,7 +39,7 @@ def storage(request, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nas_kd.study"])
+    context.set_forkserver_preload(["nas_kd.study.study"])
     return context
 
 

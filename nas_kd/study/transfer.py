@@ -8,9 +8,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.codec.space import Arch
 from nas_kd.errors import StudyError
-from nas_kd.limits import REFUSED
-from nas_kd.settings import QUALITY
-from nas_kd.study import COUNTED, Study, open_study
+from nas_kd.study.limits import REFUSED
+from nas_kd.study.settings import QUALITY
+from nas_kd.study.study import COUNTED, Study, open_study
 
 MAX_ROWS = 1000
 """Trials that are taken over, the latest; they are read at every proposal."""

@@ -12,21 +12,21 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_kd.artifacts import METRIC_NAMES, attach, attach_same, constraints_of
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.data.images import derived_seed
 from nas_kd.errors import StudyError
-from nas_kd.front import pareto_front
-from nas_kd.halving import goes_on
-from nas_kd.limits import REFUSED, excess, reason_of
 from nas_kd.places import STUDIES
-from nas_kd.points import grid_points, listed_points, under
-from nas_kd.sampler import History, make_sampler
-from nas_kd.settings import DATABASE, Settings, from_stored, require_study, study_name
-from nas_kd.storage import full_url, is_there, locks_of, new_driver, open_storage, shown
-from nas_kd.trial import CHECKPOINT, Outcome
+from nas_kd.study.front import pareto_front
+from nas_kd.study.grid import grid_points, listed_points, under
+from nas_kd.study.limits import REFUSED, excess, reason_of
+from nas_kd.study.sampler import History, make_sampler
+from nas_kd.study.settings import DATABASE, Settings, from_stored, require_study, study_name
+from nas_kd.study.storage import full_url, is_there, locks_of, new_driver, open_storage, shown
+from nas_kd.study.successive_halving import goes_on
+from nas_kd.study.trial import CHECKPOINT, Outcome
+from nas_kd.study.trial_artifacts import METRIC_NAMES, attach, attach_same, constraints_of
 
 FAILURES = ("crash", "energy", "latency")
 """Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""

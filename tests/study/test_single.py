@@ -9,15 +9,15 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from nas_kd.alone import distill_alone, in_a_table
 from nas_kd.cli import app
 from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import load_arch, load_space
 from nas_kd.errors import SpaceError, UsageError
 from nas_kd.pace import paced_trial
-from nas_kd.prepare import prepare
-from nas_kd.study import Settings, Study
+from nas_kd.study.prepare import prepare
+from nas_kd.study.single import distill_alone, in_a_table
+from nas_kd.study.study import Settings, Study
 from nas_kd.teachers.teacher import load_teacher
 
 torch.set_num_threads(1)
@@ -110,7 +110,7 @@ def test_the_built_in_teachers_arch_can_be_given_as_an_arch_file(tmp_path: Path)
 
 def test_the_card_of_the_built_in_teacher_is_true_of_its_weights():
     teacher = load_teacher("mini")
-    folder = Path(__file__).parents[1] / "nas_kd" / "teachers" / "mini"
+    folder = Path(__file__).parents[2] / "nas_kd" / "teachers" / "mini"
     card = json.loads((folder / "card.json").read_text())
     assert card["sha256"] == teacher.fingerprint
     assert card["psnr_db"] == sorted(card["psnr_db"])
@@ -141,7 +141,7 @@ def settings_by(monkeypatch, *words: str) -> Settings:
     """What ``nas-kd distill`` would train with."""
     heard: list[Settings] = []
     monkeypatch.setattr(
-        "nas_kd.alone.distill_alone", lambda settings, *others: heard.append(settings) or {}
+        "nas_kd.study.single.distill_alone", lambda settings, *others: heard.append(settings) or {}
     )
     Path("arch.json").write_text(json.dumps({"arch": ARCH.to_json()}))
     words = ("distill", "--arch", "arch.json", "--out", "o", "--json", *words)

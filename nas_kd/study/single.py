@@ -17,12 +17,12 @@ from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.networks import best_device, one_thread
 from nas_kd.measurement.reading import Reading
 from nas_kd.places import CACHE
-from nas_kd.prepare import Listen, anchor_of, configuration, targets, task_of, told_of, warm
-from nas_kd.settings import Settings
+from nas_kd.study.prepare import Listen, anchor_of, configuration, targets, task_of, told_of, warm
+from nas_kd.study.settings import Settings
+from nas_kd.study.trial import CHECKPOINT, Outcome, Task, run_trial
+from nas_kd.study.uncertainty import SCALE, UNITS
 from nas_kd.supernet.from_teacher import require_slices
 from nas_kd.teachers.teacher import Teacher, load_teacher
-from nas_kd.trial import CHECKPOINT, Outcome, Task, run_trial
-from nas_kd.uncertainty import SCALE, UNITS
 
 
 def distill_alone(

@@ -12,8 +12,8 @@ from nas_kd.data.picture_files import require_writable
 from nas_kd.errors import DataError, StudyError, UsageError
 from nas_kd.measurement.meters import require_likely_meter
 from nas_kd.places import BUILTIN, CACHE
-from nas_kd.points import grid_points, listed_points
-from nas_kd.settings import Settings, require_study
+from nas_kd.study.grid import grid_points, listed_points
+from nas_kd.study.settings import Settings, require_study
 from nas_kd.teachers.served import require_at_hand, zoo_qualities
 
 Check = Callable[[], object]

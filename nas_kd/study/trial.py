@@ -20,11 +20,11 @@ from nas_kd.distillation.training import Recipe, Report, Run
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
-from nas_kd.gate import gate
-from nas_kd.limits import Limits, excess, reason_of
 from nas_kd.measurement.codec_energy import frame_energy
 from nas_kd.measurement.networks import training_on
 from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.study.cost_gate import gate
+from nas_kd.study.limits import Limits, excess, reason_of
 from nas_kd.supernet.from_teacher import Inherited
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.teachers.targets import TargetPool

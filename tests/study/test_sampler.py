@@ -6,8 +6,8 @@ from optuna.trial import TrialState
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import load_space
 from nas_kd.errors import StudyError
-from nas_kd.front import hypervolume
-from nas_kd.sampler import (
+from nas_kd.study.front import hypervolume
+from nas_kd.study.sampler import (
     START,
     ExactCost,
     History,
@@ -16,10 +16,10 @@ from nas_kd.sampler import (
     history_of,
     make_sampler,
 )
-from nas_kd.settings import SAMPLERS, checked
-from nas_kd.study import Settings, Study
-from nas_kd.surrogate import Features, Surrogate
-from nas_kd.trial import Outcome
+from nas_kd.study.settings import SAMPLERS, checked
+from nas_kd.study.study import Settings, Study
+from nas_kd.study.surrogate import Features, Surrogate
+from nas_kd.study.trial import Outcome
 
 ASYMMETRIC, DEMO, PRIM = (load_space(name) for name in ("asymmetric", "demo", "prim"))
 TWO = ("bd_rate", "flops")
@@ -82,7 +82,7 @@ def test_what_is_under_way_counts_as_if_it_had_ended():
     second = DEMO.arch(ours(DEMO).propose(there))
     assert second != first
     sampler = ours(DEMO)
-    from nas_kd.sampler import _Model
+    from nas_kd.study.sampler import _Model
 
     with_it = _Model(sampler, there).score([second])
     there.pending.clear()
@@ -119,7 +119,7 @@ def test_it_finds_more_than_random_draws():
 def test_an_energy_that_is_measured_is_learned_where_it_is_not():
     there = history(DEMO, 16)
     there.energy = {a: 1e-6 * arch_cost(a).total.macs ** 0.8 for a in there.quality}
-    from nas_kd.sampler import _Model
+    from nas_kd.study.sampler import _Model
 
     model = _Model(ours(DEMO, objectives=("bd_rate", "flops", "energy")), there)
     unseen = [DEMO.draw(seed) for seed in range(100, 110)]

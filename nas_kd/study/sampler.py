@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
 from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
-from nas_kd.front import pareto_front
-from nas_kd.improvement import expected_improvement
-from nas_kd.settings import QUALITY, checked
-from nas_kd.surrogate import Features, Surrogate
+from nas_kd.study.acquisition import expected_improvement
+from nas_kd.study.front import pareto_front
+from nas_kd.study.settings import QUALITY, checked
+from nas_kd.study.surrogate import Features, Surrogate
 
 START = 8
 """Trials with values before the model is asked; until then archs lie far from each other."""

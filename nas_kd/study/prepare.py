@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nas_kd.artifacts import made_with
 from nas_kd.codec.space import Choice, SearchSpace, load_space
 from nas_kd.data.images import ImageSet, held, open_images
 from nas_kd.data.overlap import warn_of_overlap
@@ -21,9 +20,11 @@ from nas_kd.evaluation.bd_rate import RDCurve, quality_interval
 from nas_kd.evaluation.classical import beside, classical_curve, lacking
 from nas_kd.measurement.networks import best_device
 from nas_kd.places import CACHE
-from nas_kd.ranking import draws, in_order
-from nas_kd.settings import TEACHER, Settings
-from nas_kd.study import INTERRUPTED, Study
+from nas_kd.study.ranking import draws, in_order
+from nas_kd.study.settings import TEACHER, Settings
+from nas_kd.study.study import INTERRUPTED, Study
+from nas_kd.study.trial import Anchor, Task, interval_of
+from nas_kd.study.trial_artifacts import made_with
 from nas_kd.supernet.from_teacher import (
     Inherited,
     inherit,
@@ -36,7 +37,6 @@ from nas_kd.supernet.warmup import CARD, SHARED, STEPS, load_shared, warm_up
 from nas_kd.teachers.curve_cache import measured_once
 from nas_kd.teachers.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teachers.teacher import Teacher
-from nas_kd.trial import Anchor, Task, interval_of
 
 TRIM = 0.25
 """Share of the teacher's PSNR range left out at each end of the study's interval.

@@ -3,10 +3,10 @@ import pytest
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import load_space
 from nas_kd.errors import StudyError
-from nas_kd.prior import take_over
-from nas_kd.sampler import ExactCost, History, features_of
-from nas_kd.study import Settings, Study
-from nas_kd.trial import Outcome
+from nas_kd.study.sampler import ExactCost, History, features_of
+from nas_kd.study.study import Settings, Study
+from nas_kd.study.transfer import take_over
+from nas_kd.study.trial import Outcome
 
 TWO = ("bd_rate", "flops")
 
@@ -48,7 +48,7 @@ def test_the_prior_teaches_the_sampler_and_own_values_move_it(source):
     study = Study(Settings("new", "demo", objectives=TWO, from_study="old"))
     take_over(study)
     before, own = History.from_rows(study.prior), History()
-    from nas_kd.sampler import _Model
+    from nas_kd.study.sampler import _Model
 
     unseen = [space.draw(seed) for seed in range(300, 310)]
     for arch in (space.draw(seed) for seed in range(5)):

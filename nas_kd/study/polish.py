@@ -14,8 +14,8 @@ from nas_kd.distillation.training import Run
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.measurement.networks import training_on
-from nas_kd.study import INTERRUPTED, Study
-from nas_kd.trial import CHECKPOINT, Task, bd_rate_of, rd_cost
+from nas_kd.study.study import INTERRUPTED, Study
+from nas_kd.study.trial import CHECKPOINT, Task, bd_rate_of, rd_cost
 
 RECORD = "polished"
 """Attribute of the study: by trial, the steps, and the R-D points and values after them or the reason of none."""

@@ -3,8 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from nas_kd.front import dominates, pareto_front
-from nas_kd.halving import KEEP, crowding_distance, goes_on, layers, ranks, rungs_of
+from nas_kd.study.front import dominates, pareto_front
+from nas_kd.study.successive_halving import (
+    KEEP,
+    crowding_distance,
+    goes_on,
+    layers,
+    ranks,
+    rungs_of,
+)
 
 RNG = np.random.default_rng(7)
 SETS = [RNG.random((n, k)) * 10.0 ** RNG.integers(-3, 9, k) for n in (3, 10, 60) for k in (1, 2, 3)]

@@ -9,7 +9,7 @@ import pytest
 from optuna._hypervolume import compute_hypervolume
 
 from nas_kd.errors import StudyError
-from nas_kd.front import dominates, hypervolume, pareto_front, reference_point
+from nas_kd.study.front import dominates, hypervolume, pareto_front, reference_point
 
 SEEDS = range(5)
 WIDTHS = (1, 2, 3, 4)

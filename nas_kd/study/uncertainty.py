@@ -8,8 +8,8 @@ from optuna.trial import FrozenTrial
 
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate
-from nas_kd.prepare import interval_db
-from nas_kd.study import Study
+from nas_kd.study.prepare import interval_db
+from nas_kd.study.study import Study
 
 UNITS = {
     "bd_rate": "BD-rate %",
