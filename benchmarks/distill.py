@@ -51,7 +51,6 @@ from nas_kd.data.images import open_images
 from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.illustrate import illustrate
 from nas_kd.measurement.codec_energy import energy_of
 from nas_kd.measurement.energy import QUICK
 from nas_kd.measurement.meters import find_meter
@@ -65,6 +64,7 @@ from nas_kd.measurement.networks import (
 )
 from nas_kd.measurement.reading import Reading
 from nas_kd.packing import trials_per_gpu
+from nas_kd.report.illustrate import illustrate
 from nas_kd.study.prepare import interval_db
 from nas_kd.study.trial import Anchor, Task, rd_cost, run_trial
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool

@@ -31,7 +31,7 @@ from PIL import Image
 from nas_kd.data.images import open_images
 from nas_kd.distillation.training import Recipe
 from nas_kd.pace import paced_trial
-from nas_kd.paper import device_name
+from nas_kd.report.paper import device_name
 from nas_kd.study.prepare import prepare
 from nas_kd.study.settings import Settings, load_studies
 from nas_kd.study.study import Study

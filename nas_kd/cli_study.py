@@ -201,11 +201,11 @@ def _given(ctx: typer.Context, option: str) -> bool:
 def _search(
     settings: Any, budget: int | None, machine: Any, quiet: bool, as_json: bool, after: ExitStack
 ) -> None:
-    from nas_kd.dashboard import publish
     from nas_kd.errors import Stopped
     from nas_kd.launch import search as launch
-    from nas_kd.live import mode_of, say_end, say_stopped, watching
     from nas_kd.measurement.meters import require_meter
+    from nas_kd.report.dashboard import publish
+    from nas_kd.report.live import mode_of, say_end, say_stopped, watching
 
     require_meter(settings.objectives)
     mode = mode_of(quiet, as_json)
@@ -239,7 +239,7 @@ def front(
         raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
 
     from nas_kd.data.picture_files import require_writable
-    from nas_kd.report import front_against, front_json, front_table, plot_front
+    from nas_kd.report.tables import front_against, front_json, front_table, plot_front
     from nas_kd.study.study import open_study
 
     if plot is not None:
@@ -268,7 +268,7 @@ def export(
     Example: nas-kd export demo-mini --out students --onnx
     """
     from nas_kd.data.picture_files import require_writable
-    from nas_kd.export import export_front, export_student_onnx
+    from nas_kd.report.export import export_front, export_student_onnx
     from nas_kd.study.study import open_study
 
     require_writable(out, "--out", folder=True)
@@ -298,7 +298,7 @@ def table(
     """
     import torch
 
-    from nas_kd.paper import PAPER, rows, tables, to_json, untrained_figures
+    from nas_kd.report.paper import PAPER, rows, tables, to_json, untrained_figures
 
     if not paper:
         raise UsageError("table: say which: --paper has the seed paper's tables")
@@ -347,7 +347,7 @@ def report(
         raise UsageError(f"--out {out}: must end in .html")
 
     from nas_kd.data.picture_files import require_writable
-    from nas_kd.page import write_report
+    from nas_kd.report.html import write_report
     from nas_kd.study.study import open_study
 
     there = out.parent.is_dir()  # else it is made
@@ -366,7 +366,7 @@ def dashboard(
 
     Example: nas-kd dashboard demo-mini
     """
-    from nas_kd.dashboard import serve
+    from nas_kd.report.dashboard import serve
     from nas_kd.study.study import open_study
 
     serve(open_study(study, storage), port)

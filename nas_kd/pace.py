@@ -14,7 +14,7 @@ from typing import Any
 from nas_kd.codec.space import Arch
 from nas_kd.distillation.training import Report
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
-from nas_kd.illustrate import illustrate
+from nas_kd.report.illustrate import illustrate
 from nas_kd.study.prepare import task_of
 from nas_kd.study.progress import Follow
 from nas_kd.study.study import INTERRUPTED, STOPPED

@@ -12,7 +12,7 @@ from nas_kd.data.images import BUILTIN, open_images
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.classical import CODECS, classical_curve
-from nas_kd.report import curve_of, front_against
+from nas_kd.report.tables import curve_of, front_against
 from nas_kd.study.prepare import teacher_curve
 from nas_kd.study.study import Settings, Study
 from nas_kd.teachers.teacher import load_teacher

@@ -16,9 +16,9 @@ from tiny_codec import tiny
 import nas_kd
 from nas_kd.codec.checkpoint import save_student, write_text
 from nas_kd.errors import MeterError
-from nas_kd.export import rd_file
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
+from nas_kd.report.export import rd_file
 
 ROOT = Path(__file__).parents[1]
 

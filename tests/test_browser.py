@@ -3,8 +3,8 @@ import threading
 import pytest
 from browser import CHROMIUM, Browser
 
-from nas_kd.dashboard import bind
-from nas_kd.page import write_report
+from nas_kd.report.dashboard import bind
+from nas_kd.report.html import write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path")
 

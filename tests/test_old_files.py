@@ -8,7 +8,7 @@ import torch
 
 from nas_kd.codec.bitstream import decode
 from nas_kd.codec.checkpoint import load_student
-from nas_kd.report import front_json, front_table
+from nas_kd.report.tables import front_json, front_table
 from nas_kd.study.study import open_study
 
 OLD = Path(__file__).parent / "old"

@@ -9,7 +9,7 @@ from PIL import Image
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.bd_rate import RDCurve
-from nas_kd.illustrate import _classical, illustrate
+from nas_kd.report.illustrate import _classical, illustrate
 from nas_kd.study.trial import Anchor, Outcome
 from nas_kd.study.trial_artifacts import made_with, note, store
 

@@ -13,7 +13,7 @@ from nas_kd.codec.space import Arch
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
-from nas_kd.illustrate import illustrate
+from nas_kd.report.illustrate import illustrate
 from nas_kd.study.study import Settings, Study
 from nas_kd.study.trial import Anchor, Outcome
 from nas_kd.study.trial_artifacts import made_with

@@ -19,7 +19,9 @@ from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import beside
 from nas_kd.evaluation.rate_distortion import StudentCodec
-from nas_kd.figures import (
+from nas_kd.places import ASSETS
+from nas_kd.report.crops import crops, data_uri, shots, spread
+from nas_kd.report.figures import (
     Figure,
     Pane,
     absent,
@@ -29,8 +31,6 @@ from nas_kd.figures import (
     on_kodak,
     panes,
 )
-from nas_kd.pictures import crops, data_uri, shots, spread
-from nas_kd.places import ASSETS
 from nas_kd.study.prepare import baselines_of
 from nas_kd.study.sampler import QUALITY
 from nas_kd.study.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER

@@ -18,7 +18,7 @@ from nas_kd.data.images import open_images, to_tensor
 from nas_kd.data.metrics import padded
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import evaluate_real
-from nas_kd.export import export_front
+from nas_kd.report.export import export_front
 
 FILES = {"arch.json", "student.safetensors", "rd.json", "card.md", "encoder.onnx", "decoder.onnx"}
 

@@ -16,7 +16,7 @@ from nas_kd.codec.checkpoint import save_student
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.measurement.reading import Reading
-from nas_kd.paper import (
+from nas_kd.report.paper import (
     DIGITS,
     PAPER,
     TABLES,
@@ -31,7 +31,7 @@ from nas_kd.paper import (
 from nas_kd.study.study import Settings, Study
 from nas_kd.study.trial import Outcome
 
-FILE = Path(__file__).parents[1] / "studies" / "prim-channels.toml"
+FILE = Path(__file__).parents[2] / "studies" / "prim-channels.toml"
 
 
 def _run(*words: str) -> tuple[object, str]:

@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna.exceptions import StorageInternalError
 
 from nas_kd.errors import UsageError
-from nas_kd.figures import absent, curves, history
+from nas_kd.report.figures import absent, curves, history
 from nas_kd.study.prepare import baselines_of
 from nas_kd.study.settings import OBJECTIVES
 from nas_kd.study.study import Study

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from nas_kd.codec.space import Arch, SearchSpace, load_space
-from nas_kd.live import (
+from nas_kd.report.live import (
     Foretold,
     Lines,
     Screen,
@@ -21,7 +21,7 @@ from nas_kd.live import (
     say_stopped,
     sparkline,
 )
-from nas_kd.report import Brief, front_table
+from nas_kd.report.tables import Brief, front_table
 from nas_kd.study.progress import Follow
 
 

@@ -10,7 +10,7 @@ from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import ImageSet
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec
-from nas_kd.pictures import crops, sheet, shots, spread
+from nas_kd.report.crops import crops, sheet, shots, spread
 from nas_kd.study.trial import Anchor, Outcome
 from nas_kd.study.trial_artifacts import CROPS, PLOT
 

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from nas_kd.codec.space import Arch
 from nas_kd.errors import NasKdError
-from nas_kd.figures import complete, volumes
-from nas_kd.report import Brief, front_json, front_table
+from nas_kd.report.figures import complete, volumes
+from nas_kd.report.tables import Brief, front_json, front_table
 from nas_kd.study.progress import read_now
 from nas_kd.study.study import Study, open_study
 from nas_kd.study.uncertainty import SCALE, UNITS

@@ -16,7 +16,7 @@ from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_words, lacking
-from nas_kd.pictures import spread
+from nas_kd.report.crops import spread
 from nas_kd.study.polish import RECORD, best_folder
 from nas_kd.study.prepare import baselines_of
 from nas_kd.study.study import Study

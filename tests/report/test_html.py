@@ -12,10 +12,10 @@ from small import NAME
 
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
-from nas_kd.figures import MIN_FOR_IMPORTANCE, curves, importances, panes, volumes
-from nas_kd.page import Seen, best_first, build, look, write_report
-from nas_kd.pictures import spread
-from nas_kd.report import COLOURS, plot_front
+from nas_kd.report.crops import spread
+from nas_kd.report.figures import MIN_FOR_IMPORTANCE, curves, importances, panes, volumes
+from nas_kd.report.html import Seen, best_first, build, look, write_report
+from nas_kd.report.tables import COLOURS, plot_front
 from nas_kd.study.study import Settings, Study, open_study
 from nas_kd.study.trial import Outcome
 from nas_kd.study.uncertainty import alike, notes, overlapping, uncertainty_of
@@ -241,14 +241,14 @@ def test_importances_are_absent_under_the_stated_number_and_of_what_is_exact(tmp
     assert importances(study).reason == (
         f"3 complete trials: fewer than {MIN_FOR_IMPORTANCE} say nothing about it"
     )
-    monkeypatch.setattr("nas_kd.figures.MIN_FOR_IMPORTANCE", 12)
+    monkeypatch.setattr("nas_kd.report.figures.MIN_FOR_IMPORTANCE", 12)
     shown = importances(doubtful("many", *range(20, 32))).figure
     assert [bar["name"] for bar in shown["data"]] == ["BD-rate %"]
 
 
 def test_where_all_is_computed_exactly_there_are_no_importances(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nas_kd.figures.MIN_FOR_IMPORTANCE", 2)
+    monkeypatch.setattr("nas_kd.report.figures.MIN_FOR_IMPORTANCE", 2)
     study = Study(Settings("exact", "demo", objectives=("flops",), sampler="random"))
     for macs in (1e9, 2e9, 3e9):
         number, _ = study.ask(3)

@@ -13,9 +13,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.evaluation.bd_rate import RDCurve
-from nas_kd.paper import PAPER
-from nas_kd.pictures import spread
-from nas_kd.report import COLOURS, SHOWN_CURVES
+from nas_kd.report.crops import spread
+from nas_kd.report.paper import PAPER
+from nas_kd.report.tables import COLOURS, SHOWN_CURVES
 from nas_kd.study.front import Point, hypervolume, pareto_front, reference_point
 from nas_kd.study.study import Study
 from nas_kd.study.uncertainty import EXACT, UNITS, uncertainty_of, value_of
