@@ -44,6 +44,7 @@ from loops import (
 )
 from PIL import Image
 
+from nas_kd.cluster.gpu_sharing import trials_per_gpu
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import load_space, prim
 from nas_kd.codec.student import LMBDAS, Student
@@ -63,7 +64,6 @@ from nas_kd.measurement.networks import (
     synchroniser,
 )
 from nas_kd.measurement.reading import Reading
-from nas_kd.packing import trials_per_gpu
 from nas_kd.report.illustrate import illustrate
 from nas_kd.study.prepare import interval_db
 from nas_kd.study.trial import Anchor, Task, rd_cost, run_trial

@@ -40,7 +40,7 @@ def main() -> None:
 
 def ours(trials: int) -> dict[str, float]:
     """A search whose students are built, counted and evaluated on one small picture, untrained."""
-    from nas_kd.launch import Machine, search
+    from nas_kd.cluster.launch import Machine, search
     from nas_kd.study.study import Settings
 
     Path("pictures").mkdir()

@@ -28,9 +28,9 @@ import paper_figures
 import torch
 from PIL import Image
 
+from nas_kd.cluster.worker import paced_trial
 from nas_kd.data.images import open_images
 from nas_kd.distillation.training import Recipe
-from nas_kd.pace import paced_trial
 from nas_kd.report.paper import device_name
 from nas_kd.study.prepare import prepare
 from nas_kd.study.settings import Settings, load_studies

@@ -156,8 +156,8 @@ def search(
     require_clear(studies)  # before torch and Ray, which take seconds to import
     if not (quiet or as_json):
         print("starting: loading torch and the teacher", flush=True)
+    from nas_kd.cluster.launch import Machine
     from nas_kd.cores import cores
-    from nas_kd.launch import Machine
 
     machine = Machine(workers or cores(), address, gpus_per_trial, storage, packed, pool)
     with ExitStack() as after:  # Ray stays up from the first study to the last
@@ -201,8 +201,8 @@ def _given(ctx: typer.Context, option: str) -> bool:
 def _search(
     settings: Any, budget: int | None, machine: Any, quiet: bool, as_json: bool, after: ExitStack
 ) -> None:
+    from nas_kd.cluster.launch import search as launch
     from nas_kd.errors import Stopped
-    from nas_kd.launch import search as launch
     from nas_kd.measurement.meters import require_meter
     from nas_kd.report.dashboard import publish
     from nas_kd.report.live import mode_of, say_end, say_stopped, watching

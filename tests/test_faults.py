@@ -17,12 +17,12 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from PIL import Image
 
+from nas_kd.cluster.worker import outcome_of
 from nas_kd.codec.checkpoint import WEIGHTS
 from nas_kd.codec.space import Arch, Transform
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run
-from nas_kd.pace import outcome_of
 from nas_kd.study.study import COUNTED, Study, open_study
 from nas_kd.study.trial import CHECKPOINT, Outcome
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from nas_kd.cluster.launch import Machine, search
+from nas_kd.cluster.tune import start_ray
 from nas_kd.codec.checkpoint import load_student, weights_digest
-from nas_kd.engine import start_ray
 from nas_kd.errors import NasKdError
-from nas_kd.launch import Machine, search
 from nas_kd.report.export import export_front
 from nas_kd.report.tables import front_json
 from nas_kd.study.polish import (

@@ -10,11 +10,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from nas_kd.cli import app
+from nas_kd.cluster.worker import paced_trial
 from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import load_arch, load_space
 from nas_kd.errors import SpaceError, UsageError
-from nas_kd.pace import paced_trial
 from nas_kd.study.prepare import prepare
 from nas_kd.study.single import distill_alone, in_a_table
 from nas_kd.study.study import Settings, Study

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from nas_kd.cli import main
+from nas_kd.cluster.launch import Machine, search
+from nas_kd.cluster.worker import paced_trial
 from nas_kd.codec.compressai_light import CompressionModel
 from nas_kd.codec.space import load_arch
 from nas_kd.codec.student import LMBDAS
 from nas_kd.distillation.loss import Weights
 from nas_kd.errors import StudyError, TeacherError
-from nas_kd.launch import Machine, search
-from nas_kd.pace import paced_trial
 from nas_kd.study.prepare import prepare
 from nas_kd.study.single import distill_alone
 from nas_kd.study.study import Settings, Study, open_study

@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 from optuna.trial import TrialState
 
+from nas_kd.cluster.file_transfer import Away, Home, lent, mark, root_of, shares_disk
+from nas_kd.cluster.worker import Paced, failure_of, paced_trial
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
-from nas_kd.courier import Away, Home, lent, mark, root_of, shares_disk
 from nas_kd.errors import NasKdError, UsageError
-from nas_kd.pace import Paced, failure_of, paced_trial
 from nas_kd.study.polish import polish, polished_key
 from nas_kd.study.prepare import Listen, task_of
 from nas_kd.study.ranking import score

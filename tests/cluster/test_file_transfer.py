@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from nas_kd import courier
-from nas_kd.courier import Away, Home, lent, mark, shares_disk
+from nas_kd.cluster import file_transfer as courier
+from nas_kd.cluster.file_transfer import Away, Home, lent, mark, shares_disk
 from nas_kd.errors import NasKdError
 
 

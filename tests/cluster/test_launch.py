@@ -18,10 +18,11 @@ from optuna.trial import TrialState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nas_kd import engine, launch
-from nas_kd.engine import is_fault, ray_up, start_ray, temporary_folder
+from nas_kd.cluster import launch
+from nas_kd.cluster import tune as engine
+from nas_kd.cluster.launch import Machine, search
+from nas_kd.cluster.tune import is_fault, ray_up, start_ray, temporary_folder
 from nas_kd.errors import DataError, NasKdError, UsageError
-from nas_kd.launch import Machine, search
 from nas_kd.study.polish import best_folder, gained
 from nas_kd.study.prepare import prepare
 from nas_kd.study.progress import EVENTS, NOW

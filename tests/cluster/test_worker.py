@@ -1,7 +1,7 @@
 import pytest
 
+from nas_kd.cluster.worker import Paced, outcome_of
 from nas_kd.errors import DataError, TeacherError, TrialFailed
-from nas_kd.pace import Paced, outcome_of
 from nas_kd.study.trial import Outcome
 
 

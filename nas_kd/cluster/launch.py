@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from optuna.exceptions import StorageInternalError
 
+from nas_kd.cluster.gpu_sharing import trials_per_gpu
 from nas_kd.errors import NasKdError, UsageError
-from nas_kd.packing import trials_per_gpu
 from nas_kd.study.obstacles import require_levels
 from nas_kd.study.polish import polish_front, unpolished
 from nas_kd.study.prepare import Listen, prepare, rank
@@ -91,7 +91,9 @@ def _run(
     listen: Listen,
     up: ExitStack,
 ) -> None:
-    from nas_kd import engine  # brings Ray, which a search without trials left does not need
+    from nas_kd.cluster import (
+        tune as engine,  # brings Ray, which a search without trials left does not need
+    )
 
     machine = placed(machine, study, tuple(prepared["lmbdas"]), listen)
     gpus = machine.gpus_per_trial or 0.0
