@@ -15,7 +15,7 @@ if compgen -G '.whl/*.whl' >/dev/null; then
     export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-nas_kd() { "$python" -c 'from nas_kd.cli import main; main()' "$@"; }
+nas_kd() { "$python" -c 'from nas_kd.cli.main import main; main()' "$@"; }
 failed=0
 run() { # name, seconds, command: its end is reported and the next part runs all the same
     local name=$1 seconds=$2

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from nas_kd.cli import app
+from nas_kd.cli.main import app
 from nas_kd.data.images import BUILTIN, open_images
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import bd_rate

@@ -7,7 +7,7 @@ import pytest
 from docs_pages import PAGES, ROOT
 from typer.main import get_command
 
-from nas_kd.cli import app
+from nas_kd.cli.main import app
 
 
 def code_lines(text):

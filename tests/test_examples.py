@@ -48,7 +48,7 @@ for name, value in short.items():
 if args[0] == "search":
     args += ["--workers", "1"]
 sys.argv[1:] = args
-from nas_kd.cli import main
+from nas_kd.cli.main import main
 try:
     main()
 finally:

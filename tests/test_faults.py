@@ -158,7 +158,7 @@ def test_a_search_on_a_full_disk_ends_and_goes_on_once_there_is_room(tmp_path, m
     prepare(tmp_path, early_stop=False)
     monkeypatch.chdir(tmp_path)
     words = "search chaos.toml --budget 2 --workers 1"
-    search = f"{sys.executable} -c 'from nas_kd.cli import main; main()' {words}"
+    search = f"{sys.executable} -c 'from nas_kd.cli.main import main; main()' {words}"
     script = FULL.format(search=search)
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],

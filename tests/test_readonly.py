@@ -10,7 +10,7 @@ import pytest
 from small import NAME
 from typer.testing import CliRunner
 
-from nas_kd.cli import app, main
+from nas_kd.cli.main import app, main
 from nas_kd.study.study import Study, open_study
 
 UNWRITABLE = "-dac_override,-dac_read_search,-fowner"
@@ -93,7 +93,7 @@ def test_a_colleagues_study_can_be_looked_at(small_folder, tmp_path):
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.chown(path, 1000, 1000)
     held = ["setpriv", f"--bounding-set={UNWRITABLE}", "--inh-caps=-all"]
-    code = "from nas_kd.cli import main; main()"
+    code = "from nas_kd.cli.main import main; main()"
     done = subprocess.run(
         [*held, sys.executable, "-c", code, "front", NAME],
         cwd=tmp_path / "colleague",

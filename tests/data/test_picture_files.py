@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_codec import ARCH, LMBDAS
 from typer.testing import CliRunner, Result
 
-from nas_kd.cli import app
+from nas_kd.cli.main import app
 from nas_kd.codec.bitstream import decode, encode, info
 from nas_kd.codec.checkpoint import load_student, save_student
 from nas_kd.codec.rate_control import file_of_bpp, file_of_psnr
@@ -191,7 +191,7 @@ def test_what_cannot_be_read_or_written_is_said_before_anything_is_loaded(
 
 
 def test_files_are_looked_at_without_torch():
-    code = "import sys, nas_kd.cli, nas_kd.data.picture_files; print(*{'torch', 'ray'} & set(sys.modules))"
+    code = "import sys, nas_kd.cli.main, nas_kd.data.picture_files; print(*{'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from nas_kd.cli import app
+from nas_kd.cli.main import app
 from nas_kd.data.images import BUILTIN, ImageSet, open_images
 from nas_kd.evaluation.classical import CODECS, lacking
 from nas_kd.evaluation.classical_cost import energies, measured, ms_ssim

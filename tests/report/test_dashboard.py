@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from nas_kd.cli import main
+from nas_kd.cli.main import main
 from nas_kd.errors import UsageError
 from nas_kd.report.dashboard import bind
 from nas_kd.study.trial_artifacts import METRIC_NAMES

@@ -11,7 +11,7 @@ import torch
 from onnx_session import session
 from typer.testing import CliRunner
 
-from nas_kd.cli import app
+from nas_kd.cli.main import app
 from nas_kd.codec.bitstream import decode, encode
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import open_images, to_tensor

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nas_kd.cli import main
+from nas_kd.cli.main import main
 from nas_kd.codec.checkpoint import save_student
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student

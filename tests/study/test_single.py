@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from nas_kd.cli import app
+from nas_kd.cli.main import app
 from nas_kd.cluster.worker import paced_trial
 from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.codec.cost import count

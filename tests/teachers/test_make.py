@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_kd.cli import main
+from nas_kd.cli.main import main
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.data.images import crop_pool, derived_seed, open_images

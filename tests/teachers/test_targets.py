@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_kd.cli_machine import cache as cache_command
+from nas_kd.cli.machine import cache as cache_command
 from nas_kd.distillation.loss import Weights
 from nas_kd.errors import UsageError
 from nas_kd.teachers.targets import (

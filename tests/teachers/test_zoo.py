@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_kd.cli import main
+from nas_kd.cli.main import main
 from nas_kd.cluster.launch import Machine, search
 from nas_kd.cluster.worker import paced_trial
 from nas_kd.codec.compressai_light import CompressionModel

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nas_kd.cli_common import require_there
+from nas_kd.cli.common import require_there
 
 app = typer.Typer()
 
@@ -20,7 +20,7 @@ def doctor() -> None:
 
     Example: nas-kd doctor
     """
-    from nas_kd.doctor import findings
+    from nas_kd.cli.doctor import findings
 
     for what, finding in findings():
         print(f"{what + ':':19}{finding}")

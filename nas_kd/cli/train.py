@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nas_kd.cli_common import WholeHelp
-from nas_kd.cli_study import AsJson, Pool, Storage, _given, _say
+from nas_kd.cli.common import WholeHelp
+from nas_kd.cli.study import AsJson, Pool, Storage, _given, _say
 from nas_kd.errors import UsageError
 
 app = typer.Typer()

@@ -8,8 +8,12 @@ from typing import Annotated
 
 import typer
 
-from nas_kd import __version__, cli_codec, cli_machine, cli_study, cli_train
-from nas_kd.cli_common import WholeHelp
+from nas_kd import __version__
+from nas_kd.cli import codec as cli_codec
+from nas_kd.cli import machine as cli_machine
+from nas_kd.cli import study as cli_study
+from nas_kd.cli import train as cli_train
+from nas_kd.cli.common import WholeHelp
 from nas_kd.errors import NasKdError, Stopped
 
 GO_ON = ("search", "warmup", "distill", "teacher")

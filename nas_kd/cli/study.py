@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas_kd.cli_common import at_least_one, known_study
+from nas_kd.cli.common import at_least_one, known_study
 from nas_kd.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from nas_kd.cli import app, main
+from nas_kd.cli.main import app, main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 TRAIN = ("--arch", "mbt2018", "--out", "out")
@@ -19,7 +19,7 @@ FREE = ("--objectives", "bd_rate,flops")
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    code = "from nas_kd.cli import main; main()"
+    code = "from nas_kd.cli.main import main; main()"
     command = [sys.executable, "-c", code, *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
@@ -122,7 +122,7 @@ def test_a_command_that_is_stopped_ends_with_130_and_says_how_to_go_on(stop, tmp
     code = (
         "import sys, time, nas_kd.study.obstacles; sys.argv = ['nas-kd', 'search'];"
         "nas_kd.study.obstacles.require_clear = lambda _: (print('here', flush=True), time.sleep(60));"
-        "from nas_kd.cli import main; main()"
+        "from nas_kd.cli.main import main; main()"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(
