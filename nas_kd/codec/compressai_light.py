@@ -71,6 +71,7 @@ def _without_point_clouds() -> Iterator[None]:
 with _without_point_clouds(), warnings.catch_warnings():
     # torch deprecates torch.jit.script, which CompressAI still uses at import.
     warnings.simplefilter("ignore")
+    from compressai.ans import RansDecoder, RansEncoder
     from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
     from compressai.layers import GDN, AttentionBlock, CheckerboardMaskedConv2d, ResidualBlock
     from compressai.models import CompressionModel
@@ -78,6 +79,8 @@ with _without_point_clouds(), warnings.catch_warnings():
     from compressai.ops import quantize_ste
 
 __all__ = [
+    "RansDecoder",
+    "RansEncoder",
     "GDN",
     "AttentionBlock",
     "CheckerboardMaskedConv2d",

@@ -415,7 +415,7 @@ def _find(spec: str | Path) -> Path:
     if isinstance(spec, Path) or str(spec).endswith(".toml"):
         return Path(spec)
     # Here, in a source tree, and where an installed wheel puts them.
-    beside = (Path(), Path(__file__).parents[1], Path(sys.prefix) / "share" / "nas-kd")
+    beside = (Path(), Path(__file__).parents[2], Path(sys.prefix) / "share" / "nas-kd")
     folders = [base / "search_spaces" for base in beside]
     found = next((f / f"{spec}.toml" for f in folders if (f / f"{spec}.toml").exists()), None)
     if found is None:

@@ -11,11 +11,10 @@ read backwards.
 from __future__ import annotations
 
 import numpy as np
-from compressai.ans import RansDecoder, RansEncoder
 from torch import Tensor, from_numpy
 from torch import tensor as make_tensor
 
-from nas_kd.codec.compressai_light import EntropyModel
+from nas_kd.codec.compressai_light import EntropyModel, RansDecoder, RansEncoder
 from nas_kd.errors import BitstreamError
 
 SYMBOL_MAX = 2**29

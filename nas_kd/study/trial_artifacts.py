@@ -1,6 +1,7 @@
 """What the dashboard shows of a trial: a note, its R-D plot, crops, the student to download.
 
-A finished trial is immutable in Optuna: the worker draws (nas_kd.report.illustrate), and the study attaches before it tells.
+A finished trial is immutable in Optuna: the worker draws
+(nas_kd.report.illustrate), and the study attaches before it tells.
 """
 
 from __future__ import annotations

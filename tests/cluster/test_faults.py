@@ -26,7 +26,7 @@ from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.study.study import COUNTED, Study, open_study
 from nas_kd.study.trial import CHECKPOINT, Outcome
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from chaos import prepare  # noqa: E402
 

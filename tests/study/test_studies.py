@@ -16,7 +16,7 @@ from nas_kd.study.settings import Settings, load_studies
 from nas_kd.study.study import Study, open_study
 from nas_kd.study.trial import Outcome
 
-FILES = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
+FILES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 EACH = """
 space = "prim"
 steps = 5
