@@ -18,7 +18,7 @@ from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluation.rate_distortion import StudentCodec, batches, evaluate_real
 from nas_kd.teachers.teacher import load_teacher
 
-evaluation = importlib.import_module("nas_kd.evaluate")  # the package has a function of that name
+evaluation = importlib.import_module("nas_kd.evaluation.rate_distortion")
 
 LMBDAS = (0.0018, 0.013, 0.0483)
 
