@@ -32,6 +32,7 @@ ORDER = (
         "train",
         "evaluate",
         "baselines",
+        "published",
         "classical",
         "tiles",
         "bitstream",
