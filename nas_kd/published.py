@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from PIL import features
 
-from nas_kd.baselines import CODECS, classical_point
+from nas_kd.baselines import CODECS, against, classical_point
 from nas_kd.bd import RDCurve
 from nas_kd.data import ImageSet, held
 from nas_kd.errors import UsageError
@@ -124,3 +124,9 @@ def _misses(images: ImageSet, proof: Proof) -> Iterator[str]:
                 f"is another set: JPEG at quality {quality} takes {found[0]:.4f} bpp for {found[1]:.3f} dB there, "
                 f"{bpp:.4f} bpp for {psnr_db:.3f} dB on {proof.name}"
             )
+
+
+def against_published(name: str, curve: RDCurve) -> dict[str, Any]:
+    """BD-rate of a curve on Kodak against a published one, with its source, or the reason why there is none."""
+    other = published()[name]
+    return against(other.curve, curve) | {"source": other.source, "rate": other.rate}

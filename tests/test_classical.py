@@ -6,10 +6,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from nas_kd.baselines import CODECS, lacking
-from nas_kd.classical import energies, measured, ms_ssim
+from nas_kd.classical import energies, measured
 from nas_kd.cli import app
 from nas_kd.data import BUILTIN, ImageSet, open_images
 from nas_kd.reading import Reading
+from nas_kd.similarity import ms_ssim
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ ORDER = (
         "codec_energy",
         "feed",
         "train",
+        "similarity",
         "evaluate",
         "baselines",
         "published",
@@ -37,6 +38,8 @@ ORDER = (
         "tiles",
         "bitstream",
         "rate",
+        "coding_cost",
+        "judged",
         "onnx_export",
     ),
     *(
