@@ -19,7 +19,7 @@ from nas_kd.onnx_export import export_onnx
 from nas_kd.polish import best_folder, gained
 from nas_kd.space import Arch
 from nas_kd.study import Study
-from nas_kd.weights import load_student, save_student, write_text
+from nas_kd.weights import load_student, save_student, weights_digest, write_text
 
 
 def export_front(study: Study, out: Path, progress: Any = None, onnx: bool = False) -> list[Path]:
@@ -46,6 +46,7 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = Fa
     about = {"study": study.settings.name, "trial": trial.number, "nas_kd": __version__}
     save_student(student, temporary, about)
     more = {"estimated_in_search": trial.user_attrs["rd"], "measured": measured.to_json()}
+    more |= {"sha256": weights_digest(student)}
     more |= {"polished": polished} if (polished := gained(study, trial)) else {}
     name = f"{study.settings.name}-{trial.number}"
     write_text(temporary / "rd.json", rd_file(name, measured.to_json(), more))

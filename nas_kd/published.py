@@ -107,7 +107,7 @@ def is_kodak(images: ImageSet) -> bool:
 def differs(images: ImageSet, proof: Proof) -> str | None:
     """Why a set is not the one of the proof; None where it is. Names do not count, pixels do."""
     if len(images) != proof.pictures:
-        return f"has {len(images)} pictures, not {proof.pictures}"
+        return f"has {len(images)} picture{'s' * (len(images) != 1)}, not {proof.pictures}"
     if others := sorted(set(images.sizes) - proof.sizes):
         height, width = others[0]
         return f"has a picture of {width}x{height}, which none of {proof.name}'s is"
