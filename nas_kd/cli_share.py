@@ -36,3 +36,20 @@ def leaderboard(
         print(json.dumps(board_json(board)))
     else:
         Console(soft_wrap=False).print(board_table(board))
+
+
+@app.command()
+def push(
+    student: Annotated[Path, typer.Argument(help="folder of a student")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="where to")],
+    public: Annotated[
+        bool, typer.Option("--public", help="let everybody see it [default: its owner alone]")
+    ] = False,
+) -> None:
+    """Upload a student to Hugging Face, with a token of your own; needs nas-kd[hub].
+
+    Example: nas-kd push students/trial-0003 me/small-codec
+    """
+    from nas_kd.hub import push as upload
+
+    print(upload(student, repository, public))

@@ -20,11 +20,9 @@ from nas_kd.cost import Cost, count
 from nas_kd.data import ImageSet, open_images
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.evaluate import Measured, evaluate_real
+from nas_kd.hub import RD
 from nas_kd.published import published, require_kodak, split_names
 from nas_kd.weights import ARCH, load_student
-
-RD = "rd.json"
-"""Where an export keeps its points."""
 
 MIN_COMMON_DB = 1.0
 """Below so much of a common interval a BD-rate says nothing."""

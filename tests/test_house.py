@@ -68,6 +68,7 @@ ORDER = (
         "packing",
         "engine",
         "launch",
+        "hub",
         "export",
         "leaderboard",
         "report",
