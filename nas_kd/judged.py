@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from nas_kd.baselines import compare, lacking
+from nas_kd.baselines import in_words as rate_in_words
 from nas_kd.coding_cost import classical_codec, coding_cost, student_codec
 from nas_kd.coding_cost import in_words as cost_in_words
 from nas_kd.data import ImageSet, open_images
@@ -139,9 +140,7 @@ def _versus(one: OnSet) -> list[str]:
 
 
 def _percent(found: dict[str, Any]) -> str:
-    value = found["bd_rate"]
-    said = f"absent ({found['reason']})" if value is None else f"{value:+.2f} %"
-    return said + KINDS.get(found.get("rate", ""), "")
+    return rate_in_words(found) + KINDS.get(found.get("rate", ""), "")
 
 
 def _coding(judged: Judged) -> list[str]:

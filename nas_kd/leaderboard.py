@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from nas_kd.baselines import classical_curve
+from nas_kd.baselines import MIN_COMMON_DB, classical_curve
 from nas_kd.bd import MIN_POINTS, BDRate, Interval, RDCurve, bd_rate
 from nas_kd.codec_energy import ENERGY
 from nas_kd.coding_cost import SIDES, coding_cost, student_codec
@@ -23,9 +23,6 @@ from nas_kd.evaluate import Measured, evaluate_real
 from nas_kd.hub import RD
 from nas_kd.published import published, require_kodak, split_names
 from nas_kd.weights import ARCH, load_student
-
-MIN_COMMON_DB = 1.0
-"""Below so much of a common interval a BD-rate says nothing."""
 
 NO_ENERGY = {"value": None, "reason": "no energy was measured at its export", "device": None}
 
@@ -60,7 +57,7 @@ def leaderboard(folders: list[Path], data: str, versus: str) -> Board:
     homes, images = students_below(folders), open_images(data, "eval")
     anchor = _anchor(versus, images)
     entries = [_entry(home, images) for home in homes]
-    interval = common_interval(anchor, {e.folder: e.measured.curve() for e in entries})
+    interval = interval_of_all(anchor, {e.folder: e.measured.curve() for e in entries})
     rows = [(entry, bd_rate(anchor, entry.measured.curve(), interval)) for entry in entries]
     rows.sort(key=lambda row: (row[1].value is None, row[1].value or 0.0))
     return Board(images, versus, interval, rows)
@@ -113,7 +110,7 @@ def _energy(home: Path) -> dict[str, Any]:
     return NO_ENERGY
 
 
-def common_interval(anchor: RDCurve, curves: dict[Path, RDCurve]) -> Interval:
+def interval_of_all(anchor: RDCurve, curves: dict[Path, RDCurve]) -> Interval:
     """The PSNR that the anchor and all students cover, so that their BD-rates are of one and the same range.
 
     Students of too few levels for any BD-rate do not narrow it.

@@ -21,6 +21,7 @@ from nas_kd.bd import RDCurve
 from nas_kd.data import ImageSet, held
 from nas_kd.errors import UsageError
 
+SHOWN = ("vtm", "cheng2020-anchor", "bmshj2018-hyperprior")
 FILE = Path(__file__).parent / "assets" / "published.json"
 QUALITY_STEP = 5
 """Between the published points of JPEG, which begin with it."""
@@ -74,13 +75,18 @@ def kodak() -> Proof:
     return Proof("Kodak", data["pictures"], sizes, jpeg)
 
 
+def shown() -> dict[str, RDCurve]:
+    """The curves that a report draws, of real bitstreams: the standard, the zoo's anchor and its best."""
+    return {name: published()[name].curve for name in SHOWN}
+
+
 def split_names(text: str) -> tuple[list[str], list[str]]:
-    """Of names by comma: the classical codecs that are measured here, and the published curves.
+    """Of names by comma, each once: the classical codecs that are measured here, and the published curves.
 
     Raises:
         UsageError: a name that is neither.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         if (reason := _data()["no_curve"].get(name)) is not None:
             raise UsageError(f"'{name}' cannot be compared with: {reason}")

@@ -12,20 +12,10 @@ from torch import Tensor
 
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluate import StudentCodec, spent
+from nas_kd.served import BUILT_IN, ZOO_QUALITIES, require_at_hand, zoo_qualities
 from nas_kd.student import LMBDAS, Student
 from nas_kd.weights import load_student, weights_digest
-from nas_kd.zoo import (
-    NO_HYPER_LATENTS,
-    ZOO_NAMES,
-    Member,
-    family_members,
-    load_member,
-    zoo_member,
-)
-
-BUILT_IN = Path(__file__).parent / "teachers"
-ALIASES = {"cheng2020": "cheng2020-anchor"}
-ZOO_QUALITIES = len(LMBDAS)
+from nas_kd.zoo import Member, family_members, load_member, zoo_member
 
 
 class Teacher(Protocol):
@@ -266,11 +256,11 @@ def load_teacher(
 
 
 def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
+    require_at_hand(spec, weights)
     if any(spec == folder.name for folder in BUILT_IN.iterdir()):
         return VariableRateTeacher(spec, load_student(BUILT_IN / spec))
-    name, _, quality = spec.partition(":")
-    if (name := ALIASES.get(name, name)) in ZOO_NAMES:
-        return _from_zoo(name, quality, weights)
+    if asked := zoo_qualities(spec):
+        return _from_zoo(*asked, weights)
     if members := family_members(Path(spec)):
         lmbdas = tuple(LMBDAS[m.quality - 1] for m in members if m.quality)
         return FixedRateTeacher(spec, members, lmbdas)
@@ -279,12 +269,7 @@ def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
             return VariableRateTeacher(spec, load_student(spec))
         except UsageError as error:
             raise TeacherError(str(error)) from error
-    if Path(spec).is_file():
-        return _from_file(Path(spec), lmbda)
-    known = ", ".join(["mini", *ALIASES, *ZOO_NAMES])
-    raise TeacherError(
-        f"teacher '{spec}': neither a folder, nor a file, nor one of {known}; give one of these"
-    )
+    return _from_file(Path(spec), lmbda)
 
 
 def _with_lmbda(teacher: Teacher, lmbda: float | None) -> Teacher:
@@ -301,15 +286,11 @@ def _with_lmbda(teacher: Teacher, lmbda: float | None) -> Teacher:
     return teacher
 
 
-def _from_zoo(name: str, quality: str, weights: str | None) -> FixedRateTeacher:
-    if quality and not (quality.isdigit() and 1 <= int(quality) <= ZOO_QUALITIES):
-        raise TeacherError(f"teacher {name}:{quality}: quality must be 1 to {ZOO_QUALITIES}")
-    qualities = [int(quality)] if quality else list(range(1, ZOO_QUALITIES + 1))
-    if name == NO_HYPER_LATENTS:
-        raise TeacherError(f"teacher {name}: has no hyper-latents to distil; choose another")
+def _from_zoo(name: str, qualities: list[int], weights: str | None) -> FixedRateTeacher:
     members = [zoo_member(name, q, weights) for q in qualities]
     lmbdas = tuple(LMBDAS[q - 1] for q in qualities)
-    return FixedRateTeacher(f"{name}:{quality}" if quality else name, members, lmbdas)
+    one = f":{qualities[0]}" if len(qualities) == 1 else ""
+    return FixedRateTeacher(name + one, members, lmbdas)
 
 
 def _from_file(file: Path, lmbda: float | None) -> FixedRateTeacher:

@@ -1,12 +1,14 @@
 """Classical codecs in the teacher's place, and beside the front."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from nas_kd import report
 from nas_kd.baselines import CODECS, classical_curve
 from nas_kd.bd import bd_rate
 from nas_kd.cli import app
@@ -65,4 +67,18 @@ def test_the_front_beside_classical_codecs(small, monkeypatch):
     assert said.exit_code == 0
     assert set(json.loads(said.stdout)["baselines"]["webp"]) == {str(n) for n in members}
     table = CliRunner().invoke(app, ["front", "small", "--baselines"], env={"COLUMNS": "250"})
-    assert "% vs jpegxl" in table.stdout
+    assert "jpegxl" in table.stdout
+
+
+def test_the_front_beside_published_codecs_is_refused_on_other_pictures(small):
+    command = ["front", "small", "--versus", "vtm,webp"]
+    said = str(CliRunner().invoke(app, command).exception)
+    assert re.match(r"vtm: published on Kodak's pictures, and .* has \d picture.*, not 24", said)
+
+
+def test_the_front_beside_published_codecs_on_kodak(small, monkeypatch):
+    monkeypatch.setattr(report, "require_kodak", lambda images, names: None)
+    found = front_against(small, "vtm,webp")
+    assert set(found) == {"vtm", "webp"}
+    assert all(one["source"].startswith("CompressAI") for one in found["vtm"].values())
+    assert set(found["vtm"]) == {t.number for t in small.front()}

@@ -114,9 +114,9 @@ def curve(low: float, high: float, points: int = 5) -> RDCurve:
 
 def test_all_are_compared_over_what_all_cover():
     given = {Path("a"): curve(27, 35), Path("b"): curve(28, 38), Path("one"): curve(30, 31, 2)}
-    assert boards.common_interval(curve(25, 40), given) == (28, 35)
+    assert boards.interval_of_all(curve(25, 40), given) == (28, 35)
     with pytest.raises(StudyError, match=r"less than 1 dB is covered by all \(a 27.00 to 35.00"):
-        boards.common_interval(curve(25, 40), given | {Path("c"): curve(34.5, 40)})
+        boards.interval_of_all(curve(25, 40), given | {Path("c"): curve(34.5, 40)})
 
 
 def test_what_cannot_stand_in_a_table_is_refused(pictures, tmp_path):
