@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ from nas_kd.reading import Reading
 from nas_kd.student import Student
 
 SIDES = ("encode", "decode")
-RUNS = 1
-"""Of each side in each of the three rounds: a picture takes seconds, and the rounds show whether it is quiet."""
+ROUND_S, MOST_RUNS = 0.5, 20
+"""A round's runs take about so long, and are no more: one of a student, which takes seconds, many of JPEG."""
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
@@ -60,7 +61,7 @@ def coding_cost(codec: FileCodec, images: ImageSet) -> dict[str, Any]:
         "encode": lambda: codec.encode(image),
         "decode": lambda: codec.decode(data),
     }
-    times = measure_latency(works, synchronise=lambda: None, runs=RUNS)
+    times = measure_latency(works, synchronise=lambda: None, runs=_runs(works.values()))
     return {
         "picture": images.names[place],
         "height": image.shape[0],
@@ -70,6 +71,18 @@ def coding_cost(codec: FileCodec, images: ImageSet) -> dict[str, Any]:
         **{f"{side}_ms": times[side].to_json() for side in SIDES},
         **{f"{side}_peak_mb": peak_mb(works[side]).to_json() for side in SIDES},
     }
+
+
+def _runs(works: Iterable[Work]) -> int:
+    """How often each is run in a round, by the slowest."""
+    slowest_s = max(_seconds(work) for work in works)
+    return max(1, min(MOST_RUNS, int(ROUND_S / slowest_s)))
+
+
+def _seconds(work: Work) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def peak_mb(work: Work) -> Reading:

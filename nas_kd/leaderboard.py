@@ -21,6 +21,7 @@ from nas_kd.data import ImageSet, open_images
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.evaluate import Measured, evaluate_real
 from nas_kd.hub import RD
+from nas_kd.judged import heading
 from nas_kd.published import published, require_kodak, split_names
 from nas_kd.weights import ARCH, load_student
 
@@ -158,9 +159,9 @@ def board_json(board: Board) -> dict[str, Any]:
 def board_table(board: Board) -> Table:
     """A row a student; a dash stands for what is absent, with its reason below."""
     low, high = board.interval_db
-    title = f"{board.images.name}: {len(board.images)} pictures, {low:.2f} to {high:.2f} dB"
+    title = f"{heading(board.images)}; {low:.2f} to {high:.2f} dB"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
-    table.add_column("student")
+    table.add_column("student", overflow="fold")
     heads = (f"% vs\n{board.anchor}", "enc\nkMAC/px", "dec\nkMAC/px", "params\nM", "enc\nms")
     for head in (*heads, "dec\nms", "dec\nMB", "mJ per\nframe", "device"):
         table.add_column(head, justify="right")

@@ -1,6 +1,7 @@
 """Time and memory of coding a picture: what is allocated is found, what cannot be measured has a reason."""
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,8 @@ def test_a_student_and_a_classical_codec_are_asked_for_whole_files():
     assert mini.encode(PICTURES[0])[:4] == b"NKD1"
     assert re.fullmatch(r"quality \d+, optimize True", jpeg.setting)
     assert jpeg.decode(jpeg.encode(PICTURES[1])).shape == (128, 64, 3)
+
+
+def test_a_quick_codec_is_run_more_often_than_a_slow_one():
+    assert cost._runs([lambda: None]) == cost.MOST_RUNS
+    assert cost._runs([lambda: None, lambda: time.sleep(0.3)]) == 1

@@ -11,7 +11,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from nas_kd import judged as judging
-from nas_kd import latency
 from nas_kd.baselines import compare
 from nas_kd.cli import app
 from nas_kd.data import BUILTIN, open_images
@@ -25,15 +24,7 @@ MINI = BUILT_IN / "mini"
 
 
 @pytest.fixture(scope="module")
-def warm():
-    """Times are not what is tested here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "WARMUP_S", 0)
-        yield
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory, warm) -> Path:
+def sets(tmp_path_factory, timed_briefly) -> Path:
     """Two folders: one picture that is large enough for MS-SSIM, two of which one is not."""
     folder = tmp_path_factory.mktemp("sets")
     whole = open_images(BUILTIN, "eval").images[0]

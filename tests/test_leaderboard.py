@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from nas_kd import latency
 from nas_kd import leaderboard as boards
 from nas_kd.baselines import classical_curve
 from nas_kd.bd import RDCurve, bd_rate
@@ -29,15 +28,7 @@ MINI = BUILT_IN / "mini"
 
 
 @pytest.fixture(scope="module")
-def warm():
-    """Times are not what is tested here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "WARMUP_S", 0)
-        yield
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory, warm) -> str:
+def pictures(tmp_path_factory, timed_briefly) -> str:
     folder = tmp_path_factory.mktemp("pictures")
     whole = open_images(BUILTIN, "eval").images[0]
     Image.fromarray(np.ascontiguousarray(whole[40:168, 60:252])).save(folder / "a.png")
