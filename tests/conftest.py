@@ -22,3 +22,15 @@ def small(small_folder, monkeypatch):
 
     monkeypatch.chdir(small_folder)
     return open_study(NAME)
+
+
+@pytest.fixture(scope="module")
+def timed_briefly():
+    """One run a round and no warm-up, where times are not what is tested."""
+    from nas_kd.evaluation import coding_cost
+    from nas_kd.measurement import latency
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "WARMUP_S", 0)
+        patch.setattr(coding_cost, "MOST_RUNS", 1)
+        yield

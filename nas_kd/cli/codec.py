@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from nas_kd.codec.rate_control import Sought
     from nas_kd.codec.student import Student
     from nas_kd.data.image_file import Image8
-    from nas_kd.data.images import ImageSet
 
 StudentDir = Annotated[Path, typer.Option("--student", help="folder of an exported student")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there already")]
@@ -29,40 +28,48 @@ app = typer.Typer()
 @app.command(name="eval")
 def evaluate(
     student: Annotated[Path, typer.Argument(help="folder of a student")],
-    data: Annotated[str, typer.Option(help="builtin or a folder of pictures")] = "builtin",
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data", "--eval-data", help="builtin, a folder of pictures, or several by comma"
+        ),
+    ] = "builtin",
     versus: Annotated[
-        str, typer.Option(help="classical codecs, by comma: jpeg, jpeg2000, webp, avif, jpegxl")
+        str, typer.Option(help="codecs by comma; on Kodak published ones too: vtm, ...")
     ] = "",
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="write a row for each picture and level")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rate and distortion of a student by real bitstreams, and BD-rates against classical codecs.
+    """A student by real bitstreams: rate, PSNR, MS-SSIM, time and memory, and BD-rates against other codecs.
 
-    Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif
+    Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif --csv points.csv
     """
-    from nas_kd.codec.checkpoint import load_student
-    from nas_kd.data.images import open_images
-    from nas_kd.evaluation.classical import check_names, compare, in_words
-    from nas_kd.evaluation.rate_distortion import evaluate_real
+    from nas_kd.codec.checkpoint import load_student, write_text
+    from nas_kd.data.picture_files import require_writable
+    from nas_kd.evaluation.judged import absences, as_csv, in_lines, in_table, judge, open_sets
+    from nas_kd.evaluation.published import split_names
 
-    names = check_names([name.strip() for name in versus.split(",") if name.strip()])
-    images = open_images(data, "eval")
-    measured = evaluate_real(load_student(student), images)
-    curve = measured.curve()
-    against = {name: compare(name, images, curve) for name in names}
+    split_names(versus)  # a slip of the pen is told before the student is loaded
+    if table is not None:
+        require_writable(table, "--csv")
+    judged = judge(load_student(student), open_sets(data), versus)
+    if table is not None:
+        write_text(table, as_csv(judged))
     if as_json:
-        described = measured.to_json() | {"left_out": images.skipped}
-        print(json.dumps(described | ({"versus": against} if names else {})))
-        return
-    _tell_images(images)
-    for level, (rate, quality) in enumerate(zip(curve.bpp, curve.psnr_db, strict=True), start=1):
-        print(f"level {level}: {rate:.4f} bpp, {quality:.2f} dB")
-    for name, found in against.items():
-        print(f"BD-rate against {name}: {in_words(found)}")
+        print(json.dumps(judged.to_json()))
+    elif len(judged.sets) == 1:
+        print("\n".join(in_lines(judged)))
+    else:
+        _show(in_table(judged))
+        print("\n".join(absences(judged)))
 
 
-def _tell_images(images: ImageSet) -> None:
-    left_out = f", {images.skipped} left out" if images.skipped else ""
-    print(f"{images.name}: {len(images)} picture{'s' * (len(images) != 1)}{left_out}")
+def _show(table: Any) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(table)
 
 
 @app.command()
@@ -78,6 +85,7 @@ def baselines(
     from nas_kd.data.images import open_images
     from nas_kd.evaluation.classical import CODECS, check_names
     from nas_kd.evaluation.classical_cost import measured
+    from nas_kd.evaluation.judged import heading
 
     names = check_names([name.strip() for name in codecs.split(",") if name.strip()])
     images = open_images(data, "eval")
@@ -86,22 +94,24 @@ def baselines(
         described = {"images": list(images.names), "data_fingerprint": images.fingerprint}
         print(json.dumps(described | {"left_out": images.skipped, "codecs": found}))
         return
-    _tell_images(images)
+    print(heading(images))
     for one in found:
         _print_baseline(one)
 
 
 def _print_baseline(found: dict[str, Any]) -> None:
     """A codec's points as lines."""
+    from nas_kd.data.similarity import in_words
+
     if found["points"] is None:
         print(f"{found['codec']}: absent ({found['reason']})")
         return
     for p in found["points"]:
-        similar = "absent (small)" if p["ms_ssim"] is None else f"{p['ms_ssim']:.4f}"
         wish = p["options"].get("quality", p["options"].get("quality_layers"))
         print(
-            f"{found['codec']} {wish}: {p['bpp']:.4f} bpp, {p['psnr_db']:.2f} dB, MS-SSIM {similar}, "
-            f"encode {p['encode_ms_per_mpx']:.0f} ms/Mpx, decode {p['decode_ms_per_mpx']:.0f} ms/Mpx"
+            f"{found['codec']} {wish}: {p['bpp']:.4f} bpp, {p['psnr_db']:.2f} dB, "
+            f"MS-SSIM {in_words(p['ms_ssim'])}, encode {p['encode_ms_per_mpx']:.0f} ms/Mpx, "
+            f"decode {p['decode_ms_per_mpx']:.0f} ms/Mpx"
         )
     for part in ("encoder", "decoder"):
         reading = found["energy"][part]

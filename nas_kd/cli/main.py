@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from nas_kd import __version__
+from nas_kd.cli.common import WholeHelp
 from nas_kd.cli import codec as cli_codec
 from nas_kd.cli import machine as cli_machine
+from nas_kd.cli import share as cli_share
 from nas_kd.cli import study as cli_study
 from nas_kd.cli import train as cli_train
-from nas_kd.cli.common import WholeHelp
 from nas_kd.errors import NasKdError, Stopped
 
 GO_ON = ("search", "warmup", "distill", "teacher")
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Search for small, frugal learned image codecs, distilled from a large one.",
 )
-for part in (cli_study, cli_codec, cli_train, cli_machine):
+for part in (cli_study, cli_codec, cli_share, cli_train, cli_machine):
     app.add_typer(part.app)
 
 

@@ -229,6 +229,9 @@ def front(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="BD-rates against classical codecs beside")
     ] = False,
+    versus: Annotated[
+        str, typer.Option(help="against these codecs, by comma; on Kodak published ones too")
+    ] = "",
     storage: Storage = None,
 ) -> None:
     """The Pareto front: table, JSON or plot.
@@ -239,6 +242,7 @@ def front(
         raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
 
     from nas_kd.data.picture_files import require_writable
+    from nas_kd.evaluation.classical import CODECS
     from nas_kd.report.tables import front_against, front_json, front_table, plot_front
     from nas_kd.study.study import open_study
 
@@ -247,7 +251,8 @@ def front(
     opened = open_study(study, storage)
     if plot is not None:
         plot_front(opened, plot)
-    classical = front_against(opened) if baselines else None
+    names = [*(CODECS if baselines else ()), *([versus] if versus else ())]
+    classical = front_against(opened, ",".join(names)) if names else None
     if as_json:
         print(json.dumps(front_json(opened, classical)))
     else:

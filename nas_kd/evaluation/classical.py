@@ -92,7 +92,9 @@ def classical_curve(name: str, images: ImageSet, every: int = 1) -> RDCurve:
     if (reason := lacking(name)) is not None:
         raise NasKdError(reason)
     codec = CODECS[name]
-    points = rising([_point(images, codec.kind, options) for options in codec.points[::every]])
+    points = rising(
+        [classical_point(images, codec.kind, options) for options in codec.points[::every]]
+    )
     return RDCurve(tuple(p[0] for p in points), tuple(p[1] for p in points))
 
 
@@ -195,7 +197,8 @@ def webp_curve(images: ImageSet) -> RDCurve:
     return classical_curve("webp", images)
 
 
-def _point(images: ImageSet, kind: str, options: dict[str, Any]) -> tuple[float, float]:
+def classical_point(images: ImageSet, kind: str, options: dict[str, Any]) -> tuple[float, float]:
+    """Mean bits per pixel of whole files and mean PSNR of one of Pillow's formats with these options."""
     rates, qualities = [], []
     for image in images.images:
         data = to_file(image, kind, options)

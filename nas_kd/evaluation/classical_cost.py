@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from nas_kd.data.images import Image8, ImageSet, to_tensor
+from nas_kd.data.images import Image8, ImageSet
 from nas_kd.data.metrics import psnr_db
+from nas_kd.data.similarity import in_db, ms_ssim
 from nas_kd.evaluation.classical import CODECS, from_file, lacking, to_file
 from nas_kd.measurement.codec_energy import energy_of
 from nas_kd.measurement.energy import QUICK
 from nas_kd.measurement.meters import Meter, find_meter
 from nas_kd.measurement.networks import in_use
 from nas_kd.measurement.reading import Reading
-
-MIN_SIDE = 161
-"""Pixels: five scales of an 11-tap window need more than 160 (Wang et al., 2003)."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +46,10 @@ def measured(name: str, images: ImageSet) -> dict[str, Any]:
     middle = settings[len(settings) // 2]
     return {
         "codec": name,
-        "points": [asdict(point) for point in points],
+        "points": [asdict(point) | {"ms_ssim_db": in_db(point.ms_ssim)} for point in points],
         "reason": None,
         "energy": {"options": middle} | energies(find_meter("cpu"), images, kind, middle),
     }
-
-
-def ms_ssim(a: Image8, b: Image8) -> float | None:
-    """MS-SSIM of two RGB pictures, 0 to 1; None where they are too small for it."""
-    if min(a.shape[:2]) < MIN_SIDE:
-        return None
-    from pytorch_msssim import ms_ssim as of_tensors
-
-    return float(of_tensors(to_tensor(a), to_tensor(b), data_range=1.0))
 
 
 def _point(images: ImageSet, kind: str, options: dict[str, Any]) -> Point:

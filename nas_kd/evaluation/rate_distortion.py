@@ -22,6 +22,7 @@ from nas_kd.codec.student import Student
 from nas_kd.cores import cores
 from nas_kd.data.images import ImageSet, to_image, to_tensor
 from nas_kd.data.metrics import MULTIPLE, padded, psnr_db
+from nas_kd.data.similarity import in_db, ms_ssim
 from nas_kd.distillation.loss import rate_bpp
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluation.bd_rate import RDCurve
@@ -49,15 +50,22 @@ class Codec(Protocol):
         """The same at each level, ascending; what levels share is computed once."""
 
 
+Similarities = list[list[float | None]]
+
+
 @dataclass(frozen=True)
 class Measured:
-    """R-D points per picture: ``rate[level][image]`` in bits per pixel, ``psnr_db`` likewise."""
+    """R-D points per picture: ``rate[level][image]`` in bits per pixel, ``psnr_db`` and ``ms_ssim`` likewise.
+
+    ms_ssim: where bitstreams are real; None in it for pictures under 161 px, which have none.
+    """
 
     kind: Rate
     rate: list[list[float]]
     psnr_db: list[list[float]]
     images: list[str]
     data_fingerprint: str
+    ms_ssim: Similarities | None = None
 
     def curve(self) -> RDCurve:
         """The mean curve over pictures."""
@@ -74,7 +82,17 @@ class Measured:
         """What ``to_json`` returned, read back; raises KeyError where something is missing."""
         kind: Rate = "bpp" if "per_image_bpp" in data else "bpp_est"
         points = data[f"per_image_{kind}"], data["per_image_psnr_db"]
-        return Measured(kind, *points, data["images"], data["data_fingerprint"])
+        similar = data.get("per_image_ms_ssim")
+        return Measured(kind, *points, data["images"], data["data_fingerprint"], similar)
+
+    def mean_ms_ssim(self) -> list[float | None]:
+        """MS-SSIM by level, the mean over pictures; None where a picture has none."""
+        each = self.ms_ssim or [[None] for _ in self.rate]
+        known = [[value for value in level if value is not None] for level in each]
+        return [
+            float(np.mean(there)) if len(there) == len(level) else None
+            for there, level in zip(known, each, strict=True)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Mean points by their own name (bpp_est or bpp), and the points per picture."""
@@ -85,7 +103,12 @@ class Measured:
             "data_fingerprint": self.data_fingerprint,
             f"per_image_{self.kind}": self.rate,
             "per_image_psnr_db": self.psnr_db,
-        }
+        } | ({} if self.ms_ssim is None else self._similar(self.ms_ssim))
+
+    def _similar(self, each: Similarities) -> dict[str, Any]:
+        mean = self.mean_ms_ssim()
+        raised = [in_db(value) for value in mean]
+        return {"ms_ssim": mean, "ms_ssim_db": raised, "per_image_ms_ssim": each}
 
 
 @torch.no_grad()
@@ -137,13 +160,13 @@ def evaluate_real(student: Student, images: ImageSet, processes: int | None = No
         processes = cores() if much else 1
     processes = min(processes, len(images))
     found = _coded_by(student, images, processes) if processes > 1 else _coded_here(student, images)
-    rates, qualities = zip(*found, strict=True)
-    rate, quality = (list(map(list, zip(*one, strict=True))) for one in (rates, qualities))
-    return Measured("bpp", rate, quality, list(images.names), images.fingerprint)
+    each = zip(*found, strict=True)
+    rate, quality, similar = (list(map(list, zip(*one, strict=True))) for one in each)
+    return Measured("bpp", rate, quality, list(images.names), images.fingerprint, similar)
 
 
-Points = tuple[list[float], list[float]]
-"""Bits per pixel and PSNR of one picture at each level."""
+Points = tuple[list[float], list[float], list[float | None]]
+"""Bits per pixel, PSNR and MS-SSIM of one picture at each level."""
 
 
 def _coded_here(student: Student, images: ImageSet) -> list[Points]:
@@ -175,7 +198,7 @@ def _code(image: np.ndarray) -> Points:
 def real_points(student: Student, image: np.ndarray) -> Points:
     """A picture uint8 [H, W, 3], coded and decoded at every level."""
     (H, W), x = image.shape[:2], padded(to_tensor(image))
-    rate, quality = [], []
+    rate, quality, similar = [], [], []
     for level in range(1, student.levels + 1):
         coded = student.compress(x, level)
         decoded = student.decompress(coded["strings"], coded["shape"], level)
@@ -183,8 +206,10 @@ def real_points(student: Student, image: np.ndarray) -> Points:
             raise TrialFailed("mismatch", f"level {level}: decoder and encoder disagree")
         bits = 8 * sum(len(string) for part in coded["strings"] for string in part)
         rate.append(bits / (H * W))
-        quality.append(psnr_db(to_image(decoded["x_hat"][..., :H, :W]), image))
-    return rate, quality
+        restored = to_image(decoded["x_hat"][..., :H, :W])
+        quality.append(psnr_db(restored, image))
+        similar.append(ms_ssim(restored, image))
+    return rate, quality, similar
 
 
 class StudentCodec:

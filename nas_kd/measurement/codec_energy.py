@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,7 @@ from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.measurement.reading_cache import Key, Readings
 
 EXCLUDED = "entropy coding (CPU)"
+ENERGY = "energy.json"
 MAX_FRAMES = 24  # as many as the Kodak set has; they lie on the device
 
 
@@ -170,19 +172,27 @@ def write_front_energy(
     if search is None:
         return
     device = device or best_device()
-    reading = find_meter(device)
-    if not isinstance(reading, Reading):
-        frames = [as_frame(image).to(device) for image in images.images[:MAX_FRAMES]]
-        work = passes(student.to(device), frames)["both"]
-        with in_use(device).exclusive():
-            reading = energy_of(reading, work, device, FULL)
-        student.cpu()
+    meter, named = find_meter(device), None
+    reading = meter if isinstance(meter, Reading) else _on_pictures(meter, student, images, device)
+    if not isinstance(meter, Reading):
+        with suppress(MeterError):
+            named = meter.identity().device
     require_real(reading)
     both = {
         "in_search": search,
         "trained_on_pictures": reading.to_json(),
+        "device": named,
         "frame": list(FRAME),
         "excluded": EXCLUDED,
         "data_fingerprint": images.fingerprint,
     }
-    write_text(folder / "energy.json", json.dumps(both, indent=1) + "\n")
+    write_text(folder / ENERGY, json.dumps(both, indent=1) + "\n")
+
+
+def _on_pictures(meter: Meter, student: Student, images: ImageSet, device: str) -> Reading:
+    frames = [as_frame(image).to(device) for image in images.images[:MAX_FRAMES]]
+    work = passes(student.to(device), frames)["both"]
+    with in_use(device).exclusive():
+        reading = energy_of(meter, work, device, FULL)
+    student.cpu()
+    return reading

@@ -11,13 +11,15 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from nas_kd import __version__
-from nas_kd.codec.checkpoint import load_student, save_student, write_text
+from nas_kd.codec.checkpoint import load_student, save_student, weights_digest, write_text
 from nas_kd.codec.onnx import export_onnx
 from nas_kd.codec.space import Arch
 from nas_kd.data.images import open_images
+from nas_kd.data.similarity import in_words
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
 from nas_kd.measurement.codec_energy import write_front_energy
+from nas_kd.report.hub import CONFIG, RD, README, config, header, usage
 from nas_kd.study.polish import best_folder, gained
 from nas_kd.study.study import Study
 
@@ -46,12 +48,14 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = Fa
     about = {"study": study.settings.name, "trial": trial.number, "nas_kd": __version__}
     save_student(student, temporary, about)
     more = {"estimated_in_search": trial.user_attrs["rd"], "measured": measured.to_json()}
+    more |= {"sha256": weights_digest(student)}
     more |= {"polished": polished} if (polished := gained(study, trial)) else {}
     name = f"{study.settings.name}-{trial.number}"
-    write_text(temporary / "rd.json", rd_file(name, measured.to_json(), more))
+    write_text(temporary / RD, rd_file(name, measured.to_json(), more))
     if onnx:
         export_onnx(student, temporary)
-    write_text(temporary / "card.md", _card(study, trial, measured))
+    write_text(temporary / README, header() + _card(study, trial, measured) + usage())
+    write_text(temporary / CONFIG, config())
     write_front_energy(temporary, student, images, trial.user_attrs.get("energy"))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
@@ -73,10 +77,12 @@ def rd_file(name: str, figures: dict[str, Any], more: dict[str, Any]) -> str:
 
     ``python -m compressai.utils.plot -f rd.json`` draws it.
     """
+    similar = figures.get("ms_ssim", [None])
+    alike = {} if None in similar else {"ms-ssim-rgb": similar}
     shape = {
         "name": name,
         "description": "real entropy-coded strings, header apart",
-        "results": {"bpp": figures["bpp"], "psnr-rgb": figures["psnr_db"]},
+        "results": {"bpp": figures["bpp"], "psnr-rgb": figures["psnr_db"]} | alike,
     }
     return json.dumps(shape | more, indent=1) + "\n"
 
@@ -90,19 +96,22 @@ def _card(study: Study, trial: FrozenTrial, measured: Measured) -> str:
         "",
         str(Arch.from_json(trial.user_attrs["arch"])),
         "",
-        f"Distilled from `{settings.teacher}`, {settings.steps} steps of {settings.batch} crops of "
-        f"{settings.crop_size} px, data `{settings.data}`, seed {settings.seed}.",
+        f"Distilled from `{Path(settings.teacher).name}`, {settings.steps} steps of {settings.batch} crops of "
+        f"{settings.crop_size} px, data `{Path(settings.data).name}`, seed {settings.seed}.",
         "",
         *[f"- {name}: {value:.6g}" for name, value in pairs],
         f"- parameters: {cost['parameters']:,}",
         f"- MACs: encoder {cost['encoder_macs']:,}, decoder {cost['decoder_macs']:,} "
         f"at {cost['shape']}",
         "",
-        f"Real bitstreams on `{settings.eval_data}` ({len(measured.images)} pictures):",
+        f"Real bitstreams on `{Path(settings.eval_data).name}` ({len(measured.images)} pictures):",
         "",
-        "| level | bpp | PSNR dB |",
-        "|---|---|---|",
+        "| level | bpp | PSNR dB | MS-SSIM |",
+        "|---|---|---|---|",
     ]
-    points = enumerate(zip(curve.bpp, curve.psnr_db, strict=True), start=1)
-    lines += [f"| {level} | {rate:.4f} | {psnr:.2f} |" for level, (rate, psnr) in points]
+    points = zip(curve.bpp, curve.psnr_db, measured.mean_ms_ssim(), strict=True)
+    lines += [
+        f"| {level} | {rate:.4f} | {psnr:.2f} | {in_words(similar)} |"
+        for level, (rate, psnr, similar) in enumerate(points, start=1)
+    ]
     return "\n".join(lines) + "\n"

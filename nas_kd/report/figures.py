@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,8 +104,13 @@ def _axes(x: str, y: str) -> Figure:
     return {"xaxis": {"title": {"text": UNITS[x]}}, "yaxis": {"title": {"text": UNITS[y]}}}
 
 
-def curves(study: Study, baselines: dict[str, RDCurve]) -> Figure:
-    """R-D curves of the front by estimated rate, with the teacher and the baselines."""
+def curves(
+    study: Study, baselines: dict[str, RDCurve], published: Mapping[str, RDCurve] | None = None
+) -> Figure:
+    """R-D curves of the front by estimated rate, with the teacher and the baselines.
+
+    published: others' on Kodak, where the study was judged by it; the paper's points come with them.
+    """
     anchor = study.optuna.user_attrs.get("anchor")
     data = []
     if anchor:
@@ -119,7 +123,10 @@ def curves(study: Study, baselines: dict[str, RDCurve]) -> Figure:
         data.append(_curve(name, curve.bpp, curve.psnr_db))
         data[-1] |= {"line": {"dash": dash, "color": GREY}, "mode": "lines"}
         data[-1]["hovertemplate"] = data[-1]["hovertemplate"].replace(", %{text}", "")
-    if on_kodak(study):
+    for (name, curve), dash in zip((published or {}).items(), dashes, strict=False):
+        trace = _curve(name, curve.bpp, curve.psnr_db)
+        data.append(trace | {"line": {"dash": dash, "color": GREY, "width": 1}, "mode": "lines"})
+    if published:
         data.append(_papers())
     front = study.front()
     shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
@@ -135,13 +142,6 @@ def curves(study: Study, baselines: dict[str, RDCurve]) -> Figure:
         "yaxis": {"title": {"text": "PSNR dB"}},
     }
     return {"data": data, "layout": layout | _range(data)}
-
-
-def on_kodak(study: Study) -> bool:
-    """Whether the study was judged by the Kodak pictures, as the paper's students were."""
-    judged = (t.user_attrs["rd"]["images"] for t in study.trials if "rd" in t.user_attrs)
-    names = {Path(name).stem for name in next(judged, [])}
-    return names == {f"kodim{i:02d}" for i in range(1, 25)}
 
 
 def _papers() -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -18,6 +18,7 @@ from nas_kd.data.images import ImageSet, open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import beside
+from nas_kd.evaluation.published import is_kodak, shown
 from nas_kd.evaluation.rate_distortion import StudentCodec
 from nas_kd.places import ASSETS
 from nas_kd.report.crops import crops, data_uri, shots, spread
@@ -28,7 +29,6 @@ from nas_kd.report.figures import (
     curves,
     history,
     importances,
-    on_kodak,
     panes,
 )
 from nas_kd.study.prepare import baselines_of
@@ -70,12 +70,16 @@ HOW = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What the pictures of the evaluation set add: baselines' curves and coded crops."""
+    """What the pictures of the evaluation set add: baselines' curves and coded crops.
+
+    published: others' curves, where the set is Kodak.
+    """
 
     baselines: dict[str, RDCurve]
     originals: dict[str, str]
     shots: list[dict[str, Any]]
     missing: str | None = None
+    published: dict[str, RDCurve] = field(default_factory=dict)
 
 
 def write_report(study: Study, out: Path) -> None:
@@ -115,7 +119,9 @@ def look(study: Study) -> Seen:
         if taken
         else "No student of the front is stored any more, or no picture is large enough."
     )
-    return Seen(baselines, {n: data_uri(image) for n, image in originals.items()}, taken, missing)
+    shown_originals = {n: data_uri(image) for n, image in originals.items()}
+    published = shown() if is_kodak(images) else {}
+    return Seen(baselines, shown_originals, taken, missing, published)
 
 
 def best_first(study: Study) -> list[FrozenTrial]:
@@ -152,7 +158,7 @@ def build(study: Study, seen: Seen) -> str:
 
     front, search = panes(study), [history(study), importances(study)]
     figures = {pane.key: pane.figure for pane in [*front, *search] if pane.figure is not None}
-    figures["curves"] = curves(study, seen.baselines)
+    figures["curves"] = curves(study, seen.baselines, seen.published)
     return Template((ASSETS / "report.html").read_text()).substitute(
         title=html.escape(f"{study.settings.name}: front of a codec search"),
         lead=_lead(study),
@@ -305,14 +311,14 @@ def _curves_note(study: Study, seen: Seen) -> str:
         note += "Click the legend to hide or show. "
     else:
         note += f". JPEG, WebP and AVIF are absent: {html.escape(seen.missing or '')} "
-    if on_kodak(study):
+    if seen.published:
         return (
-            note
-            + "The paper's students were trained for one lambda each; their rates are estimated."
+            f"{note}{', '.join(seen.published)}: published on these pictures, real bitstreams. "
+            "The paper's students were trained for one lambda each; their rates are estimated."
         )
     return (
         note
-        + "The figures of the paper (arXiv 2509.10366) are absent: they are on Kodak, and these are other pictures."
+        + "The figures of the paper (arXiv 2509.10366) are absent: they are on Kodak, which these are not proved to be."
     )
 
 

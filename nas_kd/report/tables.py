@@ -16,6 +16,7 @@ from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_words, lacking
+from nas_kd.evaluation.published import against_published, require_kodak, split_names
 from nas_kd.report.crops import spread
 from nas_kd.study.polish import RECORD, best_folder
 from nas_kd.study.prepare import baselines_of
@@ -43,21 +44,25 @@ Beside = dict[str, dict[int, dict[str, Any]]]
 """Of each classical codec, by trial: BD-rate of the front's member against it, or the reason why there is none."""
 
 
-def front_against(study: Study) -> Beside:
-    """The front against classical codecs on the study's evaluation pictures.
+def front_against(study: Study, versus: str = ",".join(CODECS)) -> Beside:
+    """The front against codecs, by comma, on the study's evaluation pictures.
 
-    Students' rates are estimates, as in the study; the codecs' are whole files. Raises UsageError where the
-    pictures are not those that the study was judged by.
+    Students' rates are estimates, as in the study; classical codecs' are whole files. Raises UsageError where the
+    pictures are not those that the study was judged by, or are not Kodak and a published curve is named.
     """
+    measured_here, others = split_names(versus)
     images = open_images(study.settings.eval_data, "eval")
     members = study.front()
     if any(t.user_attrs["rd"]["data_fingerprint"] != images.fingerprint for t in members):
         raise UsageError(
             f"eval_data {study.settings.eval_data}: not the pictures that study {study.settings.name} was "
-            "judged by; put those back, or leave --baselines out"
+            "judged by; put those back, or leave --baselines and --versus out"
         )
-    found: Beside = {}
-    for name in CODECS:
+    require_kodak(images, others)
+    found: Beside = {
+        name: {t.number: against_published(name, curve_of(t)) for t in members} for name in others
+    }
+    for name in measured_here:
         reason = lacking(name)
         anchor = None if reason else classical_curve(name, images)
         found[name] = {

@@ -6,10 +6,10 @@ from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import (
     CODECS,
-    _point,
     against,
     check_names,
     classical_curve,
+    classical_point,
     compare,
     in_words,
     lacking,
@@ -90,7 +90,7 @@ def test_a_codec_covers_all_that_a_student_may_come_to(name: str):
         pytest.skip(reason)
     whole = open_images(BUILTIN, "eval")
     ends = [CODECS[name].points[0], CODECS[name].points[-1]]
-    reached = [_point(whole, CODECS[name].kind, options)[1] for options in ends]
+    reached = [classical_point(whole, CODECS[name].kind, options)[1] for options in ends]
     assert reached[0] < 25.7
     assert reached[1] > 38
 

@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 
 from nas_kd.cli.main import app
 from nas_kd.data.images import BUILTIN, ImageSet, open_images
+from nas_kd.data.similarity import ms_ssim
 from nas_kd.evaluation.classical import CODECS, lacking
-from nas_kd.evaluation.classical_cost import energies, measured, ms_ssim
+from nas_kd.evaluation.classical_cost import energies, measured
 from nas_kd.measurement.reading import Reading
 
 

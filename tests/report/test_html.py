@@ -12,6 +12,8 @@ from small import NAME
 
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
+from nas_kd.evaluation.published import SHOWN
+from nas_kd.report import html as pages
 from nas_kd.report.crops import spread
 from nas_kd.report.figures import MIN_FOR_IMPORTANCE, curves, importances, panes, volumes
 from nas_kd.report.html import Seen, best_first, build, look, write_report
@@ -241,14 +243,14 @@ def test_importances_are_absent_under_the_stated_number_and_of_what_is_exact(tmp
     assert importances(study).reason == (
         f"3 complete trials: fewer than {MIN_FOR_IMPORTANCE} say nothing about it"
     )
-    monkeypatch.setattr("nas_kd.report.figures.MIN_FOR_IMPORTANCE", 12)
+    monkeypatch.setattr("nas_kd.report.tables.figures.MIN_FOR_IMPORTANCE", 12)
     shown = importances(doubtful("many", *range(20, 32))).figure
     assert [bar["name"] for bar in shown["data"]] == ["BD-rate %"]
 
 
 def test_where_all_is_computed_exactly_there_are_no_importances(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nas_kd.report.figures.MIN_FOR_IMPORTANCE", 2)
+    monkeypatch.setattr("nas_kd.report.tables.figures.MIN_FOR_IMPORTANCE", 2)
     study = Study(Settings("exact", "demo", objectives=("flops",), sampler="random"))
     for macs in (1e9, 2e9, 3e9):
         number, _ = study.ask(3)
@@ -269,16 +271,27 @@ def test_a_retried_trial_names_the_one_that_took_its_place(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kodak", [True, False])
-def test_the_papers_points_stand_only_beside_curves_on_its_pictures(small, kodak, monkeypatch):
-    names = [f"kodim{i:02d}.png" for i in range(1, 25)] if kodak else ["kodim01.png"]
+def test_others_curves_and_the_papers_points_stand_only_beside_curves_on_kodak(
+    small, kodak, monkeypatch
+):
+    monkeypatch.setattr(pages, "is_kodak", lambda images: kodak)
+    seen = look(small)
+    drawn = {trace["name"]: trace for trace in curves(small, {}, seen.published)["data"]}
+    assert (drawn.keys() >= set(SHOWN)) is kodak
+    papers = [(t["x"][0], t["y"][0]) for name, t in drawn.items() if "paper" in name]
+    assert papers == [(0.67, 34.53)] * kodak
+    told = build(small, seen)
+    assert ("figures of the paper" in told) is not kodak
+    assert ("vtm, cheng2020-anchor, bmshj2018-hyperprior: published on" in told) is kodak
+
+
+def test_kodaks_names_alone_bring_no_curves(small, monkeypatch):
     trials = small.trials
     for trial in trials:
         if "rd" in trial.user_attrs:
-            trial.user_attrs["rd"]["images"] = names
+            trial.user_attrs["rd"]["images"] = [f"kodim{i:02d}.png" for i in range(1, 25)]
     monkeypatch.setattr(Study, "trials", trials)
-    drawn = [trace for trace in curves(small, {})["data"] if "paper" in trace["name"]]
-    assert [(trace["x"][0], trace["y"][0]) for trace in drawn] == [(0.67, 34.53)] * kodak
-    assert ("figures of the paper" in build(small, Seen({}, {}, [], "none"))) is not kodak
+    assert look(small).published == {}
 
 
 def test_the_hypervolumes_history_ends_at_optunas_and_never_falls():

@@ -1,6 +1,7 @@
 """Classical codecs in the teacher's place, and beside the front."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nas_kd.data.images import BUILTIN, open_images
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.classical import CODECS, classical_curve
+from nas_kd.report import tables as report
 from nas_kd.report.tables import curve_of, front_against
 from nas_kd.study.prepare import teacher_curve
 from nas_kd.study.study import Settings, Study
@@ -66,3 +68,17 @@ def test_the_front_beside_classical_codecs(small, monkeypatch):
     assert set(json.loads(said.stdout)["baselines"]["webp"]) == {str(n) for n in members}
     table = CliRunner().invoke(app, ["front", "small", "--baselines"], env={"COLUMNS": "250"})
     assert "jpegxl" in table.stdout
+
+
+def test_the_front_beside_published_codecs_is_refused_on_other_pictures(small):
+    command = ["front", "small", "--versus", "vtm,webp"]
+    said = str(CliRunner().invoke(app, command).exception)
+    assert re.match(r"vtm: published on Kodak's pictures, and .* has \d picture.*, not 24", said)
+
+
+def test_the_front_beside_published_codecs_on_kodak(small, monkeypatch):
+    monkeypatch.setattr(report, "require_kodak", lambda images, names: None)
+    found = front_against(small, "vtm,webp")
+    assert set(found) == {"vtm", "webp"}
+    assert all(one["source"].startswith("CompressAI") for one in found["vtm"].values())
+    assert set(found["vtm"]) == {t.number for t in small.front()}
