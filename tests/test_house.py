@@ -12,7 +12,7 @@ MODULES = sorted(p for p in (ROOT / "nas_kd").glob("*.py") if p.name != "__init_
 ORDER = (
     *("errors", "reading", "space", "macs", "limits", "points", "front", "halving"),
     *("improvement", "surrogate"),
-    *("imagefile", "files"),
+    *("imagefile", "files", "download", "fetch", "zoo_files"),
     *("bd", "lic", "layers"),
     *("rans", "exact", "coding", "student", "ordering", "shared", "weights"),
     *(
@@ -26,6 +26,7 @@ ORDER = (
         "latency",
         "passes",
         "scenes",
+        "picture_sets",
         "data",
         "codec_energy",
         "feed",
@@ -132,6 +133,10 @@ def test_the_lowest_layer_never_imports_torch():
         "improvement",
         "imagefile",
         "files",
+        "download",
+        "fetch",
+        "zoo_files",
+        "picture_sets",
         "bd",
     ):
         tops = {name.split(".")[0] for name in _imported(ROOT / "nas_kd" / f"{stem}.py")}
