@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas_kd import __version__, cli_codec, cli_machine, cli_study, cli_train
+from nas_kd import __version__, cli_codec, cli_fetch, cli_machine, cli_study, cli_train
 from nas_kd.errors import NasKdError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Search for small, frugal learned image codecs, distilled from a large one.",
 )
-for part in (cli_study, cli_codec, cli_train, cli_machine):
+for part in (cli_study, cli_codec, cli_train, cli_fetch, cli_machine):
     app.add_typer(part.app)
 
 

@@ -50,7 +50,7 @@ def cache(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """What the studies of this folder share on disk: teachers' outputs and shared weights.
+    """What studies share on disk: teachers' outputs and shared weights of this folder, sets of pictures of this user.
 
     Example: nas-kd cache --drop
     """
@@ -60,14 +60,14 @@ def cache(
 
     if drop and (CACHE / TARGETS).is_dir():
         drop_pools(CACHE / TARGETS)
-    found = _entries(CACHE)
+    found = _entries(CACHE) + _picture_sets()
     if as_json:
         print(json.dumps(found))
         return
     for one in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["used_at"]))
         print(f"{one['bytes'] / 1e6:10.1f} MB  {used}  {one['folder']}  {one['holds']}".rstrip())
-    print(f"{sum(one['bytes'] for one in found) / 1e6:10.1f} MB  in {CACHE}")
+    print(f"{sum(one['bytes'] for one in found) / 1e6:10.1f} MB  in all")
 
 
 def _entries(root: Path) -> list[dict[str, Any]]:
@@ -88,3 +88,18 @@ def _entries(root: Path) -> list[dict[str, Any]]:
         entry = {"folder": f"{folder.parent.name}/{folder.name}", "bytes": size}
         found.append(entry | {"used_at": used_at, "holds": holds})
     return found
+
+
+def _picture_sets() -> list[dict[str, Any]]:
+    """The same of sets that were fetched for ``--data``, their folders in full."""
+    from nas_kd.picture_sets import fetched
+
+    return [
+        {
+            "folder": str(folder),
+            "bytes": sum(sizes.values()),
+            "used_at": folder.stat().st_mtime,
+            "holds": f"{len(sizes)} pictures, for --data {folder.name}",
+        }
+        for folder, sizes in fetched()
+    ]

@@ -41,10 +41,13 @@ Pool = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="fetch what is lacking without asking (weights, pictures)")
+]
 
 OF_THE_RUN = (
     *("file", "budget", "name", "workers", "address", "storage", "quiet", "as_json"),
-    *("gpus_per_trial", "trials_per_gpu", "pool"),
+    *("gpus_per_trial", "trials_per_gpu", "pool", "yes"),
 )
 """Options of a search that are no settings of its study."""
 
@@ -90,7 +93,9 @@ def search(
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
     crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 256,
-    data: Annotated[str, typer.Option(help="training pictures: builtin or a folder")] = "builtin",
+    data: Annotated[
+        str, typer.Option(help="training pictures: builtin, a set by name, or a folder")
+    ] = "builtin",
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
     anchor: Annotated[
         str, typer.Option(help="BD-rate against: teacher, jpeg, jpeg2000, webp, avif, jpegxl")
@@ -127,6 +132,7 @@ def search(
     ] = None,
     pool: Pool = float("inf"),
     storage: Storage = None,
+    yes: Yes = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per event")] = False,
 ) -> None:
@@ -134,11 +140,18 @@ def search(
 
     Example: nas-kd search --space demo --teacher mini --budget 8 --objectives bd_rate,flops
     """
-    from nas_kd.launch import Machine
-    from nas_kd.study import Settings, load_studies
+    from nas_kd.sources import require
+    from nas_kd.space import load_space
 
     if budget is not None and budget < 1:
         raise UsageError(f"budget = {budget}: must be at least 1")
+    if file is None:
+        load_space(space)  # a slip of the pen is told before anything is fetched
+    require(file, {k: v for k, v in ctx.params.items() if _given(ctx, k)}, yes)
+
+    from nas_kd.launch import Machine
+    from nas_kd.study import Settings, load_studies
+
     settings = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
     settings["objectives"] = tuple(objectives.split(","))
     if file is not None:

@@ -5,11 +5,13 @@ It grows as ``.NAME.part`` beside its place, by one process at a time.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import http.client
 import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +29,8 @@ TRIES = 3
 CHUNK_BYTES = 2**18
 LATER = (408, 429, 500, 502, 503, 504)
 """Answers of a server that may be other ones in a moment."""
+
+NOWHERE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED)
 
 Tell = Callable[[int, int | None], None]
 """Hears (bytes there, bytes in all, where known)."""
@@ -108,8 +112,7 @@ def download(
             except _Failed as failed:
                 reasons.append(f"{address}: {failed}")
         raise Unreachable(
-            f"{wanted.path.name} ({wanted.size_in_words}, to {wanted.path.parent}) could not be fetched "
-            f"({'; '.join(reasons)}){_kept(wanted)}"
+            f"{wanted.path.name} could not be fetched ({'; '.join(reasons)}){_kept(wanted)}"
         )
 
 
@@ -191,9 +194,20 @@ def _receive_all(
             return
         except (_Broken, OSError, http.client.HTTPException) as error:
             idle, most = (0 if _size(part) > most else idle + 1), max(most, _size(part))
-            if idle == TRIES or isinstance(error, urllib.error.HTTPError):
+            if (
+                idle == TRIES
+                or isinstance(error, urllib.error.HTTPError)
+                or _is_nowhere(error, most)
+            ):
                 raise _Failed(_reason(error)) from error
             time.sleep(patience.pause_s * idle)
+
+
+def _is_nowhere(error: Exception, come: int) -> bool:
+    """Whether there is no way to the server, and nothing has come of it yet: then waiting is of no use."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else None
+    lost = isinstance(reason, socket.gaierror) or getattr(reason, "errno", None) in NOWHERE
+    return lost and not come
 
 
 class _Broken(Exception):

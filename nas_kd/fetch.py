@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Order:
         files: those that are lacking.
         folder: where they are to be in the end.
         licence: of what is fetched, in a few words.
+        carried: the option that takes what another machine fetched to DIR.
         way_out: what else the user can do, for the line that refuses.
         refusal: the exception that carries this line.
         unpacked_size: bytes on disk beside the files themselves.
@@ -43,6 +44,7 @@ class Order:
     files: tuple[Wanted, ...]
     folder: Path
     licence: str = ""
+    carried: str = ""
     way_out: str = ""
     refusal: type[UsageError] = UsageError
     unpacked_size: int = 0
@@ -57,9 +59,25 @@ class Order:
         return in_mb(sum(known) if len(known) == len(sizes) else None, exact)
 
     @property
-    def elsewhere(self) -> str:
-        """The command that fetches it on another machine."""
-        return f"nas-kd fetch {self.name} --yes --to DIR"
+    def in_words(self) -> str:
+        """What is lacking, how much that is, where it can be had and where it is to lie."""
+        first, more = self.files[0], len(self.files) - 1
+        others = f" and {more} more" if more else ""
+        return (
+            f"{self.what} ({first.path.name}{others}, {self.size_in_words}, from {first.addresses[0]}{others}, "
+            f"to {self.folder})"
+        )
+
+
+def ways_out(orders: Sequence[Order]) -> str:
+    """The commands that fetch it here and elsewhere, and what the user can do instead."""
+    names = " ".join(order.name for order in orders)
+    carried = " ".join(order.carried for order in orders)
+    others = "".join(f", {order.way_out}" for order in orders if order.way_out)
+    return (
+        f"`nas-kd fetch {names} --yes`, or where there is a network `nas-kd fetch {names} --yes --to DIR` and bring "
+        f"DIR here ({carried}){others}"
+    )
 
 
 def supply(orders: Sequence[Order], yes: bool = False, patience: Patience = PATIENT) -> None:
@@ -88,14 +106,11 @@ def _told_how(order: Order) -> Iterator[None]:
     try:
         yield
     except Unreachable as error:
-        raise NasKdError(
-            f"{order.what}: {error}; run the same command again later, or where there is a network "
-            f"`{order.elsewhere}` and copy that folder's contents to {order.folder}{_or(order.way_out)}"
-        ) from None
-
-
-def _or(way_out: str) -> str:
-    return f", {way_out}" if way_out else ""
+        for folder in {file.path.parent for file in order.files}:
+            with suppress(OSError):
+                folder.rmdir()  # where nothing came
+        told = f"{order.what} ({order.size_in_words}, to {order.folder}): {error}"
+        raise NasKdError(f"{told}; run later {ways_out([order])}") from None
 
 
 # --- asked for once -------------------------------------------------------------------------------------
@@ -120,18 +135,9 @@ def _require_agreed(orders: Sequence[Order], yes: bool) -> None:
 
 def _refused(orders: Sequence[Order], why: str) -> UsageError:
     """One line for all, with the exception of the first."""
-    return orders[0].refusal("; ".join(refusal_line(order, why) for order in orders))
-
-
-def refusal_line(order: Order, why: str) -> str:
-    """What is lacking, where it can be had, and the ways out."""
-    first, more = order.files[0], len(order.files) - 1
-    others = f" and {more} more" if more else ""
-    return (
-        f"{order.what}: not on this machine: {first.path.name}{others} ({order.size_in_words}, "
-        f"{first.addresses[0]}{others}, to {order.folder}); not fetched ({why}): run "
-        f"`nas-kd fetch {order.name} --yes`, or where there is a network `{order.elsewhere}` and copy that "
-        f"folder's contents{_or(order.way_out)}"
+    lacking = " and ".join(order.in_words for order in orders)
+    return orders[0].refusal(
+        f"lacking here: {lacking}; not fetched ({why}): run {ways_out(orders)}"
     )
 
 

@@ -14,18 +14,10 @@ from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluate import StudentCodec, spent
 from nas_kd.student import LMBDAS, Student
 from nas_kd.weights import load_student, weights_digest
-from nas_kd.zoo import (
-    NO_HYPER_LATENTS,
-    ZOO_NAMES,
-    Member,
-    family_members,
-    load_member,
-    zoo_member,
-)
+from nas_kd.zoo import Member, family_members, load_member, zoo_members
+from nas_kd.zoo_files import ALIASES, QUALITIES, ZOO_NAMES, is_zoo, parsed
 
 BUILT_IN = Path(__file__).parent / "teachers"
-ALIASES = {"cheng2020": "cheng2020-anchor"}
-ZOO_QUALITIES = len(LMBDAS)
 
 
 class Teacher(Protocol):
@@ -268,9 +260,8 @@ def load_teacher(
 def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
     if any(spec == folder.name for folder in BUILT_IN.iterdir()):
         return VariableRateTeacher(spec, load_student(BUILT_IN / spec))
-    name, _, quality = spec.partition(":")
-    if (name := ALIASES.get(name, name)) in ZOO_NAMES:
-        return _from_zoo(name, quality, weights)
+    if is_zoo(spec):
+        return _from_zoo(spec, weights)
     if members := family_members(Path(spec)):
         lmbdas = tuple(LMBDAS[m.quality - 1] for m in members if m.quality)
         return FixedRateTeacher(spec, members, lmbdas)
@@ -301,15 +292,11 @@ def _with_lmbda(teacher: Teacher, lmbda: float | None) -> Teacher:
     return teacher
 
 
-def _from_zoo(name: str, quality: str, weights: str | None) -> FixedRateTeacher:
-    if quality and not (quality.isdigit() and 1 <= int(quality) <= ZOO_QUALITIES):
-        raise TeacherError(f"teacher {name}:{quality}: quality must be 1 to {ZOO_QUALITIES}")
-    qualities = [int(quality)] if quality else list(range(1, ZOO_QUALITIES + 1))
-    if name == NO_HYPER_LATENTS:
-        raise TeacherError(f"teacher {name}: has no hyper-latents to distil; choose another")
-    members = [zoo_member(name, q, weights) for q in qualities]
+def _from_zoo(spec: str, weights: str | None) -> FixedRateTeacher:
+    name, qualities = parsed(spec)
     lmbdas = tuple(LMBDAS[q - 1] for q in qualities)
-    return FixedRateTeacher(f"{name}:{quality}" if quality else name, members, lmbdas)
+    own = f"{name}:{qualities[0]}" if len(qualities) == 1 else name
+    return FixedRateTeacher(own, zoo_members(spec, weights), lmbdas)
 
 
 def _from_file(file: Path, lmbda: float | None) -> FixedRateTeacher:
@@ -319,6 +306,6 @@ def _from_file(file: Path, lmbda: float | None) -> FixedRateTeacher:
     if lmbda is None and not own:
         raise TeacherError(
             f"teacher {file}: its name does not say for which lambda it was trained "
-            f"(NAME-QUALITY-HASH.pth.tar does, to quality {ZOO_QUALITIES}); give --lambda, such as 0.025"
+            f"(NAME-QUALITY-HASH.pth.tar does, to quality {QUALITIES}); give --lambda, such as 0.025"
         )
     return FixedRateTeacher(str(file), [member], own if lmbda is None else (lmbda,))

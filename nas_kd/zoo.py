@@ -1,7 +1,8 @@
 """CompressAI's models from files, as its zoo serves them and as its training example writes them.
 
 A served file is named ``<name>-<quality>-<8 hex of its sha256>.pth.tar`` and holds a state dict; a checkpoint of
-training is any file with a state dict, or with one under ``state_dict``. Nothing is downloaded.
+training is any file with a state dict, or with one under ``state_dict``. What torch hub's folder lacks is fetched,
+where the user agrees.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from torch import Tensor
 
 import nas_kd.lic  # noqa: F401  (the light import of CompressAI)
 from nas_kd.errors import TeacherError
-
-ZOO_NAMES = (
-    "bmshj2018-factorized",
-    "bmshj2018-hyperprior",
-    "mbt2018-mean",
-    "mbt2018",
-    "cheng2020-anchor",
-    "cheng2020-attn",
+from nas_kd.fetch import supply
+from nas_kd.zoo_files import (
+    DIGEST,
+    NO_HYPER_LATENTS,
+    WAY_OUT,
+    ZOO_NAMES,
+    file_in,
+    hub_folder,
+    order_of,
+    parsed,
 )
-NO_HYPER_LATENTS = "bmshj2018-factorized"
+
 SERVED = re.compile(r"(?P<prefix>.+)-(?P<quality>[1-8])-[0-9a-f]{8}\.pth\.tar")
-DIGEST = re.compile(r"-([0-9a-f]{8})\.pth(\.tar)?$")
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,16 @@ class Member:
     sha256: str
 
 
-def hub_folder() -> Path:
-    """Where torch keeps what CompressAI has downloaded."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+def zoo_members(spec: str, folder: str | None) -> list[Member]:
+    """The models of a zoo name, one per quality, from ``folder``.
+
+    By default that is torch hub's, and what it lacks is fetched. Raises TeacherError naming what is missing and
+    the ways out.
+    """
+    name, qualities = parsed(spec)
+    if folder is None and (lacking := order_of(spec)) is not None:
+        supply([lacking])
+    return [zoo_member(name, quality, folder) for quality in qualities]
 
 
 def zoo_member(name: str, quality: int, folder: str | None) -> Member:
@@ -57,10 +66,8 @@ def zoo_member(name: str, quality: int, folder: str | None) -> Member:
 
 
 def _zoo_file(name: str, quality: int, folder: str | None) -> Path:
-    from compressai.zoo.image import model_urls
-
     place = hub_folder() if folder is None else Path(folder)
-    official = place / Path(model_urls[name]["mse"][quality]).name
+    official = file_in(place, name, quality)
     if official.is_file():
         return official
     found = sorted(f for f in place.glob("*.pth.tar") if _says(f) == (name, quality))
@@ -74,9 +81,8 @@ def _zoo_file(name: str, quality: int, folder: str | None) -> Path:
 
 def _ways_out(name: str, quality: int, file: Path) -> str:
     return (
-        f"teacher {name}: weights of quality {quality} are not on this machine ({file.name} in "
-        f"{file.parent}); put that file of CompressAI's zoo there, or name its folder (--weights DIR), or "
-        "give a folder that `nas-kd teacher train` wrote, or take the built-in one (--teacher mini)"
+        f"teacher {name}: weights of quality {quality} are not in that folder ({file.name} in {file.parent}); "
+        f"run `nas-kd fetch {name}:{quality} --to {file.parent}`, or name another (--weights DIR), {WAY_OUT}"
     )
 
 

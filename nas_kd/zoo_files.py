@@ -6,6 +6,7 @@ The table is read from the installed package's source, so that what is lacking i
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import os
 import re
@@ -27,6 +28,8 @@ ZOO_NAMES = (
 )
 NO_HYPER_LATENTS = "bmshj2018-factorized"
 ALIASES = {"cheng2020": "cheng2020-anchor"}
+TEACHERS = tuple(name for name in ZOO_NAMES if name != NO_HYPER_LATENTS)
+"""Those with hyper-latents to distil."""
 QUALITIES = 6
 """Those with a lambda of their own here; some models have more."""
 ABOUT_MB = {
@@ -37,11 +40,10 @@ ABOUT_MB = {
     "cheng2020-anchor": (3, 51, 114),
     "cheng2020-attn": (3, 56, 126),
 }
-"""Up to which quality the narrow model goes, and 10^6 bytes of the narrow and of the wide one's state dict; the table has no sizes."""
+"""Last quality of the narrow model, and 10^6 bytes of its state dict and of the wide one's: the table has no sizes."""
 DIGEST = re.compile(r"-([0-9a-f]{8})\.pth(\.tar)?$")
 WAY_OUT = (
-    "or name a folder that holds such files (--weights DIR), or take a folder that `nas-kd teacher train` "
-    "wrote, or the built-in teacher (--teacher mini)"
+    "or take a folder that `nas-kd teacher train` wrote, or the built-in teacher (--teacher mini)"
 )
 
 
@@ -82,7 +84,7 @@ class _Spelt(ast.NodeTransformer):
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.Constant:
         """``f"{root_url}/file"``, spelt out."""
         parts = [
-            part.value if isinstance(part, ast.Constant) else self.names[part.value.id]  # type: ignore[attr-defined]
+            str(part.value) if isinstance(part, ast.Constant) else self.names[part.value.id]  # type: ignore[attr-defined]
             for part in node.values
         ]
         return ast.Constant("".join(parts))
@@ -124,12 +126,41 @@ def order_of(spec: str, folder: Path | None = None) -> Order | None:
     name, qualities = parsed(spec)
     place = hub_folder() if folder is None else folder
     files = [_wanted(place, name, quality) for quality in qualities]
-    lacking = tuple(file for file in files if not file.path.is_file())
+    lacking = tuple(file for file in files if not _is_there(file.path))
     if not lacking:
         return None
-    licence = "licence: CompressAI's (BSD-3-Clause Clear)"
-    what = f"teacher {spec}"
-    return Order(what, spec, lacking, place, licence, WAY_OUT, TeacherError)
+    licence = "served by CompressAI (BSD 3-Clause Clear)"
+    return Order(
+        f"teacher {spec}",
+        spec,
+        lacking,
+        place,
+        licence,
+        carried="--weights DIR",
+        way_out=WAY_OUT,
+        refusal=TeacherError,
+    )
+
+
+def drop_damaged(spec: str, folder: Path | None = None) -> None:
+    """Delete the zoo's files whose contents are not those of their name, so that they are fetched anew."""
+    name, qualities = parsed(spec)
+    place = hub_folder() if folder is None else folder
+    for path in (file_in(place, name, quality) for quality in qualities):
+        digest = DIGEST.search(path.name)
+        if path.is_file() and digest and not _sha256(path).startswith(digest[1]):
+            path.unlink()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_there(official: Path) -> bool:
+    """Whether a model of that name and quality is there, the zoo's or one of the user's own, of another hash."""
+    stem = DIGEST.sub("", official.name)
+    return official.is_file() or any(official.parent.glob(f"{stem}-????????.pth.tar"))
 
 
 def _wanted(folder: Path, name: str, quality: int) -> Wanted:

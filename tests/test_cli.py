@@ -38,7 +38,7 @@ def test_every_command_is_in_the_readme(name: str):
         (["search", "--pool", "nan"], "--pool nan: must be above 0 GB"),
         (["front", "absent"], "study 'absent'"),
         (["eval", "absent"], "absent: no codec there"),
-        (["search", "--teacher", "cheng2020", "--objectives", "bd_rate,flops"], "--teacher mini"),
+        (["search", "--teacher", "cheng2020", "--data", "builtin"], "--teacher mini"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path, monkeypatch, capsys):

@@ -319,7 +319,9 @@ def test_missing_weights_name_the_ways_out_and_two_candidates_are_not_guessed_am
     zoo: Path, tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.setattr(
-        sys, "argv", ["nas-kd", "search", "--teacher", "mbt2018:2", "--weights", str(zoo)]
+        sys,
+        "argv",
+        ["nas-kd", "search", "--teacher", "mbt2018:2", "--weights", str(zoo), "--data", "builtin"],
     )
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--objectives", "rd_cost"])
     with pytest.raises(SystemExit) as ended:
