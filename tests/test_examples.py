@@ -32,6 +32,7 @@ ELSEWHERE = {
     r"--weights|^nas-kd table|control\.toml": "needs CompressAI's weights, or a study made with them",
     r"^nas-kd dashboard": "serves until Ctrl-C",
     r"^optuna-dashboard": "serves until Ctrl-C",
+    r"^nas-kd fetch|cheng2020": "needs a network",
     r"^make": "the developer's own",
 }
 SHIM = """#!{python}
