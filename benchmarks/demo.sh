@@ -6,8 +6,8 @@ mkdir -p "$out"
 nas-kd search --space demo --teacher mini --name demo --budget 8 --steps 25 --lr 2e-4 --crops 64 --objectives bd_rate,flops
 nas-kd front demo --plot "$out/front.png"
 nas-kd report demo --out "$out/report.html"
-nas-kd export demo --out "$out/students"
-student=$(find "$out/students" -maxdepth 1 -name 'trial-*' | sort | head -n 1)
+nas-kd export demo --out "$out/students" | tee "$out/students.txt"
+student=$(head -n 1 "$out/students.txt") # the front comes in the order of its BD-rates: the best first
 python -c "
 import sys; from pathlib import Path; from nas_kd.data import photograph
 Path(sys.argv[1]).write_bytes(photograph('scikit-image/chelsea.png'))" "$out/photograph.png"

@@ -32,7 +32,8 @@ from nas_kd.data import open_images
 from nas_kd.pace import paced_trial
 from nas_kd.paper import device_name
 from nas_kd.prepare import prepare
-from nas_kd.study import Settings, Study, load_studies
+from nas_kd.settings import Settings, load_studies
+from nas_kd.study import Study
 from nas_kd.targets import PoolRecipe
 from nas_kd.teacher import load_teacher
 from nas_kd.teaching import train_family

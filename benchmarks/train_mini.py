@@ -12,8 +12,8 @@ import torch
 
 from nas_kd.data import crop_pool, open_images
 from nas_kd.passes import best_device
+from nas_kd.served import BUILT_IN
 from nas_kd.targets import PoolRecipe
-from nas_kd.teacher import BUILT_IN
 from nas_kd.teaching import write_teacher
 from nas_kd.train import CropPool, Recipe, Run
 from nas_kd.weights import load_student, ready

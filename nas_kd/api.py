@@ -7,21 +7,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas_kd.alone import distill_alone
+from nas_kd.cores import cores
 from nas_kd.data import open_images
 from nas_kd.evaluate import Measured, evaluate_real
 from nas_kd.launch import Machine
 from nas_kd.launch import search as launch
 from nas_kd.measure import measure_codec
 from nas_kd.meters import require_meter
+from nas_kd.obstacles import require_clear
+from nas_kd.settings import Settings
 from nas_kd.space import Arch, load_arch
 from nas_kd.student import Student
-from nas_kd.study import Settings, Study, open_study
+from nas_kd.study import Study, open_study
 from nas_kd.weights import load_student
 
 __all__ = [
@@ -66,8 +68,9 @@ def search(
         storage: a database URL, where several drivers share the study.
         listen: hears (kind, detail) of what happens.
     """
+    require_clear([settings])
     require_meter(settings.objectives)
-    machine = Machine(workers or os.cpu_count() or 1, storage=storage)
+    machine = Machine(workers or cores(), storage=storage)
     return launch(settings, budget, machine, listen or (lambda kind, detail: None))
 
 
@@ -89,15 +92,15 @@ def front(study: Study | str, storage: str | None = None) -> list[Member]:
 def distill(
     arch: Arch | str | Path, out: str | Path, settings: Settings | None = None
 ) -> dict[str, Any]:
-    """Train one student outside any study and write it to ``out``; returns its figures.
+    """Train one student as a trial with these settings is trained, and write it to ``out``; returns its figures.
 
     Args:
         arch: what to build, or the file (.toml, .json) that says so.
         out: folder for the student; ``load_student`` reads it.
-        settings: teacher, steps, data and the rest; by default those of a search.
+        settings: those of a study, by whose trial it then ends; by default a search's, from a transform codec.
     """
     built = arch if isinstance(arch, Arch) else load_arch(Path(arch))
-    chosen = settings or Settings("alone", "demo", objectives=("bd_rate", "flops"))
+    chosen = settings or Settings("alone", "demo", objectives=("bd_rate", "flops"), init="scratch")
     return distill_alone(chosen, built, Path(out))
 
 

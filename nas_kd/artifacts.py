@@ -32,15 +32,14 @@ METRIC_NAMES = {
     "energy": "energy per 768x512 frame (mJ)",
     "rd_cost": "R + lambda 255^2 D (bits per pixel)",
 }
+STORE = "artifacts"
 PLOT, CROPS = "rd.png", "crops.png"
 PACKAGES = ("torch", "compressai", "optuna", "ray", "fvcore")
 
 
 def store(folder: Path) -> FileSystemArtifactStore:
-    """The artifacts of the study in a folder."""
-    base = folder / "artifacts"
-    base.mkdir(parents=True, exist_ok=True)
-    return FileSystemArtifactStore(str(base))
+    """The artifacts of the study in a folder; whoever adds to them makes the folder."""
+    return FileSystemArtifactStore(folder / STORE)
 
 
 def made_with(device: str) -> dict[str, str]:
@@ -99,8 +98,10 @@ def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
 
 def _classical(axes: Any, anchor: Anchor) -> None:
     """Grey lines behind the learned codecs, which keep the picture to themselves."""
-    axes.autoscale(False)
-    for style, (name, curve) in zip((":", "-."), anchor.baselines.items(), strict=False):
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # asked for, they fit what is drawn so far
+    for style, (name, curve) in zip(
+        (":", "-.", (0, (6, 2))), anchor.baselines.items(), strict=False
+    ):
         axes.plot(curve.bpp, curve.psnr_db, color="0.5", linestyle=style, label=name)
 
 
@@ -117,6 +118,7 @@ def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str
     found = [student / name for name in (PLOT, CROPS) if (student / name).is_file()]
     if (student / WEIGHTS).is_file():
         found.append(_archive(student, student / f"trial-{trial.number:04d}.zip"))
+    (folder / STORE).mkdir(parents=True, exist_ok=True)
     for file in found:
         upload_artifact(artifact_store=store(folder), file_path=str(file), study_or_trial=trial)
         if file.suffix == ".zip":

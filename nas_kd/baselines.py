@@ -12,15 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, features
 
-from nas_kd.bd import RDCurve, bd_rate, quality_interval
+from nas_kd.bd import RDCurve, bd_rate, common_interval, quality_interval
 from nas_kd.data import Image8, ImageSet
 from nas_kd.errors import NasKdError, StudyError, UsageError
 from nas_kd.evaluate import psnr_db
 
-QUALITIES = (5, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95)
-RATIOS = (400, 250, 160, 100, 64, 40, 25, 16, 10, 6.4, 4)
+QUALITIES = (5, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 98)
+"""Each codec adds its own ends: its curve reaches as far as it can be asked to."""
+
+RATIOS = (1600, 1000, 630, 400, 250, 160, 100, 64, 40, 25, 16, 10, 6.4, 4, 2.5)
 """JPEG 2000 is asked for compression ratios, not for qualities."""
 
+MIN_COMMON_DB = 1.0
+"""Below so much of a common interval a BD-rate says nothing."""
 
 JXL = "pillow_jxl"
 
@@ -35,7 +39,9 @@ class Classical(NamedTuple):
 
 CODECS = {
     # 4:2:0, optimised Huffman tables.
-    "jpeg": Classical("JPEG", "jpg", tuple({"quality": q, "optimize": True} for q in QUALITIES)),
+    "jpeg": Classical(
+        "JPEG", "jpg", tuple({"quality": q, "optimize": True} for q in (1, *QUALITIES, 100))
+    ),
     # Irreversible 9/7 wavelet and colour transform (Pillow leaves it out by itself), one layer.
     "jpeg2000": Classical(
         "JPEG2000",
@@ -43,17 +49,18 @@ CODECS = {
         tuple({"irreversible": True, "mct": 1, "quality_layers": [ratio]} for ratio in RATIOS),
     ),
     # Lossy, the slowest method.
-    "webp": Classical("WEBP", "webp", tuple({"quality": q, "method": 6} for q in QUALITIES)),
+    "webp": Classical(
+        "WEBP", "webp", tuple({"quality": q, "method": 6} for q in (0, 2, *QUALITIES, 100))
+    ),
     # 4:2:0, libavif's default speed.
-    "avif": Classical("AVIF", "avif", tuple({"quality": q, "speed": 6} for q in QUALITIES)),
-    # Lossy, the plugin's default effort.
-    "jpegxl": Classical("JXL", JXL, tuple({"quality": q, "lossless": False} for q in QUALITIES)),
+    "avif": Classical(
+        "AVIF", "avif", tuple({"quality": q, "speed": 6} for q in (0, *QUALITIES, 100))
+    ),
+    # Lossy (100 would be without loss), the plugin's default effort.
+    "jpegxl": Classical(
+        "JXL", JXL, tuple({"quality": q, "lossless": False} for q in (0, *QUALITIES, 99))
+    ),
 }
-
-
-TEACHER = "teacher"
-ANCHORS = (TEACHER, *CODECS)
-"""What a study's BD-rates may be against."""
 
 
 def check_names(names: list[str]) -> list[str]:
@@ -77,13 +84,25 @@ def lacking(name: str) -> str | None:
     return None
 
 
-def classical_curve(name: str, images: ImageSet) -> RDCurve:
-    """The R-D curve of a codec; raises NasKdError where it is not there."""
+def classical_curve(name: str, images: ImageSet, every: int = 1) -> RDCurve:
+    """The R-D curve of a codec by every so many of its points; raises NasKdError where it is not there.
+
+    At the ends of its range a codec may give the same file again, or more bits for nothing: such points are left out.
+    """
     if (reason := lacking(name)) is not None:
         raise NasKdError(reason)
     codec = CODECS[name]
-    points = [_point(images, codec.kind, options) for options in codec.points]
+    points = rising([_point(images, codec.kind, options) for options in codec.points[::every]])
     return RDCurve(tuple(p[0] for p in points), tuple(p[1] for p in points))
+
+
+def rising(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (rate, quality) pairs by rate, without those that are no better than one of less rate."""
+    kept: list[tuple[float, float]] = []
+    for rate, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or quality > kept[-1][1]:
+            kept.append((rate, quality))
+    return kept
 
 
 def to_file(image: Image8, kind: str, options: dict[str, Any]) -> bytes:
@@ -110,12 +129,18 @@ def compare(name: str, images: ImageSet, curve: RDCurve) -> dict[str, Any]:
 
 
 def against(anchor: RDCurve, curve: RDCurve) -> dict[str, Any]:
-    """BD-rate of a curve against an anchor's over the curve's own quality interval, or the reason why not."""
+    """BD-rate of a curve against an anchor's over the curve's own quality interval, or the reason why not.
+
+    Where the anchor covers only a part of it, ``common`` has the BD-rate over that part, with the part: another figure,
+    which compares with no other's.
+    """
     try:
         found = bd_rate(anchor, curve, quality_interval(curve))
     except StudyError as error:
         return {"bd_rate": None, "reason": f"unsound curve: {error}", "curve": None}
+    partly = found.reason == "partial_overlap"
     return {
+        "common": _over_common(anchor, curve) if partly else None,
         "bd_rate": found.value,
         "reason": found.reason,
         "pchip": found.pchip,
@@ -125,11 +150,36 @@ def against(anchor: RDCurve, curve: RDCurve) -> dict[str, Any]:
     }
 
 
+def _over_common(anchor: RDCurve, curve: RDCurve) -> dict[str, Any] | None:
+    low, high = common_interval(anchor, curve)
+    if high - low < MIN_COMMON_DB:
+        return None
+    found = bd_rate(anchor, curve, (low, high))
+    return {"bd_rate": found.value, "reason": found.reason, "interval_db": [low, high]}
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """What ``compare`` found, for people: never one interval's figure for another's."""
+    if found["bd_rate"] is not None:
+        return f"{found['bd_rate']:+.2f} %"
+    said = f"absent ({found['reason']})"
+    if not (common := found.get("common")) or common["bd_rate"] is None:
+        return said
+    (low, high), (own_low, own_high) = common["interval_db"], found["interval_db"]
+    return (
+        f"{said} over its own {own_low:.2f} to {own_high:.2f} dB; "
+        f"{common['bd_rate']:+.2f} % over the {low:.2f} to {high:.2f} dB that both cover"
+    )
+
+
 def beside(images: ImageSet) -> dict[str, RDCurve]:
-    """The curves that stand beside learned ones in plots: JPEG's and WebP's, where this Pillow has them."""
-    there = {"JPEG": "jpeg", "WebP": "webp"}
+    """The curves that stand beside learned ones in plots: JPEG's, WebP's and AVIF's, where this Pillow has them.
+
+    By every second point: a plot needs no more, and AVIF takes its time.
+    """
+    there = {"JPEG": "jpeg", "WebP": "webp", "AVIF": "avif"}
     return {
-        label: classical_curve(name, images)
+        label: classical_curve(name, images, every=2)
         for label, name in there.items()
         if lacking(name) is None
     }

@@ -124,6 +124,11 @@ def quality_interval(anchor: RDCurve) -> Interval:
     return anchor.psnr_db[0], anchor.psnr_db[-1]
 
 
+def common_interval(anchor: RDCurve, test: RDCurve) -> Interval:
+    """The PSNR that both curves cover, in dB; its ends are not in order where they share none."""
+    return _span(anchor, test, (-math.inf, math.inf))
+
+
 def bd_rate(anchor: RDCurve, test: RDCurve, interval_db: Interval | None = None) -> BDRate:
     """BD-rate of `test` over `interval_db`, by default the anchor's whole quality interval.
 

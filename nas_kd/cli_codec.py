@@ -39,7 +39,7 @@ def evaluate(
 
     Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif
     """
-    from nas_kd.baselines import check_names, compare
+    from nas_kd.baselines import check_names, compare, in_words
     from nas_kd.data import open_images
     from nas_kd.evaluate import evaluate_real
     from nas_kd.weights import load_student
@@ -57,9 +57,7 @@ def evaluate(
     for level, (rate, quality) in enumerate(zip(curve.bpp, curve.psnr_db, strict=True), start=1):
         print(f"level {level}: {rate:.4f} bpp, {quality:.2f} dB")
     for name, found in against.items():
-        value = found["bd_rate"]
-        said = f"absent ({found['reason']})" if value is None else f"{value:+.2f} %"
-        print(f"BD-rate against {name}: {said}")
+        print(f"BD-rate against {name}: {in_words(found)}")
 
 
 def _tell_images(images: ImageSet) -> None:

@@ -47,24 +47,26 @@ def fetch(
 
 def _lacking(name: str, to: Path | None) -> Order | None:
     from nas_kd import picture_sets, zoo_files
+    from nas_kd.served import ZOO_QUALITIES, zoo_qualities
 
-    if zoo_files.is_zoo(name):
+    if zoo_qualities(name):
         zoo_files.drop_damaged(name, to)
         return zoo_files.order_of(name, to)
     known = picture_sets.known()
     if name not in known:
         raise UsageError(
             f"{name}: nothing to fetch is known by that name; there are {', '.join(zoo_files.TEACHERS)} (a quality "
-            f"with :1 to :{zoo_files.QUALITIES}), {', '.join(known)}, and what {picture_sets.own_file()} adds"
+            f"with :1 to :{ZOO_QUALITIES}), {', '.join(known)}, and what {picture_sets.own_file()} adds"
         )
     return picture_sets.order_of(known[name], to)
 
 
 def _place(name: str, to: Path | None) -> Path:
-    from nas_kd import picture_sets, zoo_files
+    from nas_kd import picture_sets
+    from nas_kd.served import hub_folder, zoo_qualities
 
-    if zoo_files.is_zoo(name):
-        return zoo_files.hub_folder() if to is None else to
+    if zoo_qualities(name):
+        return hub_folder() if to is None else to
     return (picture_sets.home() if to is None else to) / name
 
 

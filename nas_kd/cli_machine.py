@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nas_kd.cli_common import require_there
+
 app = typer.Typer()
 
 
@@ -27,7 +29,8 @@ def doctor() -> None:
 @app.command()
 def measure(
     codec: Annotated[
-        Path, typer.Argument(metavar="STUDENT_OR_ARCH", help="a student's folder, or an arch file")
+        Path,
+        typer.Argument(metavar="STUDENT_OR_ARCH", help="a student's folder, or an arch file"),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="shorter windows, fewer runs")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -36,6 +39,7 @@ def measure(
 
     Example: nas-kd measure students/trial-0003 --quick
     """
+    require_there(codec)
     from nas_kd.measure import in_lines, measure_codec
 
     figures = measure_codec(codec, quick)
@@ -54,7 +58,7 @@ def cache(
 
     Example: nas-kd cache --drop
     """
-    from nas_kd.study import CACHE
+    from nas_kd.settings import CACHE
     from nas_kd.targets import TARGETS
     from nas_kd.targets import drop as drop_pools
 
@@ -72,19 +76,21 @@ def cache(
 
 def _entries(root: Path) -> list[dict[str, Any]]:
     """Folder, bytes, last use (seconds since 1970) and contents of all that lies in the cache, by kind."""
-    from nas_kd.targets import TARGETS, pools
+    from nas_kd.targets import TARGETS, pools, stats
 
     of_pools = {folder: about for folder, _, about in pools(root / TARGETS)}
     found = []
     for folder in sorted(folder for folder in root.glob("*/*") if folder.is_dir()):
-        stats = [file.stat() for file in folder.rglob("*") if file.is_file()]
-        used_at = max((stat.st_mtime for stat in stats), default=folder.stat().st_mtime)
+        files = stats(folder)
+        if not files:
+            continue  # another process has just deleted it
+        used_at = max(file.st_mtime for file in files)
         said, holds = of_pools.get(folder, {}), ""
         if {"teacher", "crops", "size", "data"} <= set(said):
             holds = (
                 f"{said['teacher']}, {said['crops']} crops of {said['size']} px of {said['data']}"
             )
-        size = sum(stat.st_size for stat in stats)
+        size = sum(file.st_size for file in files)
         entry = {"folder": f"{folder.parent.name}/{folder.name}", "bytes": size}
         found.append(entry | {"used_at": used_at, "holds": holds})
     return found

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas_kd.cli_common import at_least_one, known_study
 from nas_kd.errors import UsageError
+
+if TYPE_CHECKING:
+    from nas_kd.settings import Settings
 
 Storage = Annotated[
     str | None,
     typer.Option(
         envvar="NAS_KD_STORAGE",
+        is_eager=True,  # a study's name is looked up where this says
         help="database URL that drivers share [default: SQLite in studies/NAME]",
     ),
 ]
-StudyName = Annotated[str, typer.Argument(help="a study's name, as in studies/NAME")]
+StudyName = Annotated[
+    str, typer.Argument(callback=known_study, help="a study's name, as in studies/NAME")
+]
 Limit = Annotated[
     str | None,
     typer.Option(help="never train an arch above this: NUMBER, or encoder=NUMBER,decoder=NUMBER"),
@@ -74,7 +80,10 @@ def search(
         str | None, typer.Option(help="a second teacher, for the hyper-latents")
     ] = None,
     budget: Annotated[
-        int | None, typer.Option(help="trials in the end [default: 20, or the whole grid]")
+        int | None,
+        typer.Option(
+            callback=at_least_one, help="trials in the end [default: 20, or the whole grid]"
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="the study's name")] = None,
     objectives: Annotated[str, typer.Option(help="comma-separated")] = "bd_rate,flops,energy",
@@ -104,7 +113,10 @@ def search(
     kd_y: Annotated[float, typer.Option(help="weight of the teacher's latents")] = 0.05,
     kd_z: Annotated[float, typer.Option(help="weight of the teacher's hyper-latents")] = 0.2,
     form: Annotated[
-        str, typer.Option(help="of the loss: kd, paper, ... (docs/commands.md)")
+        str,
+        typer.Option(
+            help="of the loss: kd, or paper, paper-kld, paper-scaled, paper-clean, paper-corrected"
+        ),
     ] = "kd",
     sampler: Annotated[
         str, typer.Option(help="auto, exact-cost, gp, tpe, nsga2 or random")
@@ -121,7 +133,10 @@ def search(
     early_stopping: Annotated[
         bool, typer.Option("--early-stop", help="stop trials that others leave behind")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="trials at once [default: cores]")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(callback=at_least_one, help="trials at once [default: cores]"),
+    ] = None,
     address: Annotated[str | None, typer.Option(help="join a Ray cluster: host:port")] = None,
     gpus_per_trial: Annotated[
         float | None, typer.Option(help="share of a GPU for each trial; 0 trains on the CPU")
@@ -140,34 +155,36 @@ def search(
 
     Example: nas-kd search --space demo --teacher mini --budget 8 --objectives bd_rate,flops
     """
-    from nas_kd.sources import require
-    from nas_kd.space import load_space
-
-    if budget is not None and budget < 1:
-        raise UsageError(f"budget = {budget}: must be at least 1")
-    if file is None:
-        load_space(space)  # a slip of the pen is told before anything is fetched
-    require(file, {k: v for k, v in ctx.params.items() if _given(ctx, k)}, yes)
-
-    from nas_kd.launch import Machine
-    from nas_kd.study import Settings, load_studies
-
-    settings = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
-    settings["objectives"] = tuple(objectives.split(","))
-    if file is not None:
-        studies = load_studies(file, name, {k: v for k, v in settings.items() if _given(ctx, k)})
-    else:
-        name = name or f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
-        studies = [Settings(name=name, **settings)]
     packed = _packed(trials_per_gpu, gpus_per_trial)
-    machine = Machine(
-        workers or os.cpu_count() or 1, address, gpus_per_trial, storage, packed, pool
-    )
+    studies = _asked(ctx, file, name)
+    from nas_kd.obstacles import require_clear
+    from nas_kd.sources import says_data
+
+    data_said = _given(ctx, "data") or (file is not None and says_data(file))
+    require_clear(studies, yes, data_said)  # before torch and Ray, which take seconds to import
+    if not (quiet or as_json):
+        print("starting: loading torch and the teacher", flush=True)
+    from nas_kd.cores import cores
+    from nas_kd.launch import Machine
+
+    machine = Machine(workers or cores(), address, gpus_per_trial, storage, packed, pool)
     with ExitStack() as after:  # Ray stays up from the first study to the last
         for study in studies:
             if len(studies) > 1 and not (quiet or as_json):
                 print(f"study {study.name}:", flush=True)
             _search(study, budget, machine, quiet, as_json, after)
+
+
+def _asked(ctx: typer.Context, file: Path | None, name: str | None) -> list[Settings]:
+    """The studies of a file, with the options given in place of its keys, or the one of all options."""
+    from nas_kd.settings import Settings, load_studies
+
+    settings = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
+    settings["objectives"] = tuple(settings["objectives"].split(","))
+    if file is not None:
+        return load_studies(file, name, {k: v for k, v in settings.items() if _given(ctx, k)})
+    teacher = Path(settings["teacher"].replace(":", "-")).name
+    return [Settings(**settings, name=name or f"{Path(settings['space']).stem}-{teacher}")]
 
 
 def _packed(given: str | None, gpus_per_trial: float | None) -> Any:
@@ -195,17 +212,16 @@ def _search(
     from nas_kd.dashboard import publish
     from nas_kd.errors import Stopped
     from nas_kd.launch import search as launch
-    from nas_kd.live import mode_of, say_end, watching
+    from nas_kd.live import mode_of, say_end, say_stopped, watching
     from nas_kd.meters import require_meter
-    from nas_kd.space import load_space
 
-    load_space(settings.space)  # a slip of the pen is told before a missing meter
     require_meter(settings.objectives)
     mode = mode_of(quiet, as_json)
     try:
         with watching(settings.name, budget, mode, machine.storage) as listen:
             study = launch(settings, budget, machine, listen, after)
     except KeyboardInterrupt:
+        say_stopped(settings.name, machine.storage, mode)
         raise Stopped(
             f"stopped; study '{settings.name}' keeps what is finished, the same command again goes on"
         ) from None
@@ -227,13 +243,17 @@ def front(
 
     Example: nas-kd front demo-mini --plot front.png
     """
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
+
+    from nas_kd.files import require_writable
     from nas_kd.report import front_against, front_json, front_table, plot_front
     from nas_kd.study import open_study
 
+    if plot is not None:
+        require_writable(plot, "--plot")
     opened = open_study(study, storage)
     if plot is not None:
-        if plot.suffix not in (".png", ".svg", ".pdf"):
-            raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
         plot_front(opened, plot)
     classical = front_against(opened) if baselines else None
     if as_json:
@@ -256,8 +276,10 @@ def export(
     Example: nas-kd export demo-mini --out students --onnx
     """
     from nas_kd.export import export_front, export_student_onnx
+    from nas_kd.files import require_writable
     from nas_kd.study import open_study
 
+    require_writable(out, "--out", folder=True)
     if onnx and (Path(study) / "arch.json").is_file():
         for path in export_student_onnx(Path(study), out):
             print(path)
@@ -303,7 +325,8 @@ def table(
 def _studies(spec: str | None, untrained: bool) -> list[Any]:
     """The studies that are there, of a name or of a file; none where nothing trained is asked for."""
     from nas_kd.errors import StudyError
-    from nas_kd.study import load_studies, open_study
+    from nas_kd.settings import load_studies
+    from nas_kd.study import open_study
 
     if spec is None:
         return []
@@ -328,11 +351,15 @@ def report(
 
     Example: nas-kd report demo-mini --out report.html
     """
+    if out.suffix != ".html":
+        raise UsageError(f"--out {out}: must end in .html")
+
+    from nas_kd.files import require_writable
     from nas_kd.page import write_report
     from nas_kd.study import open_study
 
-    if out.suffix != ".html":
-        raise UsageError(f"--out {out}: must end in .html")
+    there = out.parent.is_dir()  # else it is made
+    require_writable(out if there else out.parent, "--out", folder=not there)
     write_report(open_study(study, storage), out)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 

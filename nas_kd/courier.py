@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nas_kd.data import BUILTIN
 from nas_kd.errors import DataError, NasKdError
+from nas_kd.settings import BUILTIN
 
 CHUNK_BYTES = 2**25
 """Of a file at a time, so that no machine holds a whole one in memory."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.data import ImageSet
+from nas_kd.errors import TeacherError, TrialFailed
 from nas_kd.evaluate import Measured, evaluate
 from nas_kd.passes import training_on
 from nas_kd.teacher import Teacher
@@ -29,8 +30,11 @@ def measured_once(cache: Path, teacher: Teacher, images: ImageSet, device: str =
         kept = json.loads(path.read_text())
         if kept["of"] == asked and kept["sha256"] == _digest(kept["points"]):
             return Measured.from_json(kept["points"])
-    with training_on(device):
-        measured = evaluate(teacher.to(device), images, device)
+    try:
+        with training_on(device):
+            measured = evaluate(teacher.to(device), images, device)
+    except TrialFailed as failure:
+        raise TeacherError(f"teacher {teacher.name}: {failure}; give another teacher") from failure
     teacher.to("cpu")
     points = json.loads(json.dumps(measured.to_json()))
     cache.mkdir(parents=True, exist_ok=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import asdict
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from optuna.exceptions import StorageInternalError
 
 from nas_kd.artifacts import store
 from nas_kd.errors import UsageError
 from nas_kd.figures import absent, curves, history
 from nas_kd.prepare import baselines_of
+from nas_kd.settings import OBJECTIVES
 from nas_kd.study import Study
-from nas_kd.trial import OBJECTIVES
 
 HOST = "127.0.0.1"
 
@@ -53,7 +54,7 @@ def _titled(key: str, figure: dict[str, Any]) -> Any:
 
 def study_note(study: Study) -> str:
     """What is searched, in Markdown."""
-    rows = [f"| {key} | `{value}` |" for key, value in asdict(study.settings).items()]
+    rows = [f"| {key} | `{value}` |" for key, value in study.settings.to_json().items()]
     missing = [name for name in OBJECTIVES if name not in study.settings.objectives]
     lines = ["| setting | value |", "|---|---|", *rows, ""]
     lines += [f"{name} is absent: {absent(study, name)}" for name in missing]
@@ -68,7 +69,11 @@ def bind(study: Study, port: int) -> WSGIServer:
     """A server that is ready to serve; port 0 takes a free one. Raises UsageError where it is in use."""
     from optuna_dashboard import wsgi
 
-    publish(study)
+    try:
+        publish(study)
+    except StorageInternalError as error:
+        why = str(error.__cause__ or error).splitlines()[0]
+        print(f"the study's note and plots stay as they were: {why}", file=sys.stderr)
     app = wsgi(study.url, artifact_store=store(study.folder))
     try:
         return make_server(HOST, port, app, server_class=_Server, handler_class=_Silent)

@@ -20,7 +20,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -32,15 +31,16 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from nas_kd import picture_sets
+from nas_kd.cores import cores
 from nas_kd.errors import DataError
 from nas_kd.fetch import supply
 from nas_kd.files import UNUSABLE, Below, below, told_left_out
 from nas_kd.imagefile import Image8, in_srgb, opened, suffixes, unread_suffixes
 from nas_kd.scenes import dead_leaves
+from nas_kd.settings import BUILTIN
 
 logger = logging.getLogger("nas_kd")
 
-BUILTIN = "builtin"
 SPLITS = ("train", "eval")
 SIDE_MIN_PX = 16
 HELD_BYTES = 2**29
@@ -250,9 +250,9 @@ def _set(one: picture_sets.PictureSet) -> ImageSet:
 
 def _folder(spec: str) -> ImageSet:
     root = Path(spec).expanduser()
-    here = _pictures_below(spec, root)
+    here = pictures_below(spec, root)
     names = [path.relative_to(root).as_posix() for path in here.files]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow and hashlib release the GIL
+    with ThreadPoolExecutor(cores()) as threads:  # Pillow and hashlib release the GIL
         checked = dict(zip(names, threads.map(_check, here.files), strict=True))
     good = {name: result for name, result in checked.items() if isinstance(result, _Good)}
     bad = {name: result for name, result in checked.items() if isinstance(result, str)}
@@ -273,7 +273,8 @@ def _folder(spec: str) -> ImageSet:
     )
 
 
-def _pictures_below(spec: str, root: Path) -> Below:
+def pictures_below(spec: str, root: Path) -> Below:
+    """The picture files of a folder; raises DataError where there is none, or no folder."""
     if not spec or not root.is_dir():
         kind = "is a file, not a folder" if root.is_file() else "is no folder"
         known = ", ".join(picture_sets.known())

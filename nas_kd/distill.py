@@ -26,55 +26,15 @@ that of the rate.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_kd.errors import UsageError
+from nas_kd.recipe import Weights
 
-Form = Literal["kd", "paper", "paper-kld", "paper-scaled", "paper-clean", "paper-corrected"]
-FORMS: tuple[str, ...] = get_args(Form)
 SCALED = ("paper-scaled", "paper-corrected")
 CLEAN = ("kd", "paper-clean", "paper-corrected")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What the terms weigh; all zero in our form is the control without distillation.
-
-    form "kd": kd_x in [0, 1], kd_y and kd_z >= 0, as in the module's equation.
-    all other forms: what kd_x, kd_y and kd_z leave of 1 weighs the R-D term.
-    """
-
-    kd_x: float = 0.0
-    kd_y: float = 0.05
-    kd_z: float = 0.2
-    form: Form = "kd"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.kd_x <= 1:
-            raise UsageError(f"kd_x = {self.kd_x}: must lie between 0 and 1")
-        for name in ("kd_y", "kd_z"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} = {getattr(self, name)}: must not be negative")
-        if self.form not in FORMS:
-            raise UsageError(f"form = {self.form!r}: must be one of {', '.join(FORMS)}")
-        if self.form != "kd" and self.rest < -1e-9:
-            raise UsageError(
-                f"kd_x + kd_y + kd_z = {1 - self.rest:g}: must be at most 1 in form {self.form!r}, "
-                "where the R-D term weighs the rest"
-            )
-
-    @property
-    def rest(self) -> float:
-        """What the R-D term weighs in the paper's forms."""
-        return 1 - self.kd_x - self.kd_y - self.kd_z
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any term reads the teacher's outputs."""
-        return self.kd_x > 0 or self.kd_y > 0 or self.kd_z > 0
 
 
 CONTROL = Weights(0.0, 0.0, 0.0)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
-from pathlib import Path
 
 import psutil
 import torch
 
 from nas_kd.codec_energy import meter_in_words
+from nas_kd.cores import cores
 from nas_kd.meters import find_meter
 from nas_kd.reading import Reading
-from nas_kd.teacher import ALIASES, BUILT_IN, ZOO_NAMES
+from nas_kd.served import ALIASES, BUILT_IN, ZOO_NAMES, file_says, hub_folder
 
 
 def findings() -> list[tuple[str, str]]:
     """Name and finding, line by line."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     has_meter = not isinstance(find_meter(device), Reading)
-    weights = Path(torch.hub.get_dir()) / "checkpoints"
-    cached = [n for n in ZOO_NAMES if list(weights.glob(f"{n}-*.pth.tar"))]
+    weights = hub_folder()
+    there = {file_says(file)[0] for file in weights.glob("*.pth.tar")}
+    cached = [name for name in ZOO_NAMES if name in there]
     objectives = "" if has_meter else " --objectives bd_rate,flops"
     return [
         ("device", _device(device)),
@@ -37,5 +37,5 @@ def findings() -> list[tuple[str, str]]:
 
 
 def _device(device: str) -> str:
-    cores = f"{os.cpu_count()} cores"
-    return f"{torch.cuda.get_device_name()}, {cores}" if device == "cuda" else f"CPU, {cores}"
+    usable = f"{cores()} cores"
+    return f"{torch.cuda.get_device_name()}, {usable}" if device == "cuda" else f"CPU, {usable}"

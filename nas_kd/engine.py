@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,8 +24,8 @@ import psutil
 from optuna.trial import TrialState
 
 from nas_kd.courier import Away, Home, lent, mark, root_of, shares_disk
-from nas_kd.errors import NasKdError
-from nas_kd.pace import Paced, paced_trial
+from nas_kd.errors import NasKdError, UsageError
+from nas_kd.pace import Paced, failure_of, paced_trial
 from nas_kd.polish import polish, polished_key
 from nas_kd.prepare import Listen, task_of
 from nas_kd.ranking import score
@@ -48,6 +48,8 @@ with warnings.catch_warnings():
     from ray.tune.search import Searcher
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+DIED = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+"""What Ray raises for a task whose worker died at each of its attempts."""
 MAX_FAILURES = 3
 """Trials in a row that may fail before the search gives up: the next one would fail as well."""
 
@@ -56,6 +58,9 @@ WAIT_S = 0.5
 
 SHUTDOWN_S = 30.0
 """What Ray may take to end; its processes end with this one at the latest."""
+
+SOCKET_ROOM = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Bytes of a temporary folder that leave room for the longest of Ray's socket paths."""
 
 COURIER = "nas-kd-home"
 """Ray's namespace of the actors that touch the files of a study, one per driver."""
@@ -258,15 +263,31 @@ def _resources(gpus_per_trial: float) -> dict[str, float]:
     return {"cpu": 1.0} | ({"gpu": gpus_per_trial} if gpus_per_trial else {})
 
 
+def _attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the work found, or the reason and the message of its failure: the others' must not be lost."""
+    try:
+        return work()
+    except Exception as error:
+        failed = failure_of(error)
+        return {"reason": failed.reason, "message": failed.attrs["message"].splitlines()[0]}
+
+
 @ray.remote
-def _score(prepared: dict[str, Any], points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    device = "cuda" if ray.get_gpu_ids() else "cpu"
-    here, _ = at_hand(prepared)
-    return [score(task_of(here, device), here["settings"]["space"], point) for point in points]
+def _score(prepared: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
+    def work() -> dict[str, Any]:
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        here, _ = at_hand(prepared)
+        return score(task_of(here, device), here["settings"]["space"], point)
+
+    return _attempted(work)
 
 
 @ray.remote
 def _polish(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
+    return _attempted(lambda: _polished(prepared, arch_key))
+
+
+def _polished(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     here, away = at_hand(prepared)
     students, key = Path(here["students"]), polished_key(arch_key)
@@ -281,27 +302,29 @@ def _polish(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
 
 def _on_all(
     task: Any, prepared: dict[str, Any], each: list[Any], gpus_per_trial: float
-) -> Iterator[Any]:
-    """What a task makes of each, in order, on all workers."""
+) -> Iterator[dict[str, Any]]:
+    """What a task makes of each, in order, on all workers; a reason where its worker died, tried again by Ray."""
     resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
     shared = ray.put(prepared)
     waiting = [task.options(**resources).remote(shared, one) for one in each]
     for reference in waiting:
-        yield ray.get(reference)
+        try:
+            yield ray.get(reference)
+        except DIED as death:
+            yield {"reason": DEATHS[0], "message": str(death).strip().splitlines()[0]}
 
 
 def score_all(
     prepared: dict[str, Any], points: list[dict[str, Any]], gpus_per_trial: float
 ) -> Iterator[dict[str, Any]]:
-    """The scores of archs from their slices, in order, by plain tasks on all workers."""
-    for found in _on_all(_score, prepared, [[point] for point in points], gpus_per_trial):
-        yield from found
+    """The scores of archs from their slices, or why there are none, in order, by plain tasks on all workers."""
+    return _on_all(_score, prepared, points, gpus_per_trial)
 
 
 def polish_all(
     prepared: dict[str, Any], arch_keys: list[str], gpus_per_trial: float
 ) -> Iterator[dict[str, Any]]:
-    """The front's students trained on, in order."""
+    """The front's students trained on, or why they were not, in order."""
     return _on_all(_polish, prepared, arch_keys, gpus_per_trial)
 
 
@@ -341,8 +364,10 @@ def home_open(prepared: dict[str, Any]) -> Iterator[dict[str, Any]]:
     home = actor.options(name=name, namespace=COURIER, num_cpus=0, scheduling_strategy=here).remote(
         prepared["students"], lent(prepared)
     )
-    yield prepared | {"word": word, "home": name}
-    ray.kill(home)
+    try:
+        yield prepared | {"word": word, "home": name}
+    finally:
+        ray.kill(home)
 
 
 def _ray_died(*_: Any) -> None:
@@ -369,21 +394,54 @@ def _is_alive(process: psutil.Process) -> bool:
 
 def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> None:
     """Start Ray here with so many CPUs, or join the cluster at an address."""
-    # "local": else Ray joins a cluster that happens to run on this machine.
-    here = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    place: dict[str, Any] = {"address": address}
+    if not address:
+        # "local": else Ray joins a cluster that happens to run on this machine.
+        place = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        place["_temp_dir"] = temporary_folder()
     try:
-        ray.init(
-            **({"address": address} if address else here),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with _own_sigterm():
+            ray.init(
+                **place,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
     except Exception as error:  # Ray raises bare Exception where its processes do not come up
         ray.shutdown()
         # It waits 30 s for its own processes, which may be too short on a machine under load.
         if attempts > 1 and "timed out" in str(error):
             return start_ray(workers, address, attempts - 1)
-        where = f"at {address}" if address else "here"
-        raise NasKdError(
-            f"Ray did not start {where} ({str(error).splitlines()[0]}); run the same command again"
-        ) from error
+        where, remedy = (
+            "here",
+            "run the same command again, where there is more memory or less to do",
+        )
+        if address:
+            where, remedy = f"at {address}", "start it there, or leave --address out"
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NasKdError(f"Ray did not start {where} ({said}); {remedy}") from error
+
+
+def temporary_folder(default: str | None = None, short: str = "/tmp") -> str | None:
+    """Where Ray keeps its sockets: None is its own choice, ``short`` is for where that is too long.
+
+    The kernel takes 107 bytes of a socket's path. Raises UsageError where neither will do.
+    """
+    chosen = default or os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or short
+    if len(os.fsencode(chosen)) <= SOCKET_ROOM:
+        return None
+    if os.access(short, os.W_OK | os.X_OK):
+        return f"{short}/ray"
+    raise UsageError(
+        f"TMPDIR {chosen}: Ray's sockets need a folder of at most {SOCKET_ROOM} bytes, and {short} cannot be "
+        "written; set RAY_TMPDIR to a short folder"
+    )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM: Ray's prints its C++ stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)

@@ -7,7 +7,6 @@ pictures. ``bpp_est`` is from likelihoods, ``bpp`` from the real entropy-coded s
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nas_kd.bd import RDCurve
+from nas_kd.cores import cores
 from nas_kd.data import ImageSet, to_image, to_tensor
 from nas_kd.distill import rate_bpp
 from nas_kd.errors import TrialFailed
@@ -145,7 +145,7 @@ def evaluate_real(student: Student, images: ImageSet, processes: int | None = No
     """
     if processes is None:
         much = student.levels * sum(H * W for H, W in images.sizes) > PROCESSES_PX
-        processes = len(os.sched_getaffinity(0)) if much else 1
+        processes = cores() if much else 1
     processes = min(processes, len(images))
     found = _coded_by(student, images, processes) if processes > 1 else _coded_here(student, images)
     rates, qualities = zip(*found, strict=True)

@@ -116,16 +116,25 @@ def _told_how(order: Order) -> Iterator[None]:
 # --- asked for once -------------------------------------------------------------------------------------
 
 
-def _require_agreed(orders: Sequence[Order], yes: bool) -> None:
+def refusal(orders: Sequence[Order], yes: bool = False) -> UsageError | None:
+    """What is said where nobody agreed and nobody can be asked, in one line; None where someone did or can."""
     policy = os.environ.get(POLICY, "")
     if policy not in ("", "always", "never"):
-        raise UsageError(f"{POLICY}={policy}: must be always or never; unset, a terminal is asked")
+        return UsageError(f"{POLICY}={policy}: must be always or never; unset, a terminal is asked")
     if yes or policy == "always":
-        return
+        return None
     if policy == "never":
-        raise _refused(orders, f"{POLICY}=never")
+        return _refused(orders, f"{POLICY}=never")
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise _refused(orders, f"nobody to ask here; --yes or {POLICY}=always agrees")
+        return _refused(orders, f"nobody to ask here; --yes or {POLICY}=always agrees")
+    return None
+
+
+def _require_agreed(orders: Sequence[Order], yes: bool) -> None:
+    if (refused := refusal(orders, yes)) is not None:
+        raise refused
+    if yes or os.environ.get(POLICY) == "always":
+        return
     for order in orders:
         _say(order)
     print("Fetch this now? [y/N] ", end="", file=sys.stderr, flush=True)
@@ -134,7 +143,7 @@ def _require_agreed(orders: Sequence[Order], yes: bool) -> None:
 
 
 def _refused(orders: Sequence[Order], why: str) -> UsageError:
-    """One line for all, with the exception of the first."""
+    """One line for all, as the exception of the first."""
     lacking = " and ".join(order.in_words for order in orders)
     return orders[0].refusal(
         f"lacking here: {lacking}; not fetched ({why}): run {ways_out(orders)}"

@@ -12,28 +12,22 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_kd.bd import RDCurve, bootstrap_bd_rate
-from nas_kd.errors import StudyError
+from nas_kd.bd import RDCurve
 from nas_kd.front import Point, hypervolume, pareto_front, reference_point
 from nas_kd.paper import PAPER
 from nas_kd.pictures import spread
-from nas_kd.prepare import interval_db
-from nas_kd.report import SCALE, UNITS
+from nas_kd.report import COLOURS, SHOWN_CURVES
 from nas_kd.study import Study
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008)."""
+from nas_kd.uncertainty import EXACT, UNITS, uncertainty_of, value_of
 
 MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 GREY = "#888888"
-SHOWN_CURVES = 6
-"""R-D curves of the front that are drawn; the report draws the chosen trial's beside them."""
-
 SHOWN_DIMENSIONS = 12
 """Dimensions whose importance is drawn: the first ones, with room for their names."""
 
-MIN_FOR_IMPORTANCE = 8
-"""Complete trials below which importances would be noise."""
+MIN_FOR_IMPORTANCE = 160
+"""Complete trials below which importances are noise: at 80 random archs of `demo` a share moved by 0.17 from one draw
+of them to the next (standard deviation), at 160 by 0.10 (benchmarks/LOG.md)."""
 
 Figure = dict[str, Any]
 
@@ -52,57 +46,6 @@ def complete(study: Study) -> list[FrozenTrial]:
     """Complete trials, each arch once, in the order of their numbers."""
     trials = (t for t in study.trials if t.state == TrialState.COMPLETE)
     return [t for t in trials if "same_as" not in t.user_attrs]
-
-
-def value_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
-    """A trial's figure in the unit that is printed; MACs are known whether or not they were searched."""
-    if trial.values and name in study.settings.objectives:
-        return trial.values[study.settings.objectives.index(name)] * SCALE[name]
-    if name == "flops" and "cost" in trial.user_attrs:
-        return trial.user_attrs["cost"]["macs"] * SCALE[name]
-    return None
-
-
-def uncertainty_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
-    """What the bars show, in the unit that is printed; None where there is none.
-
-    Of a measured objective the standard uncertainty; of a BD-rate half the 95 % interval over pictures.
-    """
-    if name == "bd_rate":
-        return _over_pictures(study, trial)
-    reading = trial.user_attrs.get(name)
-    found = reading.get("uncertainty") if isinstance(reading, dict) else None
-    return None if found is None else found * SCALE[name]
-
-
-def _over_pictures(study: Study, trial: FrozenTrial) -> float | None:
-    anchor, rd = study.optuna.user_attrs.get("anchor") or {}, trial.user_attrs.get("rd")
-    if rd is None or not anchor.get("per_image") or value_of(study, trial, "bd_rate") is None:
-        return None
-    rates = zip(*rd["per_image_bpp_est"], strict=True)
-    curves = [
-        RDCurve(*c) for c in zip(rates, zip(*rd["per_image_psnr_db"], strict=True), strict=True)
-    ]
-    teacher = [RDCurve.from_json(curve) for curve in anchor["per_image"]]
-    if len(teacher) != len(curves):
-        return None
-    pairs = [
-        (t, c, i) for t, c in zip(teacher, curves, strict=True) if (i := _middle(t)) is not None
-    ]
-    found = bootstrap_bd_rate(
-        [t for t, _, _ in pairs],
-        [c for _, c, _ in pairs],
-        seed=0,
-        intervals_db=[i for *_, i in pairs],
-    )
-    return None if found.low is None or found.high is None else (found.high - found.low) / 2
-
-
-def _middle(teacher: RDCurve) -> tuple[float, float] | None:
-    try:
-        return interval_db(teacher)
-    except StudyError:
-        return None  # on this picture the teacher's own curve does not rise
 
 
 def panes(study: Study) -> list[Pane]:
@@ -171,7 +114,7 @@ def curves(study: Study, baselines: dict[str, RDCurve]) -> Figure:
         data.append(_curve(f"teacher {anchor['teacher']}", teacher["bpp"], teacher["psnr_db"]))
         data[0]["line"] = {"dash": "dash", "width": 3}
         data[0]["meta"] = "ink"
-    dashes = ("dot", "dashdot")
+    dashes = ("dot", "dashdot", "longdash")
     for (name, curve), dash in zip(baselines.items(), dashes, strict=False):
         data.append(_curve(name, curve.bpp, curve.psnr_db))
         data[-1] |= {"line": {"dash": dash, "color": GREY}, "mode": "lines"}
@@ -295,7 +238,10 @@ def importances(study: Study) -> Pane:
     if done < MIN_FOR_IMPORTANCE:
         reason = f"{done} complete trials: fewer than {MIN_FOR_IMPORTANCE} say nothing about it"
         return Pane("importances", title, None, reason)
-    found = {name: _importance(study, i) for i, name in enumerate(study.settings.objectives)}
+    guessed = [name for name in study.settings.objectives if name not in EXACT]
+    if not guessed:
+        return Pane("importances", title, None, "every objective is computed from the arch exactly")
+    found = {name: _importance(study, study.settings.objectives.index(name)) for name in guessed}
     found = {name: shares for name, shares in found.items() if shares}
     if not found:
         reason = "too little differs between the trials to tell the dimensions apart"
@@ -310,7 +256,7 @@ def importances(study: Study) -> Pane:
             "y": dimensions,
             "x": [shares.get(d, 0.0) for d in dimensions],
             "marker": {"color": COLOURS[i]},
-            "hovertemplate": f"{UNITS[name]}<br>%{{y}}: %{{x:.2f}}<extra></extra>",
+            "hovertemplate": f"{UNITS[name]}<br>%{{y}}: %{{x:.1f}}<extra></extra>",
         }
         for i, (name, shares) in enumerate(found.items())
     ]

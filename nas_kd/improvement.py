@@ -15,9 +15,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import ndtr
 
-MAX_COSTS = 2
-"""Costs beside the uncertain objective; more of them need volumes where this file has areas."""
-
 
 def expected_improvement(
     mean: np.ndarray,

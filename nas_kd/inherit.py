@@ -7,18 +7,24 @@ arXiv 2302.05071, prunes by learned masks instead).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from nas_kd.errors import SpaceError
+from nas_kd.errors import SpaceError, UsageError
+from nas_kd.once import build_once
 from nas_kd.ordering import ordered
 from nas_kd.space import Arch, prim
 from nas_kd.student import Student, slice_params
 from nas_kd.teacher import FixedRateTeacher, Teacher, VariableRateTeacher
-from nas_kd.weights import WEIGHTS, load_student, save_student
+from nas_kd.weights import FORMAT as CODEC_FORMAT
+from nas_kd.weights import load_student, save_student
 
+FORMAT = 2
+"""Raised when what ``inherit`` writes changes, the order of channels included."""
 HYPERPRIOR = "bmshj2018-hyperprior"
 WAY_OUT = "search such archs, or take --init shared or --init scratch"
 
@@ -103,10 +109,20 @@ def inherit(cache: Path, teacher: Teacher) -> Path:
     Raises SpaceError where the teacher is of no family that we have.
     """
     wide = as_student(teacher)
-    folder = cache / hashlib.sha256(teacher.fingerprint.encode()).hexdigest()[:16]
-    if not (folder / WEIGHTS).is_file():
+    key_of = [FORMAT, CODEC_FORMAT, teacher.fingerprint]
+    key = hashlib.sha256(json.dumps(key_of).encode()).hexdigest()[:16]
+
+    def build(folder: Path) -> None:
         save_student(ordered(wide), folder, {"teacher": teacher.name})
-    return folder
+
+    return build_once(cache / key, build, _is_whole)
+
+
+def _is_whole(folder: Path) -> bool:
+    with suppress(UsageError):
+        load_student(folder)
+        return True
+    return False
 
 
 def load_inherited(folder: Path) -> Inherited:

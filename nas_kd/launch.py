@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from optuna.exceptions import StorageInternalError
 
-from nas_kd.bd import MIN_POINTS
-from nas_kd.errors import NasKdError, StudyError
+from nas_kd.errors import NasKdError, UsageError
+from nas_kd.obstacles import require_levels
 from nas_kd.packing import trials_per_gpu
-from nas_kd.polish import keep, unpolished
+from nas_kd.polish import polish_front, unpolished
 from nas_kd.prepare import Listen, prepare, rank
 from nas_kd.prior import take_over
-from nas_kd.study import Settings, Study
+from nas_kd.settings import Settings
+from nas_kd.study import Study
 from nas_kd.teacher import Teacher, load_teacher
 
 
@@ -61,16 +62,19 @@ def search(
     """
     teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings, machine.storage)
-    take_over(study)
     budget = study.affordable(budget)
     try:
         with study.driving():
+            take_over(study)
             if reaped := study.reap():
                 listen("reaped", reaped)
             if study.counted() < budget or unpolished(study):
                 prepared = prepare(study, teacher, listen, machine.pool_gb)
                 with nullcontext(after) if after is not None else ExitStack() as up:
                     _run(study, budget, machine, prepared, listen, up)
+    except UsageError:
+        study.withdraw()  # what is refused leaves nothing
+        raise
     except StorageInternalError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise NasKdError(
@@ -103,12 +107,7 @@ def _run(
         )
         if study.counted() < budget:
             engine.run_trials(study, budget, given, listen, machine.workers, gpus)
-        members = unpolished(study)
-        keys = [trial.user_attrs["arch_key"] for trial in members]
-        found = engine.polish_all(given, keys, gpus)
-        for done, (trial, record) in enumerate(zip(members, found, strict=True), start=1):
-            keep(study, trial, record)
-            listen("preparing", f"polished: {done} of {len(members)} students of the front")
+        polish_front(study, lambda keys: engine.polish_all(given, keys, gpus), listen)
 
 
 def placed(machine: Machine, study: Study, lmbdas: tuple[float, ...], listen: Listen) -> Machine:
@@ -134,9 +133,5 @@ def placed(machine: Machine, study: Study, lmbdas: tuple[float, ...], listen: Li
 
 def _teacher_of(settings: Settings) -> Teacher:
     teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
-    if "bd_rate" in settings.objectives and teacher.levels < MIN_POINTS:
-        raise StudyError(
-            f"objective bd_rate: teacher {teacher.name} has {teacher.levels} level, and a BD-rate needs "
-            f"{MIN_POINTS}; take rd_cost instead (--objectives rd_cost,flops)"
-        )
+    require_levels(settings, teacher.name, teacher.levels)
     return teacher

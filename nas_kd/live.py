@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +19,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nas_kd.errors import NasKdError
 from nas_kd.figures import complete, volumes
 from nas_kd.follow import read_now
-from nas_kd.report import SCALE, UNITS, Brief, front_json, front_table
+from nas_kd.report import Brief, front_json, front_table
 from nas_kd.space import Arch
 from nas_kd.study import Study, open_study
+from nas_kd.uncertainty import SCALE, UNITS
 
 Mode = Literal["screen", "lines", "json", "quiet"]
 Listen = Callable[[str, Any], None]
 BARS = "▁▂▃▄▅▆▇█"
 BARS_WIDE = 40
+TELL_S = 30.0
+"""Between two lines about the first trial."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,29 @@ def watching(
         screen = Screen()
         with Live(screen, refresh_per_second=2, transient=True):
             yield Watch(name, budget, screen, storage).listen
+    elif mode == "lines":
+        lines = Lines()
+        with _every(TELL_S, lines.tick):
+            yield Watch(name, budget, lines, storage).listen
     else:
-        shows = {"lines": say_line, "json": say_json, "quiet": say_nothing}
+        shows = {"json": say_json, "quiet": say_nothing}
         yield Watch(name, budget, shows[mode], storage).listen
+
+
+@contextmanager
+def _every(seconds: float, tick: Callable[[], None]) -> Iterator[None]:
+    """Call ``tick`` so often, in a thread of its own."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(seconds):
+            tick()
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def mode_of(quiet: bool, as_json: bool) -> Mode:
@@ -167,12 +192,25 @@ def say_json(kind: str, detail: Any, study: Study | None, progress: Progress | N
 
 def say_end(study: Study, mode: Mode) -> None:
     """The front, once the search is over."""
-    if mode == "json":
-        print(json.dumps({"event": "done"} | front_json(study)), flush=True)
-    elif mode != "quiet":
-        Console(soft_wrap=False).print(front_table(study))
+    _say_front(study, mode, "done")
+    if mode in ("screen", "lines"):
         name = study.settings.name
         print(f"next: nas-kd report {name}, nas-kd dashboard {name} or nas-kd export {name}")
+
+
+def say_stopped(name: str, storage: str | None, mode: Mode) -> None:
+    """The front so far, which stays on the screen; nothing where no trial is on it."""
+    with suppress(NasKdError):  # stopped before the study was begun
+        study = open_study(name, storage)
+        if study.front():
+            _say_front(study, mode, "stopped")
+
+
+def _say_front(study: Study, mode: Mode, event: str) -> None:
+    if mode == "json":
+        print(json.dumps({"event": event} | front_json(study)), flush=True)
+    elif mode != "quiet":
+        Console(soft_wrap=False).print(front_table(study))
 
 
 def result(study: Study, trial: FrozenTrial) -> str:
@@ -183,6 +221,71 @@ def result(study: Study, trial: FrozenTrial) -> str:
     return ", ".join(f"{value * SCALE[name]:.2f} {UNITS[name]}" for name, value in named)
 
 
+class Foretold:
+    """How long a search will take by the steps of its first trials, until one of them has ended.
+
+    What comes after a training, its evaluation above all, is not in it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.homes: dict[int, Path] = {}
+        self._clock = clock
+        self._progress: Progress | None = None
+        self._first: dict[int, tuple[int, float]] = {}
+
+    def heard(self, kind: str, number: int, study: Study, progress: Progress) -> None:
+        """A trial was started, or has ended."""
+        self._progress = progress
+        if kind == "started":
+            self.homes[number] = study.student_folder(study.trials[number])
+        else:
+            self.homes.pop(number, None)
+
+    def left_s(self) -> float | None:
+        """Seconds of training still to come; None where a trial's time is known, or no pace yet."""
+        p = self._progress
+        if p is None or p.per_trial_s is not None:
+            return None
+        now_s = self._clock()
+        told = {n: read_now(home, n) for n, home in list(self.homes.items())}
+        at = {n: now for n, now in told.items() if now and now.step and now.doing == "distil"}
+        for number, now in at.items():
+            self._first.setdefault(number, (now.step, now_s))
+        went = [(now.step - self._first[n][0], now_s - self._first[n][1]) for n, now in at.items()]
+        steps = sum(done for done, _ in went)
+        if not steps:
+            return None
+        step_s = sum(spent_s for _, spent_s in went) / steps
+        longest = max(now.steps - now.step for now in at.values())
+        to_come = max(0, p.budget - p.counted - len(told)) / len(told)
+        return step_s * (longest + to_come * max(now.steps for now in at.values()))
+
+
+class Lines:
+    """A line per event, and where the first trial is once in a while: for logs and pipes."""
+
+    def __init__(self, foretold: Foretold | None = None) -> None:
+        self.foretold = foretold or Foretold()
+
+    def __call__(
+        self, kind: str, detail: Any, study: Study | None, progress: Progress | None
+    ) -> None:
+        """An event."""
+        say_line(kind, detail, study, progress)
+        if study is not None and progress is not None:
+            self.foretold.heard(kind, detail, study, progress)
+
+    def tick(self) -> None:
+        """Say how long it will take, while nothing but the steps of the first trials says so."""
+        if (left_s := self.foretold.left_s()) is not None:
+            print(f"no trial has ended yet: {by_steps(left_s)}", flush=True)
+
+
+def by_steps(left_s: float) -> str:
+    """The time left in words, where it is known from steps alone."""
+    return f"about {left_s / 60:.1f} min of training left, by its steps"
+
+
 class Screen:
     """The live screen's contents; rich asks for them twice a second."""
 
@@ -191,7 +294,7 @@ class Screen:
         self.study: Study | None = None
         self.progress: Progress | None = None
         self.archs: dict[int, str] = {}
-        self.homes: dict[int, Path] = {}
+        self.foretold = Foretold()
         self.since_s: dict[int, float] = {}
 
     def __call__(
@@ -202,10 +305,11 @@ class Screen:
             self.said = f"{kind}: {detail}"
             return
         self.study, self.progress = study, progress
+        if progress is not None:
+            self.foretold.heard(kind, detail, study, progress)
         trial = study.trials[detail]
         if kind == "started":
             self.archs[detail] = Brief(study.space)(Arch.from_json(trial.user_attrs["arch"]))
-            self.homes[detail] = study.student_folder(trial)
             self.since_s[detail] = time.monotonic()
             if self.said.startswith(("preparing", "starting")):
                 self.said = "the first trial is under way"
@@ -217,7 +321,8 @@ class Screen:
         """The screen as it is now, cut to the terminal's height."""
         parts: list[Any] = []
         if self.progress is not None and self.study is not None:
-            parts += [_bar(self.progress, console.width), _counts(self.progress)]
+            bar = _bar(self.progress, console.width, self.foretold.left_s())
+            parts += [bar, _counts(self.progress)]
             parts.append(_volumes(self.progress, self.study.settings.objectives))
             if self.archs:
                 parts += [Text(), self._running()]
@@ -232,22 +337,23 @@ class Screen:
         for column in table.columns:
             column.no_wrap = True
         for number, arch in list(self.archs.items()):
-            now = read_now(self.homes[number], number)
+            home = self.foretold.homes.get(number)
+            now = read_now(home, number) if home else None
             spent = f"{time.monotonic() - self.since_s[number]:.0f}"
             worker, doing = (now.worker, str(now)) if now else ("", "wait for a worker")
             table.add_row(worker, str(number), spent, Text(doing), Text(arch))
         return table
 
 
-TABLE_LINES = 9
+TABLE_LINES = 10
 """What a front's frame, title and caption, an empty line and the last message take of the height."""
 
 
-def _bar(p: Progress, width: int) -> Table:
+def _bar(p: Progress, width: int, left_s: float | None = None) -> Table:
     row = Table.grid(padding=(0, 1))
     for _ in range(3):
         row.add_column(no_wrap=True)
-    times = "no trial has ended yet"
+    times = "no trial has ended yet" if left_s is None else by_steps(left_s)
     if p.per_trial_s is not None and p.left_s is not None:
         times = f"{p.per_trial_s:.1f} s per trial, about {p.left_s / 60:.1f} min left"
     done = f"{p.counted} of {p.budget} trials"

@@ -16,7 +16,7 @@ from nas_kd.codec_energy import (
     energy_ratio,
     per_megapixel,
 )
-from nas_kd.cost import count
+from nas_kd.cost import DECODER, ENCODER, count
 from nas_kd.data import open_images
 from nas_kd.energy import FULL, QUICK, Mode
 from nas_kd.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
@@ -38,9 +38,9 @@ from nas_kd.passes import (
     synchroniser,
 )
 from nas_kd.reading import Reading
+from nas_kd.served import BUILT_IN
 from nas_kd.space import load_arch
 from nas_kd.student import Student
-from nas_kd.teacher import BUILT_IN
 from nas_kd.weights import load_student, ready
 
 TEACHER = "mini"
@@ -207,14 +207,43 @@ def in_lines(figures: dict[str, Any]) -> list[str]:
         f"MACs:        {cost['gmac']:.3f} G, {cost['kmac_per_px']:.2f} k/px; "
         f"encoder {cost['encoder_macs'] / 1e9:.3f} G, decoder {cost['decoder_macs'] / 1e9:.3f} G",
         f"by part:     {parts} (10^6 MACs)",
+        f"             {_shared(cost)}",
         f"memory:      weights {memory['weights'] / 2**20:.1f} MiB; tensors at once: {peaks} MiB",
     ]
     lines += [_latency_line(part, figures["latency"][part]) for part in PARTS]
-    for part, reading in figures["entropy_coding"].items():
-        lines.append(f"latency:     entropy coding, {part}: {_figure(reading)}")
+    coding = {part: _figure(reading) for part, reading in figures["entropy_coding"].items()}
+    lines += [f"latency:     entropy coding, {parts}: {said}" for parts, said in _together(coding)]
+    absent = {part: found for part, found in figures["energy"].items() if _is_absent(found)}
+    said = {part: _figure(found["student"]) for part, found in absent.items()}
+    lines += [f"energy:      {parts}: {words}" for parts, words in _together(said)]
     for part, found in figures["energy"].items():
-        lines += _energy_lines(part, found)
+        lines += [] if _is_absent(found) else _energy_lines(part, found)
     return lines
+
+
+def _shared(cost: dict[str, Any]) -> str:
+    """Why encoder and decoder do not add up to the whole."""
+    macs = {name: n for name, n in cost["parts"].items() if n}
+    twice = [name for name in macs if name in ENCODER and name in DECODER]
+    alone = [name for name in macs if name not in ENCODER and name not in DECODER]
+    said = f"encoder and decoder both run {_listed(twice, macs)}, the whole (and `both` below) once"
+    return said + (f"; it alone runs {_listed(alone, macs)}, for likelihoods" if alone else "")
+
+
+def _listed(names: list[str], macs: dict[str, int]) -> str:
+    return f"{', '.join(names)} ({sum(macs[name] for name in names) / 1e6:.1f})"
+
+
+def _together(said: dict[str, str]) -> list[tuple[str, str]]:
+    """Parts of which the same is said, in one: a reason is not repeated."""
+    parts: dict[str, list[str]] = {}
+    for part, words in said.items():
+        parts.setdefault(words, []).append(part)
+    return [(", ".join(names), words) for words, names in parts.items()]
+
+
+def _is_absent(found: dict[str, Any]) -> bool:
+    return found["student"]["value"] is None
 
 
 def _latency_line(part: str, found: dict[str, Any]) -> str:
@@ -226,8 +255,6 @@ def _latency_line(part: str, found: dict[str, Any]) -> str:
 
 def _energy_lines(part: str, found: dict[str, Any]) -> list[str]:
     student = found["student"]
-    if student["value"] is None:
-        return [f"energy:      {part}: {_figure(student)}"]
     details = student["details"]
     lines = [
         f"energy:      {part}: {_figure(student)} per frame, {_figure(found['per_megapixel'])}; "

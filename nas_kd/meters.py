@@ -3,6 +3,7 @@
 The only file that imports pynvml, and only once a meter is used.
 """
 
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -377,15 +378,38 @@ def find_meter(
     return meter if reason is None else Reading.unavailable(reason)
 
 
+def likely_device() -> str:
+    """``cuda`` where NVML has a GPU that is not hidden from CUDA, else ``cpu``; as torch has it, without torch."""
+    import pynvml
+
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return "cpu"
+    try:
+        pynvml.nvmlInit()
+        return "cuda" if pynvml.nvmlDeviceGetCount() else "cpu"
+    except pynvml.NVMLError:
+        return "cpu"
+
+
 def require_meter(objectives: tuple[str, ...]) -> None:
     """Raise MeterError where energy is among the objectives and nothing here measures it."""
-    if "energy" not in objectives:
-        return
-    import torch
+    if "energy" in objectives:
+        import torch
 
-    meter = find_meter("cuda" if torch.cuda.is_available() else "cpu")
+        _require_one(objectives, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def require_likely_meter(objectives: tuple[str, ...]) -> None:
+    """The same without torch, as far as that can be seen: a GPU's meter is looked at later."""
+    if "energy" in objectives and (device := likely_device()) == "cpu":
+        _require_one(objectives, device)
+
+
+def _require_one(objectives: tuple[str, ...], device: str) -> None:
+    meter = find_meter(device)
     if isinstance(meter, Reading):
+        others = [name for name in objectives if name != "energy"] or ["bd_rate", "flops"]
         raise MeterError(
             f"energy cannot be measured here ({meter.reason}); run on a machine with a meter, or take it "
-            "out: --objectives bd_rate,flops"
+            f"out: --objectives {','.join(others)}"
         )

@@ -144,19 +144,27 @@ def outcome_of(run: Callable[[], Outcome]) -> Outcome:
     """What came of a trial; whatever goes wrong becomes its reason."""
     try:
         return run()
-    except TrialFailed as failure:
-        return Outcome(None, failure.reason, attrs={"message": str(failure)})
-    except NasKdError as error:
+    except (
+        BaseException
+    ) as error:  # SystemExit too: whoever waits for the outcome would wait for ever
+        return failure_of(error)
+
+
+def failure_of(error: BaseException) -> Outcome:
+    """The outcome of work that ended in this error."""
+    if isinstance(error, NasKdError):
+        return Outcome(None, _reason(error), attrs={"message": str(error)})
+    message = f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    return Outcome(None, _reason(error), attrs={"message": message, "traceback": trace})
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TrialFailed):
+        return error.reason
+    if isinstance(error, NasKdError):
         # Pictures that went bad are mended, and then every trial of theirs is run again.
-        reason = INTERRUPTED if isinstance(error, DataError) else "crash"
-        return Outcome(None, reason, attrs={"message": str(error)})
-    except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        attrs = {"message": message, "traceback": traceback.format_exc()}
-        return Outcome(None, _reason(error), attrs=attrs)
-
-
-def _reason(error: Exception) -> str:
+        return INTERRUPTED if isinstance(error, DataError) else "crash"
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
         return "out_of_memory"

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd import __version__
-from nas_kd.baselines import TEACHER, beside
+from nas_kd.baselines import beside
 from nas_kd.bd import RDCurve
 from nas_kd.data import ImageSet, open_images
 from nas_kd.errors import UsageError
@@ -26,15 +26,14 @@ from nas_kd.figures import (
     importances,
     on_kodak,
     panes,
-    uncertainty_of,
-    value_of,
 )
 from nas_kd.pictures import crops, data_uri, shots, spread
 from nas_kd.prepare import baselines_of
-from nas_kd.report import UNITS
+from nas_kd.sampler import QUALITY
+from nas_kd.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER
 from nas_kd.space import Arch
 from nas_kd.study import Study
-from nas_kd.trial import KNOWN_OBJECTIVES, OBJECTIVES
+from nas_kd.uncertainty import UNITS, notes, uncertainty_of, value_of
 from nas_kd.weights import load_student, write_text
 
 ASSETS = Path(__file__).parent / "assets"
@@ -62,7 +61,8 @@ HOW = {
     "over the middle half of the teacher's range on it: how far another choice of such pictures might move it. "
     "All trials are judged by the same pictures, so differences between them are less uncertain than the bars.",
     "flops": "Multiply-accumulates of one forward pass, encoder and decoder, on one 768x512 picture, counted by "
-    "fvcore (one multiply-add is one); exact, no uncertainty.",
+    "fvcore (one multiply-add is one); exact, no uncertainty. Encoder and decoder both run the hyper-decoder and the "
+    "entropy parameters, which the pass runs once: their costs add up to more than the whole.",
     "energy": "Energy of one forward pass, encoder and decoder without entropy coding, on one 768x512 picture, by a "
     "hardware counter; the bars are standard uncertainties.",
 }
@@ -102,13 +102,13 @@ def look(study: Study) -> Seen:
         return Seen(baselines, {}, [], differs)
     baselines = baselines or beside(images)
     originals = crops(images, PICTURES)
-    front = study.front()
+    front = best_first(study)
     chosen = [front[i - 1] for i in spread(len(front), MEMBERS)] if front else []
     taken: list[dict[str, Any]] = []
     for trial in chosen:
         if (study.student_folder(trial) / "student.safetensors").is_file():
             codec = StudentCodec(load_student(study.student_folder(trial)))
-            wanted = [1, *spread(codec.levels, 3)[1:-1]][:LEVELS]
+            wanted = [1, *spread(codec.levels, 3)[1:-1]][:LEVELS]  # the lowest, and a middle one
             taken += [_shot(trial, s) for s in shots(codec, originals, wanted)]
     missing = (
         None
@@ -116,6 +116,13 @@ def look(study: Study) -> Seen:
         else "No student of the front is stored any more, or no picture is large enough."
     )
     return Seen(baselines, {n: data_uri(image) for n, image in originals.items()}, taken, missing)
+
+
+def best_first(study: Study) -> list[FrozenTrial]:
+    """The front by BD-rate or R-D cost, where one is an objective; else by the first."""
+    names = study.settings.objectives
+    place = next((i for i, name in enumerate(names) if name in QUALITY), 0)
+    return sorted(study.front(), key=lambda trial: trial.values[place])
 
 
 def _other_pictures(study: Study, images: ImageSet) -> str | None:
@@ -150,12 +157,13 @@ def build(study: Study, seen: Seen) -> str:
         title=html.escape(f"{study.settings.name}: front of a codec search"),
         lead=_lead(study),
         css=(ASSETS / "report.css").read_text(),
-        panes=_panes(front),
+        panes=_panes(front) + _notes(study),
         curves_note=_curves_note(study, seen),
         pictures=_pictures(seen),
         search=_panes(search),
         search_note="Hypervolume: the share that the front dominates of the box between the best value of each "
-        "objective and 10 % of the range beyond its worst. Importances: PED-ANOVA, per objective.",
+        "objective and 10 % of the range beyond its worst. Importances: PED-ANOVA, per objective; "
+        "MACs, which are computed from the arch, have none.",
         method=_method(study),
         data=_embedded(study, figures, seen),
         plotly=get_plotlyjs(),
@@ -170,7 +178,8 @@ def _embedded(study: Study, figures: dict[str, Figure], seen: Seen) -> str:
     columns += [{"name": "params M", "digits": 3}, {"name": "seconds", "digits": 0}]
     columns += [{"name": name, "digits": None} for name in ("reason", *study.space.vary)]
     columns.append({"name": "arch", "digits": None, "hidden": True})  # in the CSV, and by a click
-    members = {t.number for t in study.front()}
+    best = best_first(study)
+    members = {t.number for t in best}
     data = {
         "study": study.settings.name,
         "columns": columns,
@@ -178,9 +187,15 @@ def _embedded(study: Study, figures: dict[str, Figure], seen: Seen) -> str:
         "figures": figures,
         "originals": seen.originals,
         "shots": seen.shots,
+        "opens": {"trial": best[0].number if best else None, "level": _middle_level(seen)},
     }
     # Inside a script element only this sequence could end it.
     return json.dumps(data, allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\!--")
+
+
+def _middle_level(seen: Seen) -> int | None:
+    """Of those that were drawn beside the lowest, which is the ugliest."""
+    return max((shot["level"] for shot in seen.shots), default=None)
 
 
 def _columns(study: Study) -> list[str]:
@@ -274,6 +289,11 @@ def _panes(shown: list[Pane]) -> str:
     return f'<div class="panes">{"".join(drawn)}</div>{"".join(missing)}'
 
 
+def _notes(study: Study) -> str:
+    """What the bars of the front say of its members."""
+    return "".join(f'<p class="small">{html.escape(_sentence(note))}</p>' for note in notes(study))
+
+
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
@@ -281,9 +301,10 @@ def _sentence(text: str) -> str:
 def _curves_note(study: Study, seen: Seen) -> str:
     note = "Mean over the evaluation pictures. The rates of students and teacher are estimated from likelihoods"
     if seen.baselines:
-        note += "; those of JPEG (4:2:0) and WebP, both Pillow's, are whole files. Click the legend to hide or show. "
+        note += f"; those of {', '.join(seen.baselines)} (Pillow's, 4:2:0) are whole files. "
+        note += "Click the legend to hide or show. "
     else:
-        note += f". JPEG and WebP are absent: {html.escape(seen.missing or '')} "
+        note += f". JPEG, WebP and AVIF are absent: {html.escape(seen.missing or '')} "
     if on_kodak(study):
         return (
             note
@@ -313,7 +334,7 @@ def _pictures(seen: Seen) -> str:
 def _method(study: Study) -> str:
     s = study.settings
     anchored = "the teacher" if s.anchor == TEACHER else f"{s.anchor} (whole files)"
-    facts = [
+    facts: list[tuple[str, str]] = [
         (name, HOW[name].replace("{anchor}", anchored))
         for name in KNOWN_OBJECTIVES
         if name in s.objectives

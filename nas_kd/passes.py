@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -78,6 +78,17 @@ def passes(student: Student, frames: list[Tensor]) -> dict[str, Pass]:
 def noise_frame(device: str) -> Tensor:
     """A frame of noise, the same every time."""
     return torch.rand(FRAME, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: sums of several come out otherwise each time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def best_device() -> str:

@@ -136,6 +136,12 @@ def named(spec: str) -> PictureSet | None:
     return None if not spec or os.path.exists(spec) else known().get(spec)
 
 
+def folder_of(spec: str) -> Path:
+    """Where the pictures of ``--data`` lie: a set's folder, there or not yet, or the folder that was named."""
+    one = named(spec)
+    return Path(spec).expanduser() if one is None else home() / one.name
+
+
 def is_there(one: PictureSet, place: Path | None = None) -> bool:
     """Whether the set is on this machine, all its files as long as they were."""
     folder = (home() if place is None else place) / one.name

@@ -18,13 +18,15 @@ TRIES = 5000
 
 def frozen_grid(grid: Any) -> Grid:
     """From a table, or from the pairs that JSON made of it."""
-    pairs = grid.items() if isinstance(grid, dict) else grid
     try:
-        return tuple((str(name), tuple(values)) for name, values in pairs)
-    except (TypeError, ValueError) as error:
-        raise StudyError(
-            f"grid = {grid!r}: must be a table of lists, such as N = [16, 32]"
-        ) from error
+        pairs = dict(grid)
+    except (TypeError, ValueError):
+        pairs = {}
+    if not pairs or not all(
+        values and isinstance(values, (list, tuple)) for values in pairs.values()
+    ):
+        raise StudyError(f"grid = {grid!r}: must be a table of lists, such as N = [16, 32]")
+    return tuple((str(name), tuple(values)) for name, values in pairs.items())
 
 
 def grid_points(space: SearchSpace, grid: dict[str, tuple[Choice, ...]]) -> list[dict[str, Choice]]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from nas_kd.errors import NasKdError
 from nas_kd.evaluate import StudentCodec, evaluate
 from nas_kd.passes import training_on
-from nas_kd.study import Study
+from nas_kd.study import INTERRUPTED, Study
 from nas_kd.train import Run
 from nas_kd.trial import CHECKPOINT, Task, bd_rate_of, rd_cost
 from nas_kd.weights import load_student, ready, save_student
 
 RECORD = "polished"
-"""Attribute of the study: by trial, the steps, the R-D points and the values after them."""
+"""Attribute of the study: by trial, the steps, and the R-D points and values after them or the reason of none."""
 
 
 def polished_key(arch_key: str) -> str:
@@ -56,16 +58,47 @@ def polish(task: Task, arch_key: str, students: Path, steps: int) -> dict[str, A
     }
 
 
+Polished = Callable[[list[str]], Iterable[dict[str, Any]]]
+"""Trains the students of arch keys on: what ``polish`` returns of each, or a ``reason`` and a ``message``."""
+
+
+def polish_front(
+    study: Study, polished: Polished, listen: Callable[[str, Any], None] = lambda kind, detail: None
+) -> None:
+    """Train on what is not yet; a student that cannot be keeps its unpolished form, with the reason.
+
+    Raises NasKdError at the end where students were interrupted: those are tried again.
+    """
+    members, lost = unpolished(study), list[str]()
+    found = polished([trial.user_attrs["arch_key"] for trial in members])
+    for done, (trial, record) in enumerate(zip(members, found, strict=True), start=1):
+        said = f"polished: {done} of {len(members)} students of the front"
+        if "reason" in record:
+            why = f"({record['reason']}: {record['message']})"
+            said += f"; trial {trial.number} keeps its unpolished student {why}"
+        if record.get("reason") == INTERRUPTED:
+            lost.append(record["message"])
+        else:
+            keep(study, trial, record | {"steps": study.settings.polish})
+        listen("preparing", said)
+    if lost:
+        raise NasKdError(
+            f"polish: {len(lost)} of {len(members)} students were interrupted ({lost[0]}); mend that and "
+            "run the same command again"
+        )
+
+
 def keep(study: Study, trial: FrozenTrial, found: dict[str, Any]) -> None:
     """Record what polishing a trial's student came to."""
-    done = study.optuna.user_attrs.get(RECORD, {})
-    study.optuna.set_user_attr(RECORD, done | {str(trial.number): found})
+    with study.locks.exclusive():  # other drivers record theirs
+        done = study.optuna.user_attrs.get(RECORD, {})
+        study.optuna.set_user_attr(RECORD, done | {str(trial.number): found})
 
 
 def gained(study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
     """The record of a trial's polished student where it is better in the study's quality objective."""
     found = study.optuna.user_attrs.get(RECORD, {}).get(str(trial.number))
-    if found is None:
+    if found is None or "reason" in found:
         return None
     name = next((o for o in study.settings.objectives if o in ("bd_rate", "rd_cost")), "rd_cost")
     before = trial.user_attrs.get("rd_cost")

@@ -7,23 +7,25 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nas_kd.artifacts import made_with
-from nas_kd.baselines import TEACHER, beside, classical_curve
+from nas_kd.baselines import beside, classical_curve, lacking
 from nas_kd.bd import RDCurve, quality_interval
 from nas_kd.curves import measured_once
 from nas_kd.data import ImageSet, held, open_images
-from nas_kd.errors import StudyError, UsageError
+from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.inherit import Inherited, inherit, load_inherited, require_slices
+from nas_kd.overlap import warn_of_overlap
 from nas_kd.passes import best_device
 from nas_kd.ranking import draws, in_order
+from nas_kd.settings import CACHE, TEACHER, Settings
 from nas_kd.shared import Shared
+from nas_kd.sources import warn_of_few
 from nas_kd.space import Choice, SearchSpace, load_space
-from nas_kd.study import CACHE, Settings, Study
+from nas_kd.study import INTERRUPTED, Study
 from nas_kd.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teacher import Teacher
 from nas_kd.train import Report
@@ -44,7 +46,7 @@ Listen = Callable[[str, Any], None]
 """Hears (kind, details): "preparing", "reaped", "started", "trial"."""
 
 Scores = Callable[[list[dict[str, Choice]]], Iterable[dict[str, Any]]]
-"""Scores points of a space straight from their slices (ranking.score), in order."""
+"""Scores points of a space straight from their slices (ranking.score), in order; or a ``reason`` and a ``message``."""
 
 
 SLICE_LR = 0.2
@@ -73,6 +75,8 @@ def prepare(
     if settings.init == "teacher":
         listed = None if study.grid is None else [study.space.arch(point) for point in study.grid]
         require_slices(study.space.corners(True) if listed is None else listed, teacher)
+    if settings.anchor != TEACHER and (reason := lacking(settings.anchor)) is not None:
+        raise UsageError(f"anchor {settings.anchor}: {reason}")
     judged = open_images(settings.eval_data, "eval").fingerprint
     require_unchanged(study, {"teacher": teacher.fingerprint, "eval_data": judged})
     study.optuna.set_user_attr("made_with", made_with(best_device()))
@@ -81,13 +85,26 @@ def prepare(
     shared = warm(settings, study.space, teacher, pool, listen)
     if shared is not None and (shared / CARD).is_file():
         study.optuna.set_user_attr("warmup", json.loads((shared / CARD).read_text()))
+    anchor, students = teacher_curve(study, teacher, listen), study.folder / "students"
+    return configuration(settings, teacher, pool, shared, anchor, students)
+
+
+def configuration(
+    settings: Settings,
+    teacher: Teacher,
+    pool: Path,
+    shared: Path | None,
+    anchor: dict[str, Any],
+    students: Path,
+) -> dict[str, Any]:
+    """What a worker needs to run trials, in types that travel."""
     return {
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
         "lmbdas": list(teacher.lmbdas),
         "pool": str(pool.resolve()),
         "shared": None if shared is None else str(shared.resolve()),
-        "anchor": teacher_curve(study, teacher, listen),
-        "students": str((study.folder / "students").resolve()),
+        "anchor": anchor,
+        "students": str(students.resolve()),
         "cwd": os.getcwd(),
     }
 
@@ -116,6 +133,8 @@ def targets(
 ) -> Path:
     """The teacher's outputs on the pool of crops, computed once for all studies that ask the same."""
     s = settings
+    warn_of_overlap(s.data, s.eval_data)
+    warn_of_few(s)
     recipe = PoolRecipe(s.data, s.crops, s.crop_size, s.seed, x_hat=s.kd_x > 0)
 
     def progress(done: int, total: int) -> None:
@@ -144,7 +163,12 @@ def warm(
         TargetPool(pool, best_device()),
         settings.recipe(steps),
     )
-    return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.loss, report)
+    try:
+        return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.loss, report)
+    except TrialFailed as failure:
+        raise NasKdError(
+            f"warm-up of shared weights: {failure}; take a lower lr than {settings.lr:g}, or --init scratch"
+        ) from failure
 
 
 def told_of(
@@ -170,12 +194,18 @@ def told_of(
 
 
 def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
-    """The teacher's estimated R-D curve and the study's interval, kept in the study."""
+    """What the study's students are compared with, kept in the study."""
     stored = study.optuna.user_attrs.get("anchor")
-    if stored is not None:
-        return stored
+    if stored is None:
+        stored = anchor_of(study.settings, teacher, listen)
+        study.optuna.set_user_attr("anchor", stored)
+    return stored
+
+
+def anchor_of(settings: Settings, teacher: Teacher, listen: Listen) -> dict[str, Any]:
+    """The teacher's estimated R-D curve, or a classical codec's in its place, and the interval."""
     listen("preparing", "teacher's rate-distortion curve")
-    images = open_images(study.settings.eval_data, "eval")
+    images = open_images(settings.eval_data, "eval")
     measured = measured_once(CACHE / CURVES, teacher, images, best_device())
     curve = measured.curve()
     anchor = {
@@ -190,14 +220,13 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
         "per_image": [one.to_json() for one in measured.per_image()],
         "baselines": {name: one.to_json() for name, one in beside(images).items()},
     }
-    if study.settings.anchor != TEACHER:
-        anchor |= _classical_anchor(study.settings.anchor, images, interval_db(curve))
-    study.optuna.set_user_attr("anchor", anchor)
+    if settings.anchor != TEACHER:
+        anchor |= _classical_anchor(settings.anchor, images, interval_db(curve))
     return anchor
 
 
 def baselines_of(anchor: dict[str, Any] | None) -> dict[str, RDCurve]:
-    """JPEG's and WebP's curves in a study's record of its teacher; none in those of older versions."""
+    """Classical codecs' curves in a study's record of its teacher; none in those of older versions."""
     stored = (anchor or {}).get("baselines", {})
     return {name: RDCurve.from_json(curve) for name, curve in stored.items()}
 
@@ -260,24 +289,37 @@ def _origin(settings: Settings, folder: str, lmbdas: tuple[float, ...]) -> Share
 
 def task_of(prepared: dict[str, Any], device: str = "cpu") -> Task:
     """The shared part of every trial, from what ``prepare`` returned."""
-    stored = prepared["settings"]
-    settings = Settings(**stored | {"objectives": tuple(stored["objectives"])})
+    settings = Settings(**prepared["settings"])
     anchor = json.dumps(prepared["anchor"], sort_keys=True)
     lmbdas, pool, shared = tuple(prepared["lmbdas"]), prepared["pool"], prepared["shared"]
     return _task(settings, lmbdas, pool, shared, anchor, device)
 
 
 def rank(study: Study, levels: int, scores: Scores, listen: Listen) -> None:
-    """The first of two rounds, where the settings ask for one and it has not been done."""
+    """The first of two rounds, where the settings ask for one and it has not been done.
+
+    Archs without a score are left out, and said. Raises NasKdError where their scoring was interrupted.
+    """
     n = study.settings.rank
     if not n or study.ranked is not None:
         return
     limits = study.settings.limits
     archs = draws(study.space, n, study.settings.seed, lambda arch: limits.over(arch, levels))
     points = [params for arch in archs if (params := study.space.params_of(arch)) is not None]
-    found = []
+    found, lost = list[dict[str, Any]](), list[dict[str, Any]]()
     for done, score in enumerate(scores(points), start=1):
-        found.append(score)
+        (lost if "reason" in score else found).append(score)
         if done % 10 == 0 or done == len(points):
-            listen("preparing", f"ranked by their slices: {done} of {len(points)} archs")
+            listen("preparing", _ranked(done, len(points), lost))
+    if broken := [s["message"] for s in lost if s["reason"] == INTERRUPTED]:
+        raise NasKdError(
+            f"ranking was interrupted ({broken[0]}); mend that and run the same command again"
+        )
     study.optuna.set_user_attr("ranked", in_order(found))
+
+
+def _ranked(done: int, total: int, lost: list[dict[str, Any]]) -> str:
+    said = f"ranked by their slices: {done} of {total} archs"
+    if lost:
+        said += f", {len(lost)} left out ({lost[0]['reason']}: {lost[0]['message']})"
+    return said

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.errors import StudyError
 from nas_kd.limits import REFUSED
-from nas_kd.sampler import QUALITY
+from nas_kd.settings import QUALITY
 from nas_kd.space import Arch
 from nas_kd.study import COUNTED, Study, open_study
 

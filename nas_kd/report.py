@@ -7,25 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from nas_kd.baselines import CODECS, against, classical_curve, lacking
+from nas_kd.baselines import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.errors import UsageError
+from nas_kd.pictures import spread
 from nas_kd.polish import RECORD, best_folder
+from nas_kd.prepare import baselines_of
 from nas_kd.space import Arch, SearchSpace
 from nas_kd.study import Study
+from nas_kd.uncertainty import SCALE, UNITS, alike, notes, uncertainty_of, value_of
 
-UNITS = {
-    "bd_rate": "BD-rate %",
-    "flops": "GMAC (768x512)",
-    "energy": "mJ per frame",
-    "rd_cost": "R-D cost bpp",
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008)."""
+
+SHOWN_CURVES = 6
+"""R-D curves of the front that are drawn; the report draws the chosen trial's beside them."""
+
+DASHES = ((0, (1, 1)), "-.", (0, (6, 2)))
+"""Of classical codecs' curves, which are all grey."""
+
+HEADS = {
+    "bd_rate": "BD-rate\n%",
+    "flops": "GMAC\n768x512",
+    "energy": "mJ per\nframe",
+    "rd_cost": "R-D cost\nbpp",
 }
-SCALE = {"bd_rate": 1.0, "flops": 1e-9, "energy": 1.0, "rd_cost": 1.0}
-
+"""Of a table's columns, which are narrow."""
 
 Beside = dict[str, dict[int, dict[str, Any]]]
 """Of each classical codec, by trial: BD-rate of the front's member against it, or the reason why there is none."""
@@ -72,6 +84,7 @@ def front_json(study: Study, baselines: Beside | None = None) -> dict[str, Any]:
         "anchor": study.optuna.user_attrs.get("anchor"),
         "trials": {name: states.count(name) for name in sorted(set(states))},
         "front": [_member(study, t) for t in study.front()],
+        "alike": alike(study),
     } | ({} if baselines is None else {"baselines": baselines})
 
 
@@ -121,47 +134,73 @@ def _percent(found: dict[str, Any]) -> str:
     return "-" if value is None else f"{value:+.1f}"
 
 
+def _partly(baselines: Beside) -> list[str]:
+    """BD-rates over a part of a member's own interval: a line each, with the part."""
+    return [
+        f"trial {number} against {name}: {in_words(found)}"
+        for name, rows in baselines.items()
+        for number, found in rows.items()
+        if found.get("common")
+    ]
+
+
 def front_table(study: Study, lines: int | None = None, baselines: Beside | None = None) -> Table:
-    """The front for a terminal, one row per member; ``lines`` keeps it to so many, each on one line."""
-    table = Table(title=f"{study.settings.name}: front of {study.counted()} trials")
+    """The front for a terminal, one row per member; ``lines`` keeps it to so many, each on one line.
+
+    Archs are said in the words that vary in their space; beside classical codecs there is no room for them.
+    """
+    title = f"{study.settings.name}: front of {study.counted()} trials"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
     members = study.front()
-    if lines is not None and len(members) > lines:
-        table.caption = f"and {len(members) - lines} more: nas-kd front {study.settings.name}"
-    table.add_column("trial", justify="right")
-    for name in study.settings.objectives:
-        table.add_column(UNITS[name], justify="right")
-    for column in ("dec kMAC/px", *(f"% vs {name}" for name in baselines or ())):
-        table.add_column(column, justify="right")
-    if lines is None:
-        table.add_column("params M", justify="right")
-        table.add_column("arch", overflow="fold")
-    else:
-        table.add_column("encoder | decoder | latents", no_wrap=True, ratio=1)
-        table.expand = True
-    said = str if lines is None else Brief(study.space)
+    table.caption = "\n".join(_caption(study, lines, baselines)) or None
+    heads = ["trial", *(HEADS[name] for name in study.settings.objectives)]
+    heads += [f"% vs\n{name}" for name in baselines] if baselines else ["dec\nkMAC/px"]
+    heads += [] if lines is not None or baselines else ["params\nM"]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    if not baselines:
+        table.add_column(
+            "encoder | decoder | latents", no_wrap=lines is not None, ratio=1 if lines else None
+        )
+    table.expand = lines is not None
+    brief = Brief(study.space)
     for trial in members[:lines]:
-        cost = trial.user_attrs["cost"]
-        pixels = cost["shape"][2] * cost["shape"][3]
-        named = zip(study.settings.objectives, trial.values, strict=True)
-        values = [f"{value * SCALE[name]:.2f}" for name, value in named]
-        figures = [*values, f"{cost['decoder_macs'] / pixels / 1e3:.2f}"]
-        figures += [_percent(rows[trial.number]) for rows in (baselines or {}).values()]
-        figures += [f"{cost['parameters'] / 1e6:.3f}"] if lines is None else []
-        arch = Arch.from_json(trial.user_attrs["arch"])
-        table.add_row(str(trial.number), *figures, escape(said(arch)))
+        figures = [str(trial.number), *_figures(study, trial, baselines, lines is None)]
+        said = [] if baselines else [escape(brief(Arch.from_json(trial.user_attrs["arch"])))]
+        table.add_row(*figures, *said)
     return table
 
 
+def _caption(study: Study, lines: int | None, baselines: Beside | None) -> list[str]:
+    if lines is None:
+        return [*map(escape, notes(study)), *map(escape, _partly(baselines or {}))]
+    more = len(study.front()) - lines
+    return [f"and {more} more: nas-kd front {study.settings.name}"] if more > 0 else []
+
+
+def _figures(study: Study, trial: FrozenTrial, baselines: Beside | None, whole: bool) -> list[str]:
+    cost = trial.user_attrs["cost"]
+    pixels = cost["shape"][2] * cost["shape"][3]
+    named = zip(study.settings.objectives, trial.values, strict=True)
+    values = [f"{value * SCALE[name]:.2f}" for name, value in named]
+    if baselines:
+        return values + [_percent(rows[trial.number]) for rows in baselines.values()]
+    size = [f"{cost['parameters'] / 1e6:.3f}"] if whole else []
+    return [*values, f"{cost['decoder_macs'] / pixels / 1e3:.2f}", *size]
+
+
 def plot_front(study: Study, file: Path) -> None:
-    """Left, all trials with the front; right, the front's R-D curves beside the teacher's."""
+    """Left, all trials with the front; right, the front's R-D curves beside teacher and classical codecs."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
     _plot_objectives(study, left)
     _plot_curves(study, right)
+    if said := notes(study):
+        figure.supxlabel("\n".join(said), fontsize="small")
     temporary = file.with_name(f".{os.getpid()}.{file.name}")
     figure.savefig(temporary, dpi=120)
     plt.close(figure)
@@ -170,27 +209,51 @@ def plot_front(study: Study, file: Path) -> None:
 
 def _plot_objectives(study: Study, axes: Any) -> None:
     names = study.settings.objectives
-    x, y = (1, 0) if len(names) > 1 else (0, 0)
+    x, y = (names[1], names[0]) if len(names) > 1 else (names[0], names[0])
 
     def draw(trials: list[FrozenTrial], **style: Any) -> None:
-        points = [(t.values[x] * SCALE[names[x]], t.values[y] * SCALE[names[y]]) for t in trials]
-        axes.plot([p[0] for p in points], [p[1] for p in points], **style)
+        at = [[value_of(study, t, name) for t in trials] for name in (x, y)]
+        axes.plot(*at, **style)
+        for trial, *point in zip(trials, *at, strict=True):
+            said = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": "small"}
+            axes.annotate(str(trial.number), point, color=style["color"], **said)
 
+    members = sorted(study.front(), key=lambda t: value_of(study, t, x) or 0.0)
+    numbers = {t.number for t in members}
     done = [t for t in study.trials if t.state == TrialState.COMPLETE]
-    draw(done, linestyle="", marker="o", color="0.7", label="trials")
-    by_x = sorted(study.front(), key=lambda t: t.values[x])
-    draw(by_x, linestyle="-", marker="o", color="#0072b2", label="front")
-    axes.set(xlabel=UNITS[names[x]], ylabel=UNITS[names[y]])
+    rest = [t for t in done if t.number not in numbers and "same_as" not in t.user_attrs]
+    draw(rest, linestyle="", marker="o", fillstyle="none", color="0.5", label="dominated")
+    stairs = {"linestyle": ":", "drawstyle": "steps-post"} if len(names) == 2 else {"linestyle": ""}
+    draw(members, marker="D", color=COLOURS[0], label="front", **stairs)
+    _bars(study, members, (x, y), axes)
+    axes.set(xlabel=UNITS[x], ylabel=UNITS[y])
     axes.legend()
+
+
+def _bars(study: Study, members: list[FrozenTrial], names: tuple[str, str], axes: Any) -> None:
+    """The front's alone: the bars of a hundred others would hide it."""
+    for trial in members:
+        x, y = (value_of(study, trial, name) for name in names)
+        dx, dy = (uncertainty_of(study, trial, name) for name in names)
+        if dx is not None or dy is not None:
+            style = {"ecolor": COLOURS[0], "elinewidth": 1, "capsize": 3, "fmt": "none"}
+            axes.errorbar([x], [y], xerr=dx, yerr=dy, **style)
 
 
 def _plot_curves(study: Study, axes: Any) -> None:
     anchor = study.optuna.user_attrs.get("anchor")
     if anchor:
-        curve = anchor["curve"]
-        axes.plot(curve["bpp"], curve["psnr_db"], "k--", marker="s", label=anchor["teacher"])
-    for trial in study.front():
+        curve = anchor.get("teacher_curve", anchor["curve"])
+        label = f"teacher {anchor['teacher']}"
+        axes.plot(curve["bpp"], curve["psnr_db"], "k--", marker="s", label=label)
+    front = study.front()
+    shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
+    for place, trial in enumerate(shown):
         rd = trial.user_attrs["rd"]
-        axes.plot(rd["bpp_est"], rd["psnr_db"], marker=".", label=f"trial {trial.number}")
-    axes.set(xlabel="bpp (estimated)", ylabel="PSNR dB")
+        style = {"color": COLOURS[place % len(COLOURS)], "marker": "."}
+        axes.plot(rd["bpp_est"], rd["psnr_db"], label=f"trial {trial.number}", **style)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the learned codecs fill the picture
+    for dash, (name, known) in zip(DASHES, baselines_of(anchor).items(), strict=False):
+        axes.plot(known.bpp, known.psnr_db, color="0.5", linestyle=dash, label=name)
+    axes.set(xlabel="bpp (of learned codecs estimated)", ylabel="PSNR dB")
     axes.legend(fontsize="small")

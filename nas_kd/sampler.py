@@ -20,18 +20,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
-from nas_kd.errors import StudyError
 from nas_kd.front import pareto_front
-from nas_kd.improvement import MAX_COSTS, expected_improvement
+from nas_kd.improvement import expected_improvement
+from nas_kd.settings import QUALITY, checked
 from nas_kd.space import Arch, Choice, SearchSpace, even_step
 from nas_kd.surrogate import Features, Surrogate
-
-QUALITY = ("bd_rate", "rd_cost")
-"""Objectives that training decides."""
-
-SAMPLERS = ("exact-cost", "gp", "tpe", "nsga2", "random")
-DEFAULT = "auto"
-"""exact-cost where it has a closed form for the objectives, else tpe."""
 
 START = 8
 """Trials with values before the model is asked; until then archs lie far from each other."""
@@ -111,7 +104,7 @@ class ExactCost(optuna.samplers.BaseSampler):
         over: Callable[[Arch], float] = lambda arch: 0.0,
         before: History | None = None,
     ):
-        check_objectives(objectives)
+        checked("exact-cost", objectives)
         self.space, self.objectives, self.features, self.over = space, objectives, features, over
         self.quality = next(i for i, name in enumerate(objectives) if name in QUALITY)
         self.costs = [name for name in objectives if name not in QUALITY]
@@ -216,21 +209,6 @@ class ExactCost(optuna.samplers.BaseSampler):
         return pool[archs[int(np.argmax(distance))]]
 
 
-def checked(name: str, objectives: tuple[str, ...]) -> str:
-    """The sampler that a name means for these objectives; raises StudyError where there is none."""
-    if name not in (DEFAULT, *SAMPLERS):
-        raise StudyError(f"sampler = {name!r}: must be one of {', '.join((DEFAULT, *SAMPLERS))}")
-    if name == "exact-cost" or name == DEFAULT:
-        try:
-            check_objectives(objectives)
-            return "exact-cost"
-        except StudyError:
-            if name != DEFAULT:
-                raise
-            return "tpe"
-    return name
-
-
 def make_sampler(
     name: str,
     space: SearchSpace,
@@ -262,16 +240,6 @@ def features_of(space: SearchSpace) -> Features:
 
 
 _FEATURES: dict[str, Features] = {}
-
-
-def check_objectives(objectives: tuple[str, ...]) -> None:
-    """Raise StudyError where the sampler has no closed form for the objectives."""
-    quality = [name for name in objectives if name in QUALITY]
-    if len(quality) != 1 or len(objectives) - 1 > MAX_COSTS:
-        raise StudyError(
-            f"sampler = 'exact-cost' with objectives {list(objectives)}: it needs exactly one of "
-            f"{', '.join(QUALITY)}; take sampler = 'tpe'"
-        )
 
 
 # --- what the trials say ------------------------------------------------------------------------

@@ -19,7 +19,6 @@ import json
 import math
 import random
 import sys
-import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nas_kd.errors import SpaceError
+from nas_kd.toml_file import read_table
 
 Choice = int | str | bool
 Stem = Literal["conv", "unshuffle2", "unshuffle4"]
@@ -142,14 +142,8 @@ def prim(N: int, M: int = 192) -> Arch:
 
 def load_arch(path: Path) -> Arch:
     """Read an arch from a TOML file (its ``[arch]`` table) or JSON file (as `export` writes it)."""
-    try:
-        text = path.read_text()
-        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise SpaceError(
-            f"{path}: cannot be read as an arch ({error}); give a .toml or .json file"
-        ) from error
-    if not isinstance(data, dict) or not isinstance(data.get("arch"), dict):
+    data = read_table(path, SpaceError)
+    if not isinstance(data.get("arch"), dict):
         raise SpaceError(f"{path}: key 'arch' is missing; it holds a table of the arch's entries")
     return Arch.from_json(data["arch"], where=f"{path}: arch")
 
@@ -350,10 +344,7 @@ def load_space(spec: str | Path) -> SearchSpace:
     Raises SpaceError naming the file, the key, the value and the rule.
     """
     path = _find(spec)
-    try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpaceError(f"{path}: cannot be read as TOML ({error})") from error
+    data = read_table(path, SpaceError)
     _check_keys(f"{path}: space", data, ("vary", "arch"))
     if not isinstance(data["vary"], dict):
         raise SpaceError(f"{path}: vary = {json.dumps(data['vary'], default=str)}: must be a table")

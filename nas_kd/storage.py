@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -25,6 +26,9 @@ from nas_kd.errors import StudyError
 
 LOCKED_S = 60.0
 """How long a locked SQLite database is waited for; backups and copies hold it for seconds."""
+
+ALL = "all"
+"""The file of the lock that one process at a time holds."""
 
 KEEPALIVE = "-c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 """Asks the server to notice within 30 s that a driver's machine is gone; its default is hours."""
@@ -42,6 +46,16 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url, engine_kwargs=options)
     except (SQLAlchemyError, ImportError) as error:
         raise _unreachable(url, error) from error
+    except RuntimeError as error:  # what Optuna raises of tables that another version of it made
+        raise StudyError(f"storage {shown(url)}: {_other_version(url, str(error))}") from error
+
+
+def _other_version(url: str, said: str) -> str:
+    if "storage upgrade" in said:
+        way_out = f"keep a copy, then run `optuna storage upgrade --storage {shown(url)}`"
+    else:
+        way_out = "open it with that version, or update Optuna: pip install -U optuna"
+    return f"its tables are those of another version of Optuna than {optuna.__version__}; {way_out}"
 
 
 def full_url(url: str) -> str:
@@ -65,6 +79,11 @@ def is_postgresql(url: str) -> bool:
     if backend not in ("sqlite", "postgresql"):
         raise StudyError(f"storage {shown(url)}: must be sqlite:// or postgresql://")
     return backend == "postgresql"
+
+
+def is_there(url: str) -> bool:
+    """Whether a storage can be read: a SQLite file that is not there would be made by opening it."""
+    return is_postgresql(url) or Path(sqlalchemy.make_url(url).database or "").is_file()
 
 
 def shown(url: str) -> str:
@@ -100,6 +119,9 @@ class Locks(Protocol):
     def lives(self, driver: str) -> bool:
         """Whether a driver lives; ask inside ``exclusive``."""
 
+    def tidy(self) -> None:
+        """Leave no empty folder of a study that was not begun."""
+
 
 def locks_of(url: str, folder: Path, study: str) -> Locks:
     """The locks that belong to a storage: files in ``folder``, or the server's own."""
@@ -111,7 +133,6 @@ class FileLocks:
 
     def __init__(self, folder: Path):
         self.folder = folder / ".drivers"
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._held: dict[str, IO[str]] = {}
 
     def __reduce__(self) -> Any:
@@ -120,10 +141,32 @@ class FileLocks:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the study's lock."""
-        with open(self.folder / "all", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        """Hold the study's lock; raises StudyError where its file cannot be made."""
+        while True:
+            with self._opened() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if _is_still(lock, self.folder / ALL):  # else tidied away while it was waited for
+                    yield
+                    return
+
+    def _opened(self) -> IO[str]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return open(self.folder / ALL, "w")
+        except OSError as error:
+            raise StudyError(
+                f"{self.folder.parent}: cannot be written ({error.strerror}); search where you may write"
+            ) from error
+
+    def tidy(self) -> None:
+        """Remove the lock's file and the folders it alone is in."""
+        own = {self.folder, self.folder / ALL}
+        with suppress(OSError, StudyError), self.exclusive():
+            if not own >= set(self.folder.parent.rglob("*")):
+                return
+            (self.folder / ALL).unlink()
+            for folder in (self.folder, *self.folder.parents[:2]):
+                folder.rmdir()
 
     def join(self, driver: str) -> None:
         """Hold the driver's file."""
@@ -148,6 +191,13 @@ class FileLocks:
         except BlockingIOError:
             return True
         path.unlink(missing_ok=True)
+        return False
+
+
+def _is_still(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
         return False
 
 
@@ -192,6 +242,9 @@ class PostgresLocks:
         if free:
             self._call("pg_advisory_unlock", driver)
         return not free
+
+    def tidy(self) -> None:
+        """Nothing: the server's locks leave nothing behind."""
 
     def _call(self, function: str, name: str, again: bool = True) -> Any:
         statement = sqlalchemy.text(f"SELECT {function}(:key)")

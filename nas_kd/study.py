@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.artifacts import METRIC_NAMES, attach, attach_same, constraints_of
-from nas_kd.baselines import ANCHORS, TEACHER
-from nas_kd.data import BUILTIN, derived_seed
-from nas_kd.distill import Form, Weights
+from nas_kd.data import derived_seed
 from nas_kd.errors import StudyError
 from nas_kd.front import pareto_front
 from nas_kd.halving import goes_on
-from nas_kd.limits import FREE, MEASURED, REFUSED, Limit, Limits, canonical, excess, reason_of
+from nas_kd.limits import REFUSED, excess, reason_of
 from nas_kd.macs import arch_cost
-from nas_kd.points import Grid, frozen_grid, grid_points, listed, listed_points, under
-from nas_kd.sampler import DEFAULT, History, checked, make_sampler
+from nas_kd.points import grid_points, listed_points, under
+from nas_kd.sampler import History, make_sampler
+from nas_kd.settings import DATABASE, STUDIES, Settings, from_stored, require_study, study_name
 from nas_kd.space import Arch, Choice, SearchSpace, load_space
-from nas_kd.storage import full_url, locks_of, new_driver, open_storage, shown
+from nas_kd.storage import full_url, is_there, locks_of, new_driver, open_storage, shown
 from nas_kd.student import LMBDAS
-from nas_kd.train import Recipe
-from nas_kd.trial import CHECKPOINT, KNOWN_OBJECTIVES, OBJECTIVES, Outcome
+from nas_kd.trial import CHECKPOINT, Outcome
 
-STUDIES = Path("studies")
-CACHE = STUDIES / ".cache"
-"""What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""
-INITS = ("shared", "teacher", "scratch")
 FAILURES = ("crash", "energy", "latency")
 """Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
 DEFAULT_BUDGET = 20
@@ -50,147 +42,10 @@ OWN_ATTRS = ("arch", "arch_key", "driver", "retry_of", "deaths")
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 FREE_TO_CHANGE = ("checkpoint_s", "polish")
 """Settings that no trial depends on."""
+DRIVERS = "drivers"
+"""Attribute of a study: those who drive it, some of whom may be dead."""
 MAX_REFUSED = 20
 """Proposals in a row that may be over a limit; then a random arch under it is taken."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One question: space, teacher, objectives, and what each trial may spend.
-
-    weights: folder of CompressAI's zoo files. lmbda: what students of a one-level teacher are trained for.
-    teacher_z: a second teacher, for the hyper-latents. grid: values by name of the space; where given, their
-    combinations are enumerated and nothing is sampled. archs: likewise, a list of such choices or of arch files.
-    anchor: what BD-rates are against, the teacher or a classical codec. max_*: see Limits. from_study: a study
-    whose archs and values serve as a prior. warmup: steps of the shared weights'; None takes built-in weights
-    where they fit. polish: steps that the front is trained on in the end.
-    """
-
-    name: str
-    space: str
-    teacher: str = "mini"
-    objectives: tuple[str, ...] = OBJECTIVES
-    steps: int = 2000
-    batch: int = 2
-    lr: float = 1e-3
-    kd_x: float = 0.0
-    kd_y: float = 0.05
-    kd_z: float = 0.2
-    form: Form = "kd"
-    init: str = "shared"
-    warmup: int | None = None
-    rank: int = 0
-    crops: int = 1000
-    crop_size: int = 256
-    data: str = BUILTIN
-    eval_data: str = BUILTIN
-    anchor: str = TEACHER
-    sampler: str = DEFAULT
-    max_gmac: Limit = None
-    max_params: Limit = None
-    max_mj: Limit = None
-    max_latency_ms: Limit = None
-    from_study: str | None = None
-    polish: int = 0
-    early_stopping: bool = False
-    checkpoint_s: float = 30.0
-    seed: int = 0
-    weights: str | None = None
-    lmbda: float | None = None
-    teacher_z: str | None = None
-    grid: Grid | None = None
-    archs: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.grid is not None:
-            object.__setattr__(self, "grid", frozen_grid(self.grid))
-        if self.archs is not None:
-            object.__setattr__(self, "archs", listed(self.archs))
-        for name in (*FREE, *MEASURED):
-            object.__setattr__(self, name, canonical(name, getattr(self, name)))
-        _ = self.loss, self.recipe(self.steps)  # raise where a weight or a number breaks a rule
-        for name in ("warmup", "polish"):
-            if (getattr(self, name) or 0) < 0:
-                raise StudyError(f"{name} = {getattr(self, name)}: must be at least 0")
-        unknown = [o for o in self.objectives if o not in KNOWN_OBJECTIVES]
-        if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise StudyError(
-                f"objectives {list(self.objectives)}: must be one or more of {list(KNOWN_OBJECTIVES)}, each once"
-            )
-        checked(self.sampler, self.objectives)
-        for name, allowed in (("anchor", ANCHORS), ("init", INITS)):
-            if (given := getattr(self, name)) not in allowed:
-                raise StudyError(f"{name} = {given!r}: must be one of {', '.join(allowed)}")
-        if self.rank < 0 or (self.rank and self.init != "shared"):
-            raise StudyError(
-                f"rank = {self.rank} with init = {self.init!r}: must be 0 or more, and archs are ranked "
-                "by their slices: take init = 'shared'"
-            )
-        if self.crop_size % 64 or self.crop_size < 64:
-            raise StudyError(f"crop_size = {self.crop_size}: must be a multiple of 64")
-        if self.crops < 16:
-            raise StudyError(f"crops = {self.crops}: must be at least 16")
-
-    def recipe(self, steps: int, lr_share: float = 1.0) -> Recipe:
-        """How a run of so many steps trains, at a share of the study's learning rate."""
-        lr = self.lr * lr_share
-        return Recipe(steps, self.batch, lr, seed=self.seed, checkpoint_s=self.checkpoint_s)
-
-    @property
-    def folder(self) -> Path:
-        """Where the study lives."""
-        return STUDIES / self.name
-
-    @property
-    def limits(self) -> Limits:
-        """What no trained arch may exceed."""
-        return Limits(self.max_gmac, self.max_params, self.max_mj, self.max_latency_ms)
-
-    @property
-    def loss(self) -> Weights:
-        """What the terms of the loss weigh."""
-        return Weights(self.kd_x, self.kd_y, self.kd_z, self.form)
-
-
-def load_studies(
-    path: Path, name: str | None = None, given: dict[str, Any] | None = None
-) -> list[Settings]:
-    """The studies of a study file (TOML): one, or one per ``[[each]]`` table.
-
-    Args:
-        path: the file; its top-level keys hold for all its studies, those of an ``[[each]]`` for one.
-        name: of the study, by default the file's; ``[[each]]`` adds its own ``name`` behind a hyphen.
-        given: settings that replace the file's.
-    """
-    try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StudyError(f"{path}: cannot be read as TOML ({error})") from error
-    each, common = data.pop("each", [{}]), name or path.stem
-    if not isinstance(each, list) or not all(isinstance(part, dict) for part in each) or not each:
-        raise StudyError(f"{path}: each = {each!r}: must be tables, written [[each]]")
-    names = [part.get("name") for part in each]
-    if len(each) > 1 and (None in names or len(set(names)) < len(names)):
-        raise StudyError(f"{path}: each.name = {names}: every [[each]] needs a name of its own")
-    return [
-        _settings(
-            path,
-            f"{common}-{part['name']}" if "name" in part else common,
-            data | part | (given or {}),
-        )
-        for part in each
-    ]
-
-
-def _settings(path: Path, name: str, data: dict[str, Any]) -> Settings:
-    allowed = [f.name for f in fields(Settings) if f.name != "name"]
-    data = {key: value for key, value in data.items() if key != "name"}
-    for key in data:
-        if key not in allowed:
-            raise StudyError(f"{path}: {key}: no such key; the keys are {', '.join(allowed)}")
-    if "space" not in data:
-        raise StudyError(f"{path}: space is missing; it names a search space")
-    return Settings(name=name, **data | {"objectives": tuple(data.get("objectives", OBJECTIVES))})
 
 
 class Study:
@@ -199,9 +54,12 @@ class Study:
     Args:
         settings: what is searched; must equal what the storage holds, where it holds any.
         storage: a database URL, where several drivers share the study; else SQLite in its folder.
+        found: the study in the storage, where it was opened already with these settings.
     """
 
-    def __init__(self, settings: Settings, storage: str | None = None):
+    def __init__(
+        self, settings: Settings, storage: str | None = None, found: optuna.Study | None = None
+    ):
         self.settings = settings
         self.space: SearchSpace = load_space(settings.space)
         grid = settings.grid
@@ -212,35 +70,77 @@ class Study:
         self.url = full_url(storage or storage_url(self.folder))
         self.driver = new_driver()
         self.locks = locks_of(self.url, self.folder, settings.name)
+        self.begun_here = False
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with self.locks.exclusive(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.optuna = optuna.create_study(
-                study_name=settings.name,
-                storage=open_storage(self.url),
-                directions=["minimize"] * len(settings.objectives),
-                load_if_exists=True,
-            )
-            self.optuna.set_metric_names([METRIC_NAMES[name] for name in settings.objectives])
-            self._check_settings()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.optuna = found or self._found_or_begun()
 
-    def _check_settings(self) -> None:
-        given = json.loads(json.dumps(asdict(self.settings))) | {
-            "space_fingerprint": self.space.fingerprint
-        }
-        stored = self.optuna.user_attrs.get("settings")
+    def _found_or_begun(self) -> optuna.Study:
+        """The study in the storage; raises StudyError, with nothing written, where it was begun otherwise.
+
+        One without a trial that nobody drives makes room for the new settings.
+        """
+        try:
+            with self.locks.exclusive():
+                storage, name = open_storage(self.url), self.settings.name
+                found = _loaded(name, storage)
+                if found is not None and (differs := self._differs(found)) is not None:
+                    if self._is_used(found):
+                        raise StudyError(differs)
+                    optuna.delete_study(study_name=name, storage=storage)
+                    found = None
+                return self._begun(storage) if found is None else found
+        except StudyError:
+            self.locks.tidy()
+            raise
+
+    def _begun(self, storage: RDBStorage) -> optuna.Study:
+        objectives = self.settings.objectives
+        directions = [optuna.study.StudyDirection.MINIMIZE] * len(objectives)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            begun = optuna.create_study(
+                study_name=self.settings.name, storage=storage, directions=directions
+            )
+            begun.set_metric_names([METRIC_NAMES[name] for name in objectives])
+        begun.set_user_attr("settings", self._to_store())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.begun_here = True
+        return begun
+
+    def _to_store(self) -> dict[str, Any]:
+        return self.settings.to_json() | {"space_fingerprint": self.space.fingerprint}
+
+    def _differs(self, found: optuna.Study) -> str | None:
+        """What of the settings is not what the study was begun with, in words."""
+        given, stored = self._to_store(), found.user_attrs.get("settings")
         if stored is None:
-            self.optuna.set_user_attr("settings", given)
-            return
+            return f"study '{self.settings.name}': holds no settings; it was not made by nas-kd"
         # A study begun by an earlier version lacks the newer keys: it ran with their defaults.
-        stored = {f.name: f.default for f in fields(Settings)} | stored
+        stored = Settings(given["name"], given["space"]).to_json() | stored
         for key in given:
             if key not in FREE_TO_CHANGE and given[key] != stored[key]:
-                raise StudyError(
+                return (
                     f"study {self.settings.name}: {key} = {given[key]!r}, but it was begun with "
                     f"{stored[key]!r}; use that value, or another --name for a new study"
                 )
+        return None
+
+    def _is_used(self, found: optuna.Study) -> bool:
+        """Whether a study has trials, or others work on its first ones; ask inside the lock."""
+        drivers = [d for d in found.user_attrs.get(DRIVERS, ()) if d != self.driver]
+        return bool(found.get_trials(deepcopy=False)) or any(map(self.locks.lives, drivers))
+
+    def withdraw(self) -> None:
+        """Leave nothing of a study that began here, has no trial and is nobody else's."""
+        if not self.begun_here:
+            return
+        with self.locks.exclusive():
+            if self._is_used(self.optuna):
+                return
+            optuna.delete_study(study_name=self.settings.name, storage=open_storage(self.url))
+            if self.url == storage_url(self.folder):
+                (self.folder / DATABASE).unlink()
+        self.locks.tidy()
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -306,37 +206,68 @@ class Study:
         or, where the arch is in training, together with the trial that trains it.
         """
         refused = 0
+        while (trial := self._reserved(budget, refused)) is not None:
+            chosen = self._chosen(trial)
+            if isinstance(chosen, Arch):
+                return trial.number, chosen
+            refused += chosen == "refused"
+        return None
+
+    def _reserved(self, budget: int, refused: int) -> optuna.Trial | None:
+        """A trial that counts towards the budget; its arch is still to be chosen, unless it was lined up."""
         with self.locks.exclusive():
-            while True:
-                trials = self.trials
-                open_trials = sum(t.state == TrialState.RUNNING for t in trials)
-                if self.counted() + open_trials >= budget:
-                    return None
-                self.optuna.sampler = self._sampler(len(trials))
-                if self.grid is not None and not self._line_up(self.grid, trials):
-                    return None
-                if self.ranked is not None:
-                    self._line_up([arch["params"] for arch in self.ranked], trials)
-                if self.prior is not None:
-                    self._line_up([row["params"] for row in self.prior if row["front"]], trials)
-                if refused == MAX_REFUSED:
-                    seed = derived_seed(self.settings.seed, "under limits", len(trials))
-                    limits, levels = self.settings.limits, self.levels
-                    self.optuna.enqueue_trial(under(self.space, limits, levels, seed))
-                trial = self.optuna.ask()
-                trial.set_user_attr("driver", self.driver)
-                arch = self.space.suggest(trial)
-                known = self._known(arch)
-                trial.set_user_attr("arch", arch.to_json())
-                trial.set_user_attr("arch_key", arch.key)
-                if self._refused(trial, arch):
-                    refused += 1
-                    continue
-                if known is None:
-                    return trial.number, arch
-                trial.set_user_attr("same_as", known.number)
-                if known.state in COUNTED:
-                    self._tell_known(self.trials[trial.number], known)
+            trials = self.trials
+            open_trials = sum(t.state == TrialState.RUNNING for t in trials)
+            if self.counted() + open_trials >= budget:
+                return None
+            self.optuna.sampler = self._sampler(len(trials))
+            if self.grid is not None and not self._line_up(self.grid, trials):
+                return None
+            if self.ranked is not None:
+                self._line_up([arch["params"] for arch in self.ranked], trials)
+            if self.prior is not None:
+                self._line_up([row["params"] for row in self.prior if row["front"]], trials)
+            if refused == MAX_REFUSED:
+                seed = derived_seed(self.settings.seed, "under limits", len(trials))
+                limits, levels = self.settings.limits, self.levels
+                self.optuna.enqueue_trial(under(self.space, limits, levels, seed))
+            trial = self.optuna.ask()
+            trial.set_user_attr("driver", self.driver)
+            return trial
+
+    def _chosen(self, trial: optuna.Trial) -> Arch | Literal["known", "refused"]:
+        """A trial's arch, if it is to be trained; proposed outside of the study's lock, for that takes long."""
+        while True:
+            trials = self.trials
+            proposed = self._proposal(trial, trials)
+            with self.locks.exclusive():
+                if proposed is None or proposed not in _keys(self.trials) - _keys(trials):
+                    return self._settled(trial)
+            # Another driver has just taken this arch: propose again, knowing of it.
+            trial = optuna.Trial(self.optuna, trial._trial_id)
+
+    def _proposal(self, trial: optuna.Trial, trials: list[FrozenTrial]) -> str | None:
+        """Key of the arch that the sampler's model proposes, where it has one and nothing was lined up."""
+        if trials[trial.number].system_attrs.get("fixed_params"):
+            return None
+        choices = trial.relative_params
+        if not set(self.space.vary) <= set(choices):
+            return None
+        return self.space.arch({name: choices[name] for name in self.space.vary}).key
+
+    def _settled(self, trial: optuna.Trial) -> Arch | Literal["known", "refused"]:
+        arch = self.space.suggest(trial)
+        known = self._known(arch)
+        trial.set_user_attr("arch", arch.to_json())
+        trial.set_user_attr("arch_key", arch.key)
+        if self._refused(trial, arch):
+            return "refused"
+        if known is None:
+            return arch
+        trial.set_user_attr("same_as", known.number)
+        if known.state in COUNTED:
+            self._tell_known(self.trials[trial.number], known)
+        return "known"
 
     @property
     def prior(self) -> list[dict[str, Any]] | None:
@@ -354,7 +285,9 @@ class Study:
         ratios = self.settings.limits.free_ratios(arch_cost(arch, self.levels))
         if (reason := reason_of(ratios)) is not None:
             attrs = {"limit_ratios": ratios, "over": excess(ratios)}
-            self._tell(self.trials[trial.number], Outcome(None, reason, attrs=attrs))
+            frozen, outcome = self.trials[trial.number], Outcome(None, reason, attrs=attrs)
+            self._attach(frozen, outcome)
+            self._tell(frozen, outcome)
         return reason is not None
 
     def _line_up(self, grid: list[dict[str, Choice]], trials: list[FrozenTrial]) -> bool:
@@ -406,6 +339,8 @@ class Study:
         COMPLETE with values; PRUNED where there is no BD-rate or the arch killed its worker
         MAX_DEATHS times; else FAIL, lined up again where the arch is not at fault.
         """
+        if (trial := self.trials[number]).state == TrialState.RUNNING:
+            self._attach(trial, outcome)  # outside of the lock: it copies files
         with self.locks.exclusive():
             trial = self.trials[number]
             if trial.state == TrialState.RUNNING:  # else it was taken for dead: its retry counts
@@ -419,9 +354,12 @@ class Study:
 
     def _tell(self, trial: FrozenTrial, outcome: Outcome) -> None:
         self._set_attrs(trial, outcome.attrs | {"constraints": constraints_of(outcome)})
-        shown_as = optuna.Trial(self.optuna, trial._trial_id)
-        attach(shown_as, self.folder, outcome, self.settings.objectives)
         self._finish(trial, outcome)
+
+    def _attach(self, trial: FrozenTrial, outcome: Outcome) -> None:
+        shown_as = optuna.Trial(self.optuna, trial._trial_id)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead meanwhile
+            attach(shown_as, self.folder, outcome, self.settings.objectives)
 
     def goes_on(self, number: int, step: int, values: list[float]) -> bool:
         """Whether a trial goes on past a rung, given its values there; they are kept with it."""
@@ -429,11 +367,8 @@ class Study:
             trials = self.trials
             own = trials[number]
             self._set_attrs(own, {"rungs": own.user_attrs.get("rungs", {}) | {str(step): values}})
-        rungs = {
-            t.user_attrs["arch_key"]: t.user_attrs["rungs"]
-            for t in trials
-            if "rungs" in t.user_attrs
-        }
+        paced = [t.user_attrs for t in trials if "rungs" in t.user_attrs]
+        rungs = {attrs["arch_key"]: attrs["rungs"] for attrs in paced}
         rungs.pop(own.user_attrs["arch_key"], None)
         return goes_on(values, [r[str(step)] for r in rungs.values() if str(step) in r])
 
@@ -469,6 +404,7 @@ class Study:
         """Live as one of the study's drivers; what it leaves RUNNING is lined up again."""
         self.locks.join(self.driver)
         try:
+            self._sign()
             yield
         finally:
             self.locks.leave(self.driver)
@@ -476,25 +412,38 @@ class Study:
             with suppress(optuna.exceptions.StorageInternalError):
                 self.reap()
 
+    def _sign(self) -> None:
+        """Name this driver among those that live."""
+        with self.locks.exclusive():
+            others = self.optuna.user_attrs.get(DRIVERS, ())
+            alive = [d for d in others if self.locks.lives(d)]
+            self.optuna.set_user_attr(DRIVERS, [*alive, self.driver])
+
+
+def _loaded(name: str, storage: RDBStorage) -> optuna.Study | None:
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+
+
+def _keys(trials: list[FrozenTrial]) -> set[str]:
+    return {t.user_attrs.get("arch_key", "") for t in trials}
+
 
 def storage_url(folder: Path) -> str:
     """The SQLite storage in a study's folder."""
-    return f"sqlite:///{folder / 'study.db'}"
+    return f"sqlite:///{folder / DATABASE}"
 
 
-def open_study(name: str, storage: str | None = None) -> Study:
-    """A study that is there, by name, with the settings it was begun with."""
-    folder = STUDIES / name
-    if storage is None and not (folder / "study.db").is_file():
-        known = ", ".join(sorted(p.parent.name for p in STUDIES.glob("*/study.db"))) or "none"
-        raise StudyError(f"study '{name}': there is none in {STUDIES}/ (there: {known})")
-    url = full_url(storage or storage_url(folder))
-    try:
-        stored = optuna.load_study(study_name=name, storage=open_storage(url))
-    except KeyError as error:
-        raise StudyError(f"study '{name}': there is none in {shown(url)}") from error
-    data = dict(stored.user_attrs.get("settings") or {})
-    if not data:
+def open_study(spec: str, storage: str | None = None) -> Study:
+    """A study that is there, by its name or ``studies/NAME``, with the settings it was begun with."""
+    name = require_study(spec) if storage is None else study_name(spec)
+    url = full_url(storage or storage_url(STUDIES / name))
+    found = _loaded(name, open_storage(url)) if is_there(url) else None
+    if found is None:
+        raise StudyError(f"study '{name}': there is none in {shown(url)}")
+    stored = found.user_attrs.get("settings")
+    if not stored:
         raise StudyError(f"study '{name}': holds no settings; it was not made by nas-kd")
-    data.pop("space_fingerprint", None)
-    return Study(Settings(**data | {"objectives": tuple(data["objectives"])}), storage)
+    return Study(from_stored(stored), storage, found)

@@ -34,6 +34,7 @@ from torch import Tensor
 from nas_kd.data import crop_pool, open_images, to_device
 from nas_kd.distill import Batch, Weights
 from nas_kd.errors import UsageError
+from nas_kd.once import build_once, lock_of
 from nas_kd.passes import training_on
 from nas_kd.teacher import Teacher
 from nas_kd.weights import write_text
@@ -160,6 +161,11 @@ def _in_use(folder: Path) -> int:
             f"{folder}: the teacher's outputs are gone ({error.strerror}); run the same command again"
         ) from error
     fcntl.flock(held, fcntl.LOCK_SH)
+    if os.fstat(held).st_nlink == 0:
+        os.close(held)
+        raise UsageError(
+            f"{folder}: the teacher's outputs were just dropped; run the same command again"
+        )
     return held
 
 
@@ -186,17 +192,8 @@ def target_pool(
     key = hashlib.sha256(json.dumps(key_of, sort_keys=True).encode()).hexdigest()[:16]
     plan = _plan(teacher, recipe)
     _require_below(limit_gb, plan, recipe)
-    cache.mkdir(parents=True, exist_ok=True)
-    folder, growing = cache / key, cache / f".{key}"
-    with open(cache / f"{key}.lock", "w") as lock:
-        # Whoever comes second waits, and finds what the first one made.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _is_whole(folder, plan):
-            os.utime(folder / MANIFEST)
-            return folder
-        if folder.is_dir():
-            shutil.rmtree(growing, ignore_errors=True)
-            os.replace(folder, growing)
+
+    def build(growing: Path) -> None:
         drop(cache, limit_gb * 1e9 - _bytes(plan))
         about = {"teacher": teacher.name, "fingerprint": teacher.fingerprint} | asdict(recipe)
         about["images"] = images.fingerprint
@@ -207,8 +204,8 @@ def target_pool(
                 _grow(grown, teacher.to(device), torch.from_numpy(crops), device, progress, between)
             teacher.to("cpu")
         grown.keep()
-        os.replace(growing, folder)
-    return folder
+
+    return build_once(cache / key, build, lambda folder: _is_whole(folder, plan))
 
 
 Plan = dict[str, tuple[Any, tuple[int, ...]]]
@@ -317,9 +314,12 @@ def _is_whole(folder: Path, plan: Plan) -> bool:
     if any((array.dtype, array.shape) != plan[name] for name, array in arrays.items()):
         return False
     starts, chunks = range(0, plan["x"][1][1], CHUNK), said.get("chunks", {})
-    return said.get("key") == folder.name and all(
-        chunks.get(str(start)) == _digest(arrays, start) for start in starts
-    )
+    if said.get("key") != folder.name or any(
+        chunks.get(str(start)) != _digest(arrays, start) for start in starts
+    ):
+        return False
+    os.utime(folder / MANIFEST)  # it is used
+    return True
 
 
 def _grow(
@@ -361,13 +361,25 @@ def pools(cache: Path) -> list[tuple[Path, int, dict[str, Any]]]:
     """Folder, bytes on disk and description of every pool, the least recently used one first."""
     found = [folder for folder in cache.glob("*") if folder.is_dir()]  # unfinished ones too
     found.sort(key=_used_at)
-    sizes = [sum(f.stat().st_size for f in folder.iterdir()) for folder in found]
+    sizes = [sum(one.st_size for one in stats(folder)) for folder in found]
     return [(f, size, _manifest(f)) for f, size in zip(found, sizes, strict=True)]
 
 
+def stats(folder: Path) -> list[os.stat_result]:
+    """Of the files of a folder and below; those that another process deletes meanwhile are left out."""
+    found = list[os.stat_result]()
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found.append(os.stat(os.path.join(parent, name)))
+    return found
+
+
 def _used_at(folder: Path) -> float:
-    manifest = folder / MANIFEST
-    return (manifest if manifest.exists() else folder).stat().st_mtime
+    for path in (folder / MANIFEST, folder):
+        with suppress(FileNotFoundError):
+            return path.stat().st_mtime
+    return 0.0
 
 
 def drop(cache: Path, keep_bytes: float = 0) -> int:
@@ -386,12 +398,11 @@ def drop(cache: Path, keep_bytes: float = 0) -> int:
 
 
 def _drop(folder: Path) -> bool:
-    lock = folder.parent / f"{folder.name.removeprefix('.')}.lock"
-    with open(lock, "w") as growing, open(folder / MANIFEST, "a") as used:
-        try:
-            fcntl.flock(growing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Whether the pool was deleted here: not where it is in use, nor where another process was first."""
+    with suppress(BlockingIOError, FileNotFoundError), open(lock_of(folder), "w") as growing:
+        fcntl.flock(growing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(folder / MANIFEST, "a") as used:
             fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        shutil.rmtree(folder)
-    return True
+            shutil.rmtree(folder)
+            return True
+    return False

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluate import StudentCodec, spent
+from nas_kd.served import BUILT_IN, ZOO_QUALITIES, require_at_hand, zoo_qualities
 from nas_kd.student import LMBDAS, Student
 from nas_kd.weights import load_student, weights_digest
-from nas_kd.zoo import Member, family_members, load_member, zoo_members
-from nas_kd.zoo_files import ALIASES, QUALITIES, ZOO_NAMES, is_zoo, parsed
-
-BUILT_IN = Path(__file__).parent / "teachers"
+from nas_kd.zoo import Member, family_members, load_member, zoo_member
+from nas_kd.zoo_files import fetch_lacking
 
 
 class Teacher(Protocol):
@@ -258,10 +257,13 @@ def load_teacher(
 
 
 def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
+    if weights is None:
+        fetch_lacking(spec)
+    require_at_hand(spec, weights)
     if any(spec == folder.name for folder in BUILT_IN.iterdir()):
         return VariableRateTeacher(spec, load_student(BUILT_IN / spec))
-    if is_zoo(spec):
-        return _from_zoo(spec, weights)
+    if asked := zoo_qualities(spec):
+        return _from_zoo(*asked, weights)
     if members := family_members(Path(spec)):
         lmbdas = tuple(LMBDAS[m.quality - 1] for m in members if m.quality)
         return FixedRateTeacher(spec, members, lmbdas)
@@ -270,12 +272,7 @@ def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
             return VariableRateTeacher(spec, load_student(spec))
         except UsageError as error:
             raise TeacherError(str(error)) from error
-    if Path(spec).is_file():
-        return _from_file(Path(spec), lmbda)
-    known = ", ".join(["mini", *ALIASES, *ZOO_NAMES])
-    raise TeacherError(
-        f"teacher '{spec}': neither a folder, nor a file, nor one of {known}; give one of these"
-    )
+    return _from_file(Path(spec), lmbda)
 
 
 def _with_lmbda(teacher: Teacher, lmbda: float | None) -> Teacher:
@@ -292,11 +289,11 @@ def _with_lmbda(teacher: Teacher, lmbda: float | None) -> Teacher:
     return teacher
 
 
-def _from_zoo(spec: str, weights: str | None) -> FixedRateTeacher:
-    name, qualities = parsed(spec)
+def _from_zoo(name: str, qualities: list[int], weights: str | None) -> FixedRateTeacher:
+    members = [zoo_member(name, q, weights) for q in qualities]
     lmbdas = tuple(LMBDAS[q - 1] for q in qualities)
-    own = f"{name}:{qualities[0]}" if len(qualities) == 1 else name
-    return FixedRateTeacher(own, zoo_members(spec, weights), lmbdas)
+    one = f":{qualities[0]}" if len(qualities) == 1 else ""
+    return FixedRateTeacher(name + one, members, lmbdas)
 
 
 def _from_file(file: Path, lmbda: float | None) -> FixedRateTeacher:
@@ -306,6 +303,6 @@ def _from_file(file: Path, lmbda: float | None) -> FixedRateTeacher:
     if lmbda is None and not own:
         raise TeacherError(
             f"teacher {file}: its name does not say for which lambda it was trained "
-            f"(NAME-QUALITY-HASH.pth.tar does, to quality {QUALITIES}); give --lambda, such as 0.025"
+            f"(NAME-QUALITY-HASH.pth.tar does, to quality {ZOO_QUALITIES}); give --lambda, such as 0.025"
         )
     return FixedRateTeacher(str(file), [member], own if lmbda is None else (lmbda,))

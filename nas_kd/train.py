@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,48 +20,14 @@ from torch import Tensor, nn
 
 from nas_kd.data import derived_seed, to_device
 from nas_kd.distill import CONTROL, Adapters, Batch, Weights, distillation_loss
-from nas_kd.errors import TrialFailed, UsageError
+from nas_kd.errors import TrialFailed
 from nas_kd.feed import Feed
+from nas_kd.recipe import Recipe
 from nas_kd.shared import Shared
 from nas_kd.student import Student
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: a look waits for the device."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how fast to train.
-
-    The learning rate warms up over ``warmup`` of the steps, stays, and falls to zero over the last
-    ``decay`` of them. The linear shortcut's kernels, good from the start, move ``linear_lr`` times slower.
-    ``checkpoint_s`` is the time between checkpoints: what a crash may cost.
-    """
-
-    steps: int
-    batch: int = 2
-    lr: float = 1e-3
-    aux_lr: float = 1e-3
-    linear_lr: float = 0.1
-    warmup: float = 0.03
-    decay: float = 0.5
-    clip: float = 1.0
-    seed: int = 0
-    checkpoint_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        for name, low in (("steps", 0), ("batch", 1)):
-            if getattr(self, name) < low:
-                raise UsageError(f"{name} = {getattr(self, name)}: must be at least {low}")
-        if not self.lr > 0:
-            raise UsageError(f"lr = {self.lr}: must be positive")
-
-    def lr_factor(self, step: int) -> float:
-        """Share of the learning rate at a step, 0 to 1."""
-        progress = (step + 1) / max(self.steps, 1)
-        falling = 0.5 * (1 - math.cos(math.pi * min(1.0, (1 - progress) / max(self.decay, 1e-9))))
-        rising = min(1.0, progress / max(self.warmup, 1e-9))
-        return min(rising, falling) if self.decay > 0 else rising
 
 
 class Pictures(Protocol):

@@ -29,9 +29,6 @@ from nas_kd.targets import TargetPool
 from nas_kd.train import Recipe, Report, Run
 from nas_kd.weights import ready, save_student
 
-OBJECTIVES = ("bd_rate", "flops", "energy")
-KNOWN_OBJECTIVES = (*OBJECTIVES, "rd_cost")
-"""rd_cost is R + lmbda 255^2 D: what there is to compare by where a curve has too few levels for a BD-rate."""
 CHECKPOINT = "checkpoint.pt"
 """Beside the student; it stays until the outcome is stored, so that a lost outcome costs no training."""
 

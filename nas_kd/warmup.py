@@ -6,22 +6,23 @@ smallest and a few random ones, and the shared weights receive the sum of their 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nas_kd import __version__
 from nas_kd.data import derived_seed
 from nas_kd.distill import Weights
-from nas_kd.passes import training_on
+from nas_kd.once import build_once
+from nas_kd.passes import one_thread, training_on
 from nas_kd.shared import Shared
 from nas_kd.space import SearchSpace
 from nas_kd.targets import TargetPool
@@ -29,6 +30,8 @@ from nas_kd.train import Forward, Recipe, Report, Run
 from nas_kd.weights import write_text
 
 BUILT_IN = Path(__file__).parent / "warmups"
+FORMAT = 2
+"""Raised when the parameters that students share, or their training, change."""
 STEPS = 1000
 """Steps where nothing is said and no built-in weights fit."""
 SHARED, CARD = "shared.safetensors", "card.json"
@@ -70,38 +73,36 @@ def warm_up(
         report: hears of the run as ``Run`` reports.
         further: the folder of shared weights to train on; else they start from the linear shortcut.
     """
-    key = _key(space, lmbdas, pool, recipe, weights, further)
-    folder = cache / key
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / f"{key}.lock", "w") as lock:
-        # Whoever comes second waits, and finds what the first one made.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # sums of several threads come out otherwise each time
-            try:
-                torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
-                if further is None:
-                    shared = Shared(space, lmbdas, pool.pictures())
-                else:
-                    shared = load_shared(further, space, lmbdas)
-                unfinished = cache / f".{key}"
-                _train(unfinished, folder, shared.to(pool.device), pool, recipe, weights, report)
-            finally:
-                torch.set_num_threads(threads)
-    return folder
+    folder = cache / _key(space, lmbdas, pool, recipe, weights, further)
+
+    def begun() -> Shared:
+        if further is None:
+            return Shared(space, lmbdas, pool.pictures())
+        return load_shared(further, space, lmbdas)
+
+    def build(unfinished: Path) -> None:
+        with one_thread():
+            torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
+            _train(unfinished, begun().to(pool.device), pool, recipe, weights, report)
+
+    return build_once(folder, build, lambda there: _is_whole(there, space, lmbdas))
+
+
+def _is_whole(folder: Path, space: SearchSpace, lmbdas: tuple[float, ...]) -> bool:
+    with suppress(OSError, RuntimeError, ValueError, SafetensorError):
+        load_shared(folder, space, lmbdas)
+        return bool(json.loads((folder / CARD).read_text()))
+    return False
 
 
 def _train(
     unfinished: Path,
-    folder: Path,
     shared: Shared,
     pool: TargetPool,
     recipe: Recipe,
     weights: Weights,
     report: Report | None,
 ) -> None:
-    unfinished.mkdir(exist_ok=True)
     checkpoint = unfinished / "checkpoint.pt"
     forwards = sandwich(shared, recipe.seed)
     run = Run(shared, pool, recipe, weights, pool.latent_widths, checkpoint, forwards)
@@ -121,7 +122,6 @@ def _train(
     }
     write_text(unfinished / CARD, json.dumps(card, indent=1) + "\n")
     checkpoint.unlink()
-    os.replace(unfinished, folder)
 
 
 def built_in(
@@ -167,7 +167,7 @@ def _key(
 ) -> str:
     trained = asdict(recipe)
     trained.pop("checkpoint_s")
-    parts = [space.fingerprint, lmbdas, pool.key, trained, asdict(weights), BETWEEN]
+    parts = [FORMAT, space.fingerprint, lmbdas, pool.key, trained, asdict(weights), BETWEEN]
     if further is not None:
         parts.append(hashlib.sha256((further / SHARED).read_bytes()).hexdigest())
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

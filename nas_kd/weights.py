@@ -96,6 +96,7 @@ def load_student(folder: str | Path) -> Student:
         )
     if weights_digest(student) != data["sha256"]:
         raise UsageError(f"{folder / WEIGHTS}: checksum differs from arch.json; export it again")
+    require_finite(tensors, folder / WEIGHTS)
     _make_tables(student.eval(), update_quantiles=False)
     return student
 
@@ -106,12 +107,35 @@ def read_arch_file(folder: Path) -> dict[str, Any]:
         data = json.loads((folder / ARCH).read_text())
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{folder}: no codec there ({type(error).__name__} at {ARCH}); "
+            f"{folder}: no codec there ({_what_is_wrong(folder, error)}); "
             "give a folder that `nas-kd export` or `nas-kd distill` wrote"
         ) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UsageError(f"{folder / ARCH}: format must be {FORMAT}; export the student again")
+    if lacking := sorted({"arch", "lmbdas", "sha256"} - data.keys()):
+        raise UsageError(f"{folder / ARCH}: {lacking[0]} is missing; export the student again")
     return data
+
+
+def _what_is_wrong(folder: Path, error: OSError | ValueError) -> str:
+    if not folder.exists():
+        return "no such folder"
+    if not folder.is_dir():
+        return "a file, no folder"
+    if isinstance(error, FileNotFoundError):
+        return f"{ARCH} is missing"
+    return f"{ARCH}: {error.strerror}" if isinstance(error, OSError) else f"{ARCH} is damaged"
+
+
+def require_finite(
+    tensors: dict[str, torch.Tensor], file: Path, error: type[UsageError] = UsageError
+) -> None:
+    """Raise the error where a file's weights hold what is no finite number."""
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise error(
+                f"{file}: {name} holds NaN or infinite values: its training went wrong; give another"
+            )
 
 
 def ready(student: Student) -> Student:

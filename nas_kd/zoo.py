@@ -1,36 +1,29 @@
 """CompressAI's models from files, as its zoo serves them and as its training example writes them.
 
 A served file is named ``<name>-<quality>-<8 hex of its sha256>.pth.tar`` and holds a state dict; a checkpoint of
-training is any file with a state dict, or with one under ``state_dict``. What torch hub's folder lacks is fetched,
-where the user agrees.
+training is any file with a state dict, or with one under ``state_dict``; what lies beside it is not looked at.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 import nas_kd.lic  # noqa: F401  (the light import of CompressAI)
 from nas_kd.errors import TeacherError
-from nas_kd.fetch import supply
-from nas_kd.zoo_files import (
-    DIGEST,
-    NO_HYPER_LATENTS,
-    WAY_OUT,
-    ZOO_NAMES,
-    file_in,
-    hub_folder,
-    order_of,
-    parsed,
-)
+from nas_kd.served import NO_HYPER_LATENTS, ZOO_NAMES, file_says, hub_folder, require_files
+from nas_kd.weights import require_finite
+from nas_kd.zoo_files import DIGEST, file_in
 
-SERVED = re.compile(r"(?P<prefix>.+)-(?P<quality>[1-8])-[0-9a-f]{8}\.pth\.tar")
+COMPILED = "_orig_mod."
+"""What torch.compile puts into the names of a model's tensors."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +36,12 @@ class Member:
     sha256: str
 
 
-def zoo_members(spec: str, folder: str | None) -> list[Member]:
-    """The models of a zoo name, one per quality, from ``folder``.
-
-    By default that is torch hub's, and what it lacks is fetched. Raises TeacherError naming what is missing and
-    the ways out.
-    """
-    name, qualities = parsed(spec)
-    if folder is None and (lacking := order_of(spec)) is not None:
-        supply([lacking])
-    return [zoo_member(name, quality, folder) for quality in qualities]
-
-
 def zoo_member(name: str, quality: int, folder: str | None) -> Member:
     """A zoo model from its file in ``folder``, by default torch hub's cache.
 
     Raises TeacherError naming what is missing and the ways out.
     """
-    if folder is not None and not Path(folder).is_dir():
-        raise TeacherError(f"--weights {folder}: no such folder; give one with CompressAI's files")
+    require_files(name, [quality], folder)
     return load_member(_zoo_file(name, quality, folder), name)
 
 
@@ -70,20 +50,11 @@ def _zoo_file(name: str, quality: int, folder: str | None) -> Path:
     official = file_in(place, name, quality)
     if official.is_file():
         return official
-    found = sorted(f for f in place.glob("*.pth.tar") if _says(f) == (name, quality))
+    found = sorted(f for f in place.glob("*.pth.tar") if file_says(f) == (name, quality))
     if len(found) > 1:
         names = ", ".join(f.name for f in found)
         raise TeacherError(f"{place}: several files for {name} {quality} ({names}); keep one")
-    if not found:
-        raise TeacherError(_ways_out(name, quality, official))
     return found[0]
-
-
-def _ways_out(name: str, quality: int, file: Path) -> str:
-    return (
-        f"teacher {name}: weights of quality {quality} are not in that folder ({file.name} in {file.parent}); "
-        f"run `nas-kd fetch {name}:{quality} --to {file.parent}`, or name another (--weights DIR), {WAY_OUT}"
-    )
 
 
 def family_members(folder: Path) -> list[Member]:
@@ -91,7 +62,7 @@ def family_members(folder: Path) -> list[Member]:
 
     Raises TeacherError unless they are of one name, one per quality.
     """
-    found = [(f, *_says(f)) for f in sorted(folder.glob("*.pth.tar"))]
+    found = [(f, *file_says(f)) for f in sorted(folder.glob("*.pth.tar"))]
     served = [(name, quality, f) for f, name, quality in found if name and quality]
     kinds = sorted({(name, quality) for name, quality, _ in served})
     if len({name for name, _ in kinds}) > 1 or len(kinds) < len(served):
@@ -103,17 +74,6 @@ def family_members(folder: Path) -> list[Member]:
     return [load_member(f, name) for name, _, f in sorted(served, key=lambda one: one[1])]
 
 
-def _says(file: Path) -> tuple[str | None, int | None]:
-    """Zoo name and quality that a file's name begins with, each None where it does not say."""
-    # The zoo has one file stem that is not the model's name: cheng2020_attn-mse.
-    stem = file.name.replace("cheng2020_attn-mse", "cheng2020-attn")
-    named = [n for n in ZOO_NAMES if re.match(re.escape(n) + r"([-_.]|$)", stem)]
-    name = max(named, key=len, default=None)
-    served = SERVED.fullmatch(stem)
-    exact = served is not None and served["prefix"] == name
-    return name, int(served["quality"]) if served is not None and exact else None
-
-
 def load_member(file: Path, name: str | None = None) -> Member:
     """The model in a file, its hash checked where its name carries one.
 
@@ -123,7 +83,7 @@ def load_member(file: Path, name: str | None = None) -> Member:
     """
     sha256 = _checked_digest(file)
     state = _state_dict(file)
-    says, quality = _says(file)
+    says, quality = file_says(file)
     names = [name] if name else [says] if says else list(ZOO_NAMES)
     for candidate in names:
         if (model := _fitted(candidate, state)) is not None:
@@ -152,19 +112,59 @@ def _checked_digest(file: Path) -> str:
 def _state_dict(file: Path) -> dict[str, Tensor]:
     from compressai.zoo.image import load_pretrained
 
-    try:
-        data = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        line = (str(error).splitlines() or [""])[0][:80]
-        raise TeacherError(
-            f"{file}: cannot be loaded as weights ({type(error).__name__}: {line}); copy it again"
-        ) from error
+    data = _loaded(file)
     state = data.get("state_dict", data) if isinstance(data, dict) else None
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise TeacherError(f"{file}: holds no state dict; give a checkpoint of CompressAI")
-    return load_pretrained(state)
+    require_finite(state, file, TeacherError)
+    return load_pretrained({k.replace(COMPILED, ""): v for k, v in state.items()})
+
+
+class _Ignored:
+    """Stands for an object that is no tensor: nothing of it is kept, and no code of it runs."""
+
+    def __init__(self, *given: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _loaded(file: Path) -> Any:
+    """What a file holds: tensors and plain values, an ``_Ignored`` for anything else."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        return _loaded_without(_others(file), file)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise _damaged(file) from error
+
+
+def _others(file: Path) -> list[str]:
+    """Names of what a file holds beside tensors and plain values; it is read and not run."""
+    try:
+        return get_unsafe_globals_in_checkpoint(file)
+    except Exception as error:
+        raise _damaged(file) from error
+
+
+def _loaded_without(names: list[str], file: Path) -> Any:
+    try:
+        with safe_globals([(_Ignored, name) for name in names]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TeacherError(
+            f"{file}: holds objects that cannot be left out ({', '.join(names)}); save its state dict alone"
+        ) from error
+
+
+def _damaged(file: Path) -> TeacherError:
+    return TeacherError(
+        f"{file}: cannot be loaded as weights: damaged, or not written by torch.save; copy it again, or give "
+        "another file"
+    )
 
 
 def _fitted(name: str, state: dict[str, Tensor]) -> Any | None:

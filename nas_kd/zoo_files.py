@@ -8,30 +8,17 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import os
 import re
-import sys
 from functools import cache
 from pathlib import Path
 
 from nas_kd.download import Wanted
 from nas_kd.errors import NasKdError, TeacherError
-from nas_kd.fetch import Order
+from nas_kd.fetch import Order, supply
+from nas_kd.served import NO_HYPER_LATENTS, ZOO_NAMES, file_says, hub_folder, zoo_qualities
 
-ZOO_NAMES = (
-    "bmshj2018-factorized",
-    "bmshj2018-hyperprior",
-    "mbt2018-mean",
-    "mbt2018",
-    "cheng2020-anchor",
-    "cheng2020-attn",
-)
-NO_HYPER_LATENTS = "bmshj2018-factorized"
-ALIASES = {"cheng2020": "cheng2020-anchor"}
 TEACHERS = tuple(name for name in ZOO_NAMES if name != NO_HYPER_LATENTS)
 """Those with hyper-latents to distil."""
-QUALITIES = 6
-"""Those with a lambda of their own here; some models have more."""
 ABOUT_MB = {
     "bmshj2018-factorized": (5, 12, 28),
     "bmshj2018-hyperprior": (5, 20, 47),
@@ -90,61 +77,45 @@ class _Spelt(ast.NodeTransformer):
         return ast.Constant("".join(parts))
 
 
-def hub_folder() -> Path:
-    """Where torch keeps what CompressAI has downloaded (``torch.hub.get_dir()``), found without torch."""
-    if (torch := sys.modules.get("torch")) is not None:
-        return Path(torch.hub.get_dir()) / "checkpoints"
-    cache_home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("TORCH_HOME", os.path.join(cache_home, "torch"))
-    return Path(home).expanduser() / "hub" / "checkpoints"
-
-
-def is_zoo(spec: str) -> bool:
-    """Whether a teacher is named as one of the zoo."""
-    name = spec.partition(":")[0]
-    return ALIASES.get(name, name) in ZOO_NAMES
-
-
-def parsed(spec: str) -> tuple[str, list[int]]:
-    """Name and qualities of a zoo teacher; raises TeacherError for a quality that there is not."""
-    name, _, quality = spec.partition(":")
-    name = ALIASES.get(name, name)
-    if name == NO_HYPER_LATENTS:
-        raise TeacherError(f"teacher {name}: has no hyper-latents to distil; choose another")
-    if quality and not (quality.isdecimal() and 1 <= int(quality) <= QUALITIES):
-        raise TeacherError(f"teacher {name}:{quality}: quality must be 1 to {QUALITIES}")
-    return name, [int(quality)] if quality else list(range(1, QUALITIES + 1))
-
-
 def file_in(folder: Path, name: str, quality: int) -> Path:
     """Where a model's file lies in a folder, under the name that CompressAI serves it by."""
     return folder / Path(addresses()[name][quality]).name
 
 
 def order_of(spec: str, folder: Path | None = None) -> Order | None:
-    """What is lacking of a zoo teacher in a folder, by default torch hub's; None where all is there."""
-    name, qualities = parsed(spec)
+    """What is lacking of a zoo teacher in a folder, by default torch hub's.
+
+    None where nothing is, or where the teacher is not of the zoo. A model of that name and quality that the user made
+    himself serves as well.
+    """
+    asked = zoo_qualities(spec)
     place = hub_folder() if folder is None else folder
-    files = [_wanted(place, name, quality) for quality in qualities]
-    lacking = tuple(file for file in files if not _is_there(file.path))
+    there = {file_says(file) for file in place.glob("*.pth.tar")}
+    name, qualities = asked or ("", [])
+    lacking = tuple(_wanted(place, name, q) for q in qualities if (name, q) not in there)
     if not lacking:
         return None
-    licence = "served by CompressAI (BSD 3-Clause Clear)"
     return Order(
         f"teacher {spec}",
         spec,
         lacking,
         place,
-        licence,
+        "served by CompressAI (BSD 3-Clause Clear)",
         carried="--weights DIR",
         way_out=WAY_OUT,
         refusal=TeacherError,
     )
 
 
+def fetch_lacking(spec: str) -> None:
+    """Fetch what torch hub's folder lacks of a zoo teacher, where the user agrees; nothing for another teacher."""
+    if (lacking := order_of(spec)) is not None:
+        supply([lacking])
+
+
 def drop_damaged(spec: str, folder: Path | None = None) -> None:
     """Delete the zoo's files whose contents are not those of their name, so that they are fetched anew."""
-    name, qualities = parsed(spec)
+    name, qualities = zoo_qualities(spec) or ("", [])
     place = hub_folder() if folder is None else folder
     for path in (file_in(place, name, quality) for quality in qualities):
         digest = DIGEST.search(path.name)
@@ -155,12 +126,6 @@ def drop_damaged(spec: str, folder: Path | None = None) -> None:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_there(official: Path) -> bool:
-    """Whether a model of that name and quality is there, the zoo's or one of the user's own, of another hash."""
-    stem = DIGEST.sub("", official.name)
-    return official.is_file() or any(official.parent.glob(f"{stem}-????????.pth.tar"))
 
 
 def _wanted(folder: Path, name: str, quality: int) -> Wanted:

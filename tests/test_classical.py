@@ -56,7 +56,7 @@ def test_the_command_prints_points_for_people_and_for_machines(images, tmp_path)
     lines = plain.stdout.splitlines()
     assert lines.pop(0) == f"{tmp_path}: 1 picture"
     assert len(lines) == len(CODECS["jpeg"].points) + 2
-    assert lines[0].startswith("jpeg 5: ")
+    assert lines[0].startswith("jpeg 1: ")
     assert "MS-SSIM 0." in lines[0]
     found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert [one["codec"] for one in found["codecs"]] == ["jpeg"]

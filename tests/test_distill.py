@@ -217,10 +217,10 @@ def test_a_term_without_its_target_is_an_error():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"kd_x": 1.5}, "kd_x = 1.5: must lie between 0 and 1"),
+        ({"kd_x": 1.5}, "kd_x = 1.5: must be a number from 0 to 1"),
         ({"kd_x": -0.1}, "kd_x = -0.1"),
         ({"kd_x": math.nan}, "kd_x = nan"),
-        ({"kd_y": -1}, "kd_y = -1: must not be negative"),
+        ({"kd_y": -1}, "kd_y = -1: must be a number of at least 0"),
         ({"kd_z": math.nan}, "kd_z = nan"),
         ({"form": "mse"}, "form = 'mse': must be one of kd, paper, paper-kld"),
         ({"kd_x": 0.6, "kd_y": 0.3, "form": "paper"}, r"kd_y \+ kd_z = 1.1: must be at most 1"),

@@ -96,7 +96,7 @@ def test_processes_code_as_one_does(monkeypatch):
     one, some = ready(student("checkerboard")), images((64, 64), (60, 100), (70, 64))
     assert evaluate_real(one, some, 2) == evaluate_real(one, some, 1)
     monkeypatch.setattr(evaluation, "PROCESSES_PX", 0)
-    monkeypatch.setattr(evaluation.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(evaluation, "cores", lambda: 2)
     monkeypatch.setattr(evaluation, "_code", _disagree)
     with pytest.raises(TrialFailed, match="disagree") as told:
         evaluate_real(one, some)

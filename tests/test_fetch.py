@@ -19,7 +19,11 @@ from nas_kd.data import open_images
 from nas_kd.download import Patience, Wanted
 from nas_kd.errors import DataError, NasKdError, TeacherError, UsageError
 from nas_kd.fetch import POLICY, Order, supply
+from nas_kd.served import hub_folder
+from nas_kd.settings import Settings
+from nas_kd.sources import warn_of_few
 
+FREE = ("--objectives", "bd_rate,flops")
 HASTY = Patience(timeout_s=1.0, pause_s=0.0)
 
 
@@ -354,10 +358,7 @@ def test_the_folder_is_torchs(monkeypatch, home, variable):
     if variable:
         monkeypatch.setenv(variable, str(home / "x"))
     whole = Path(torch.hub.get_dir()) / "checkpoints"
-    assert zoo_files.hub_folder() == whole
-    with monkeypatch.context() as without:
-        without.delitem(sys.modules, "torch")
-        assert zoo_files.hub_folder() == whole
+    assert hub_folder() == whole
 
 
 @pytest.fixture
@@ -417,7 +418,7 @@ def test_weights_that_are_lacking_name_the_ways_out(zoo):
 
 def test_fetch_brings_one_quality_and_brings_a_damaged_one_again(zoo, monkeypatch, capsys):
     assert run(monkeypatch, "fetch", "cheng2020:3", "--yes") == 0
-    (file,) = zoo_files.hub_folder().iterdir()
+    (file,) = hub_folder().iterdir()
     data = file.read_bytes()
     file.write_bytes(data[:-5])
     assert run(monkeypatch, "fetch", "cheng2020:3", "--yes") == 0
@@ -432,12 +433,12 @@ def test_fetch_brings_one_quality_and_brings_a_damaged_one_again(zoo, monkeypatc
         (["fetch", "cheng2020:9"], "quality must be 1 to 6"),
         (["fetch", "bmshj2018-factorized"], "no hyper-latents"),
         (["fetch", "kodak"], "lacking here: pictures kodak"),
-        (["search", "--teacher", "cheng2020"], "give --data clic-train"),
         (
-            ["search", "--teacher", "cheng2020", "--data", "builtin"],
+            ["search", *FREE, "--teacher", "cheng2020", "--data", "builtin"],
             "lacking here: teacher cheng2020",
         ),
-        (["search", "--eval-data", "kodak"], "lacking here: pictures kodak"),
+        (["search", *FREE, "--eval-data", "kodak"], "lacking here: pictures kodak"),
+        (["warmup", "--data", "kodak"], "lacking here: pictures kodak"),
         (["eval", "absent", "--data", "kodak"], "lacking here: pictures kodak"),
         (["baselines", "--data", "div2k-train"], "3.53 GB"),
     ],
@@ -450,6 +451,34 @@ def test_what_cannot_be_fetched_is_one_line_and_nothing_is_written(
     assert (len(said.splitlines()), says in said) == (1, True), said
     assert sorted(p.name for p in home.iterdir()) == ["here"]
     assert not list((home / "here").iterdir())
+
+
+def test_a_zoo_teacher_on_the_built_in_pictures_is_refused_unless_said(home, monkeypatch, capsys):
+    assert run(monkeypatch, "search", *FREE, "--teacher", "cheng2020") == 2
+    said = capsys.readouterr().err
+    assert "too few to learn from it; give --data clic-train" in said
+    assert "lacking here: teacher cheng2020" in said
+    study = (
+        "space = 'prim'\nteacher = 'bmshj2018-hyperprior:5'\nobjectives = ['rd_cost', 'flops']\n"
+    )
+    for text, refused in ((study, True), (study + "data = 'builtin'\n", False)):
+        Path("study.toml").write_text(text)
+        assert run(monkeypatch, "search", "study.toml") == 2
+        assert ("too few to learn from" in capsys.readouterr().err) == refused
+
+
+@pytest.mark.parametrize(("count", "warned"), [(1, True), (200, False)])
+def test_few_photographs_are_warned_of(home, caplog, count, warned):
+    Path("few").mkdir()
+    for i in range(count):
+        Path("few", f"{i}.png").touch()
+    warn_of_few(Settings("s", "demo", data="few"))
+    assert ("1 photographs to train on" in caplog.text) == warned
+    caplog.clear()
+    warn_of_few(Settings("s", "demo"))
+    assert not caplog.text
+    warn_of_few(Settings("s", "demo", teacher="cheng2020"))
+    assert "6 photographs to train on: students fit these" in caplog.text
 
 
 def test_a_refused_search_never_loads_torch(home):

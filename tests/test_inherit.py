@@ -62,6 +62,22 @@ def test_what_is_written_is_the_teacher_in_order_and_is_written_once(zoo_file, t
             assert torch.equal(p, expected[name][leading]), name
 
 
+@pytest.mark.parametrize("lost", ["arch.json", "student.safetensors"])
+def test_half_of_what_is_written_is_written_again(zoo_file, tmp_path, lost):
+    teacher = load_teacher(str(zoo_file))
+    folder = inherit(tmp_path, teacher)
+    (folder / lost).unlink()
+    assert inherit(tmp_path, teacher) == folder
+    assert load_inherited(folder).student(prim(8, 24)).arch == prim(8, 24)
+
+
+def test_what_another_version_wrote_is_not_taken(zoo_file, tmp_path, monkeypatch):
+    teacher = load_teacher(str(zoo_file))
+    before = inherit(tmp_path, teacher)
+    monkeypatch.setattr("nas_kd.inherit.FORMAT", 99)
+    assert inherit(tmp_path, teacher) != before
+
+
 def test_a_teacher_of_another_family_is_refused_and_says_what_to_do(zoo_file):
     hybrid = HybridTeacher(load_teacher(str(zoo_file)), load_teacher(str(zoo_file)))
     with pytest.raises(SpaceError, match="one quality of .*--init shared"):

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,14 +16,19 @@ import pytest
 import torch
 from optuna.trial import TrialState
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from nas_kd import engine, launch
-from nas_kd.engine import is_fault, ray_up, start_ray
-from nas_kd.errors import NasKdError, UsageError
+from nas_kd.engine import is_fault, ray_up, start_ray, temporary_folder
+from nas_kd.errors import DataError, NasKdError, UsageError
 from nas_kd.follow import EVENTS, NOW
 from nas_kd.launch import Machine, search
+from nas_kd.polish import best_folder, gained
+from nas_kd.prepare import prepare
 from nas_kd.study import COUNTED, STOPPED, Settings, Study, open_study
+from nas_kd.teacher import load_teacher
 from nas_kd.trial import Outcome
+from nas_kd.warmup import SHARED
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,39 @@ def settings(tmp_path, monkeypatch):
 def test_outputs_above_the_limit_end_a_search_before_anything_is_written(settings):
     with pytest.raises(UsageError, match="more than --pool 0.0001: take a larger --pool"):
         search(settings(), 1, Machine(1, pool_gb=1e-4), lambda kind, detail: None)
-    assert not Path("studies/.cache").exists()
+    assert not Path("studies").exists()
+
+
+def test_pictures_that_cannot_serve_leave_no_study_that_refuses_the_corrected_command(
+    settings, tmp_path
+):
+    (tmp_path / "empty").mkdir()
+    for key in ("data", "eval_data"):
+        with pytest.raises(DataError, match="no image files in it"):
+            search(settings(**{key: str(tmp_path / "empty")}), 1, Machine(1), lambda *heard: None)
+        assert not Path("studies/s").exists()
+    assert Study(settings()).begun_here
+
+
+@pytest.mark.parametrize(
+    ("folder", "short", "chosen"),
+    [("/tmp", "/tmp", None), ("/t" * 60, "/tmp", "/tmp/ray"), ("/ö" * 18, "/tmp", "/tmp/ray")],
+)
+def test_rays_sockets_have_room_in_their_paths(folder, short, chosen):
+    assert temporary_folder(folder, short) == chosen
+
+
+def test_a_long_folder_and_no_short_one_say_what_to_set():
+    with pytest.raises(UsageError, match="set RAY_TMPDIR to a short folder"):
+        temporary_folder("/t" * 60, "/nowhere")
+
+
+def test_ray_leaves_sigterm_to_the_command(ray):
+    (mask,) = re.findall(r"SigCgt:\s+(\w+)", Path("/proc/self/status").read_text())
+    caught = bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert handler in (signal.SIG_DFL, signal.default_int_handler)
+    assert caught == (handler != signal.SIG_DFL)
 
 
 def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray, settings):
@@ -76,6 +114,37 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray
         assert b"train/loss" in events.read_bytes()
     heard.clear()
     search(settings(), 2, Machine(1), lambda kind, detail: heard.append((kind, detail)))
+    assert heard == []
+
+
+def poisoned(folder, part):
+    """Shared weights of which one part is no number: of some archs the slices are none, of others they are."""
+    tensors = load_file(folder / SHARED)
+    for name, tensor in tensors.items():
+        tensors[name] = tensor * float("nan") if part in name else tensor
+    save_file(tensors, folder / SHARED)
+
+
+@pytest.mark.slow
+def test_a_nan_in_ranking_or_polish_loses_that_student_alone_and_the_search_ends(ray, settings):
+    asked = settings(objectives=("rd_cost", "flops"), rank=6, warmup=0, steps=0, polish=2, lr=1e30)
+    prepared = prepare(Study(asked), load_teacher("mini"), lambda kind, detail: None)
+    poisoned(Path(prepared["shared"]), ".checkerboard-")
+    heard = []
+    study = search(asked, 1, Machine(1), lambda kind, detail: heard.append(str(detail)))
+    kinds = {study.space.arch(one["params"]).entropy for one in study.ranked}
+    assert (kinds, 0 < len(study.ranked) < 6) == ({"mean-scale"}, True)
+    left_out = f"{6 - len(study.ranked)} left out (nan: "
+    assert [said for said in heard if said.startswith("ranked") and left_out in said]
+    (member,) = study.front()
+    assert (gained(study, member), best_folder(study, member)) == (
+        None,
+        study.student_folder(member),
+    )
+    told = "trial 0 keeps its unpolished student (nan: loss is "
+    assert [said for said in heard if said.startswith("polished: 1 of 1") and told in said]
+    heard.clear()
+    search(asked, 1, Machine(1), lambda kind, detail: heard.append(str(detail)))
     assert heard == []
 
 

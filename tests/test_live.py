@@ -8,6 +8,8 @@ from rich.console import Console
 
 from nas_kd.follow import Follow
 from nas_kd.live import (
+    Foretold,
+    Lines,
     Screen,
     Watch,
     _bar,
@@ -16,6 +18,7 @@ from nas_kd.live import (
     say_json,
     say_line,
     say_nothing,
+    say_stopped,
     sparkline,
 )
 from nas_kd.report import Brief, front_table
@@ -97,6 +100,40 @@ def test_quiet_says_nothing(small, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_the_first_trial_foretells_by_its_steps(small, tmp_path, capsys):
+    """Ten steps in five seconds, twenty to go, and two trials of forty after it: 10 + 2 * 20 s."""
+    clock = [100.0]
+    lines = Lines(Foretold(lambda: clock[0]))
+    watch = Watch(small.settings.name, small.counted() + 3, lines)
+    watch.listen("started", 2)
+    follow = Follow(2, small.student_folder(small.trials[2]), tmp_path, 40)
+    said = []
+    for step, at_s in ((0, 101.0), (10, 110.0), (20, 115.0)):
+        clock[0] = at_s
+        if step:
+            follow.step(step, {"loss": 1.5})
+        said.append(lines.foretold.left_s())
+    lines.tick()
+    follow.close()
+    assert said[:2] == [None, None]
+    assert said[2] == pytest.approx(0.5 * (20 + 2 * 40))
+    assert "no trial has ended yet: about 0.8 min of training left" in capsys.readouterr().out
+    watch.listen("trial", 2)
+    assert lines.foretold.left_s() is None  # its time is known now
+
+
+def test_what_is_known_after_ctrl_c_stays_on_the_screen(small, capsys, tmp_path, monkeypatch):
+    say_stopped(small.settings.name, None, "lines")
+    assert "front of 4 trials" in capsys.readouterr().out
+    say_stopped(small.settings.name, None, "json")
+    stopped = json.loads(capsys.readouterr().out)
+    assert (stopped["event"], len(stopped["front"])) == ("stopped", 2)
+    say_stopped(small.settings.name, None, "quiet")
+    monkeypatch.chdir(tmp_path)
+    say_stopped("not-begun", None, "lines")
+    assert capsys.readouterr().out == ""
+
+
 def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
     screen = Screen()
     watch = Watch(small.settings.name, 6, screen)
@@ -138,8 +175,30 @@ def test_a_cut_front_says_how_much_is_left_out(small):
     assert "more" not in text(front_table(small, 2))
 
 
-def text(shown, height=40):
-    console = Console(file=io.StringIO(), width=100, height=height)
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_fronts_table_breaks_no_word_in_a_narrow_terminal(small, width):
+    shown = text(front_table(small), width=width)
+    assert all(len(line.rstrip()) <= width for line in shown.splitlines())
+    assert "…" not in shown
+    brief = Brief(small.space)
+    for trial in small.front():
+        said = brief(Arch.from_json(trial.user_attrs["arch"]))
+        assert set(said.split()) <= set(shown.split())
+    assert {"40.00", "3.00", "30.00", "5.00"} <= set(shown.split())
+    assert len(shown.splitlines()) <= 10 + 5 * len(small.front())
+
+
+def test_beside_classical_codecs_the_table_fits_80_columns(small):
+    found = {"bd_rate": -12.3, "reason": None, "common": None}
+    beside = {name: {0: found, 1: found} for name in ("jpeg", "jpeg2000", "webp", "avif", "jpegxl")}
+    shown = text(front_table(small, baselines=beside), width=80)
+    assert all(len(line.rstrip()) <= 80 for line in shown.splitlines())
+    assert shown.split().count("-12.3") == 10
+    assert {"jpeg2000", "jpegxl"} <= set(shown.split())
+
+
+def text(shown, height=40, width=100):
+    console = Console(file=io.StringIO(), width=width, height=height)
     console.print(shown)
     return console.file.getvalue()
 

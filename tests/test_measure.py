@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -30,11 +31,23 @@ def figures():
 def test_without_a_meter_energy_is_absent_and_the_rest_is_there(figures):
     absent = {part: {"student": Reading.unavailable("no meter here").to_json()} for part in PARTS}
     text = "\n".join(in_lines(figures | {"energy": absent}))
-    assert text.count("absent: no meter here") == 3
+    assert text.count("absent: no meter here") == 1  # a reason once, for all parts that have it
+    assert "energy:      encoder, decoder, both: absent: no meter here" in text
     assert "MACs:" in text
     assert "p10" in text
     assert "memory:      weights" in text
-    assert "entropy coding, encoder: absent: untrained" in text
+    assert "entropy coding, encoder, decoder: absent: untrained" in text
+
+
+def test_it_is_said_why_encoder_and_decoder_are_more_than_the_whole(figures):
+    absent = {part: {"student": Reading.unavailable("no meter here").to_json()} for part in PARTS}
+    text = "\n".join(in_lines(figures | {"energy": absent}))
+    cost = figures["cost"]
+    both = re.search(r"both run (.*) \((.*?)\), the whole.* alone runs (.*) \((.*?)\)", text)
+    more = float(both[2]) - float(both[4])
+    sides = cost["encoder_macs"] + cost["decoder_macs"]
+    assert more == pytest.approx((sides - cost["macs"]) / 1e6, abs=0.11)
+    assert (both[1], both[3]) == ("h_s, entropy_parameters", "entropy_bottleneck")
 
 
 def test_an_energy_is_shown_with_its_doubt_and_conditions(figures):

@@ -60,6 +60,7 @@ def test_a_trial_resumed_past_rungs_is_compared_at_the_last_of_them():
         (DataError("no image"), "interrupted"),
         (TeacherError("no weights"), "crash"),
         (TrialFailed("nan", "loss is nan"), "nan"),
+        (SystemExit(3), "crash"),
     ],
 )
 def test_whatever_goes_wrong_becomes_a_reason(error, reason):
@@ -67,3 +68,14 @@ def test_whatever_goes_wrong_becomes_a_reason(error, reason):
         raise error
 
     assert outcome_of(run).reason == reason
+
+
+def test_a_trial_whose_thread_is_ended_from_within_leaves_nobody_waiting():
+    def run(report):
+        raise SystemExit("a library says goodbye")
+
+    outcome = Paced(run).advance()["outcome"]
+    assert (outcome.reason, outcome.attrs["message"]) == (
+        "crash",
+        "SystemExit: a library says goodbye",
+    )

@@ -12,11 +12,13 @@ from small import NAME
 
 from nas_kd.bd import RDCurve
 from nas_kd.errors import UsageError
-from nas_kd.figures import COLOURS, curves, panes, uncertainty_of, volumes
-from nas_kd.page import Seen, build, look, write_report
+from nas_kd.figures import MIN_FOR_IMPORTANCE, curves, importances, panes, volumes
+from nas_kd.page import Seen, best_first, build, look, write_report
 from nas_kd.pictures import spread
+from nas_kd.report import COLOURS, plot_front
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.trial import Outcome
+from nas_kd.uncertainty import alike, notes, overlapping, uncertainty_of
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +97,31 @@ def test_there_is_a_crop_of_every_front_member_and_its_original(page):
     assert {shot["picture"] for shot in page[1]["shots"]} == set(page[1]["originals"])
 
 
+def test_it_opens_with_the_best_bd_rate_and_a_middle_level(page):
+    assert page[1]["opens"] == {"trial": 1, "level": 4}
+    assert {shot["level"] for shot in page[1]["shots"]} == {1, 4}
+
+
+def test_the_best_is_by_bd_rate_whatever_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(Settings("costs", "demo", objectives=("flops", "bd_rate")))
+    for macs, value in ((1e9, 50.0), (3e9, 20.0), (2e9, 30.0)):
+        number, _ = study.ask(3)
+        study.tell(number, Outcome([macs, value]))
+    assert [t.number for t in best_first(study)] == [1, 2, 0]
+
+
 def test_what_is_absent_has_its_reason(page):
     text = page[0]
     shown = "Absent: BD-rate % against mJ per frame; mJ per frame against GMAC (768x512). Energy was not"
     assert shown in text
-    assert "fewer than 8 say nothing" in text
+    assert "fewer than 160 say nothing" in text
 
 
 def test_baselines_stand_beside_teacher_and_front(page):
     names = [trace["name"] for trace in page[1]["figures"]["curves"]["data"]]
-    assert names[:3] == ["teacher mini", "JPEG", "WebP"]
-    assert len(names) == 5
+    assert names[:4] == ["teacher mini", "JPEG", "WebP", "AVIF"]
+    assert len(names) == 6
 
 
 def test_other_evaluation_pictures_are_refused(small, tmp_path):
@@ -163,6 +179,81 @@ def test_a_bd_rates_bar_is_half_the_interval_over_the_pictures(tmp_path, monkeyp
     assert uncertainty_of(study, study.trials[1], "bd_rate") is None
     study.optuna.set_user_attr("anchor", anchor)
     assert uncertainty_of(study, study.trials[0], "bd_rate") is None
+
+
+def doubtful(name, *values, bars=0.0):
+    """A study whose trials have these BD-rates and a bar each, by pictures that differ so much."""
+    study = Study(Settings(name, "demo", objectives=("bd_rate", "flops")))
+    rates = [0.1, 0.2, 0.4, 0.8, 1.6]
+    teacher = curve_of(rates)
+    anchor = {"teacher": "t", "curve": teacher, "interval_db": [32.0, 36.0]}
+    grey = RDCurve((0.1, 0.2, 0.4), (25.0, 28.0, 31.0)).to_json()
+    anchor |= {"baselines": {"JPEG": grey, "WebP": grey, "AVIF": grey}}
+    study.optuna.set_user_attr("anchor", anchor | {"per_image": [teacher] * 4})
+    for macs, value in enumerate(values, start=1):
+        factors = [1 + (value + sign * bars) / 100 for sign in (-1, -1, 1, 1)]
+        rd = {"per_image_bpp_est": [[r * f for f in factors] for r in rates]}
+        rd["per_image_psnr_db"] = [[db] * 4 for db in teacher["psnr_db"]]
+        rd |= {
+            "bpp_est": rates,
+            "psnr_db": teacher["psnr_db"],
+            "images": ["a"],
+            "data_fingerprint": "0" * 64,
+        }
+        number, _ = study.ask(len(values))
+        study.tell(number, Outcome([value, macs * 1e9], attrs={"rd": rd}))
+    return study
+
+
+def test_members_whose_intervals_overlap_are_noted_as_one_and_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = doubtful("two", 60.0, 25.0, 20.0, bars=10.0)
+    assert len(study.front()) == 3
+    assert alike(study) == {"bd_rate": [[2, 1]]}
+    said = "by BD-rate on these pictures trials 2 and 1 count as one: their intervals overlap"
+    assert notes(study) == [said]
+    page = build(study, Seen({}, {}, [], "none"))
+    assert said[1:] in page
+    assert alike(doubtful("sure", 60.0, 25.0, 20.0, bars=1.0)) == {}
+
+
+def test_an_overlap_is_of_all_with_all():
+    """1 meets 2 and 2 meets 3, but 1 and 3 do not meet: 3 stands alone."""
+    assert overlapping([(1, 0.0, 2.0), (3, 3.5, 6.0), (2, 1.0, 4.0)]) == [[1, 2]]
+    assert overlapping([(1, 0.0, 1.0), (2, 2.0, 3.0)]) == []
+
+
+def test_the_plot_has_bars_numbers_stairs_and_classical_codecs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = doubtful("plot", 60.0, 25.0, 40.0, bars=10.0)
+    plot_front(study, tmp_path / "front.svg")
+    drawn = re.findall(r"<!-- (.*?) -->", (tmp_path / "front.svg").read_text())
+    for said in ("JPEG", "WebP", "AVIF", "teacher t", "trial 0", "dominated", "front", "2"):
+        assert said in drawn
+    assert any("count as one" in text for text in drawn) == bool(notes(study))
+    text = (tmp_path / "front.svg").read_text()
+    assert text.count('id="LineCollection_') == 2  # a bar for each of the front's two
+
+
+def test_importances_are_absent_under_the_stated_number_and_of_what_is_exact(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = doubtful("few", 60.0, 25.0, 20.0)
+    assert importances(study).reason == (
+        f"3 complete trials: fewer than {MIN_FOR_IMPORTANCE} say nothing about it"
+    )
+    monkeypatch.setattr("nas_kd.figures.MIN_FOR_IMPORTANCE", 12)
+    shown = importances(doubtful("many", *range(20, 32))).figure
+    assert [bar["name"] for bar in shown["data"]] == ["BD-rate %"]
+
+
+def test_where_all_is_computed_exactly_there_are_no_importances(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nas_kd.figures.MIN_FOR_IMPORTANCE", 2)
+    study = Study(Settings("exact", "demo", objectives=("flops",), sampler="random"))
+    for macs in (1e9, 2e9, 3e9):
+        number, _ = study.ask(3)
+        study.tell(number, Outcome([macs]))
+    assert importances(study).reason == "every objective is computed from the arch exactly"
 
 
 def test_a_retried_trial_names_the_one_that_took_its_place(tmp_path, monkeypatch):

@@ -6,9 +6,18 @@ from dataclasses import replace
 import pytest
 
 from nas_kd.engine import start_ray
+from nas_kd.errors import NasKdError
 from nas_kd.export import export_front
 from nas_kd.launch import Machine, search
-from nas_kd.polish import RECORD, best_folder, gained, keep, polished_key, unpolished
+from nas_kd.polish import (
+    RECORD,
+    best_folder,
+    gained,
+    keep,
+    polish_front,
+    polished_key,
+    unpolished,
+)
 from nas_kd.report import front_json
 from nas_kd.study import Settings, open_study
 from nas_kd.weights import load_student, weights_digest
@@ -43,6 +52,27 @@ def test_the_better_of_the_two_students_is_taken(small):
     assert members[0]["values"]["bd_rate"] == better.values[0]
     keep(small, better, said({"steps": 7, "bd_rate": None, "rd_cost": 1.0}))
     assert gained(small, better) is None
+
+
+def test_a_student_that_cannot_be_polished_stays_as_it_was_and_the_others_are_kept(small):
+    small.settings, heard = replace(small.settings, polish=11), []
+    better, worse = small.front()
+    nan = {"reason": "nan", "message": "loss is nan at step 2"}
+    gain = said({"steps": 11, "bd_rate": worse.values[0] - 1, "rd_cost": 1.0})
+    polish_front(small, lambda keys: iter([nan, gain]), lambda *words: heard.append(words[1]))
+    assert heard[0].endswith("trial 1 keeps its unpolished student (nan: loss is nan at step 2)")
+    assert (gained(small, better), gained(small, worse)) == (None, gain)
+    assert best_folder(small, better) == small.student_folder(better)
+    assert unpolished(small) == []  # the same seeds would give the same
+
+
+def test_a_student_whose_polish_was_interrupted_is_tried_again_and_the_others_are_kept(small):
+    small.settings = replace(small.settings, polish=12)
+    full = {"reason": "interrupted", "message": "No space left on device"}
+    gain = said({"steps": 12, "bd_rate": 1.0, "rd_cost": 1.0})
+    with pytest.raises(NasKdError, match="1 of 2 .* interrupted .No space left on device.; mend"):
+        polish_front(small, lambda keys: iter([full, gain]))
+    assert [t.number for t in unpolished(small)] == [1]
 
 
 @pytest.mark.timeout(600)

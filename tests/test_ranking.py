@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_kd.errors import StudyError
+from nas_kd.errors import NasKdError, StudyError
 from nas_kd.front import dominates
 from nas_kd.prepare import prepare, rank, task_of
 from nas_kd.ranking import draws, score
@@ -54,6 +54,27 @@ def test_the_best_ranked_archs_are_tried_first_and_a_resumed_study_keeps_the_ord
         asked.append(arch.key)
     assert asked[:4] == wanted  # the fifth is the sampler's
     assert heard[-1] == "ranked by their slices: 4 of 4 archs"
+
+
+def test_an_arch_whose_slice_is_no_number_is_left_out_and_the_others_are_ranked(settings):
+    study, heard = Study(settings), []
+    nan = {"reason": "nan", "message": "level 1: rate is not finite"}
+
+    def scores(points):
+        return [nan, *({"params": p, "rd_cost": 1.0, "macs": i} for i, p in enumerate(points[1:]))]
+
+    rank(study, 6, scores, lambda kind, detail: heard.append(detail))
+    assert [one["macs"] for one in study.ranked] == [0, 1, 2]
+    assert heard == [
+        "ranked by their slices: 4 of 4 archs, 1 left out (nan: level 1: rate is not finite)"
+    ]
+
+
+def test_a_ranking_that_was_interrupted_is_done_again(settings):
+    study, full = Study(settings), {"reason": "interrupted", "message": "No space left on device"}
+    with pytest.raises(NasKdError, match="interrupted .No space left on device.; mend"):
+        rank(study, 6, lambda points: [full for _ in points], lambda kind, detail: None)
+    assert study.ranked is None
 
 
 def test_draws_are_different_archs_and_end_with_the_space():

@@ -7,16 +7,15 @@ from nas_kd.errors import StudyError
 from nas_kd.front import hypervolume
 from nas_kd.macs import arch_cost
 from nas_kd.sampler import (
-    SAMPLERS,
     START,
     ExactCost,
     History,
-    checked,
     distributions,
     features_of,
     history_of,
     make_sampler,
 )
+from nas_kd.settings import SAMPLERS, checked
 from nas_kd.space import load_space
 from nas_kd.study import Settings, Study
 from nas_kd.surrogate import Features, Surrogate

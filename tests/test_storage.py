@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -170,12 +171,58 @@ def test_a_storage_that_cannot_serve_is_one_line_without_the_password(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("v2.6.0.a", "optuna storage upgrade --storage sqlite"),
+        ("v99.0.0.a", "pip install -U optuna"),
+    ],
+)
+def test_a_database_of_another_optuna_is_one_line_with_the_way_out(
+    version, says, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Study(SETTINGS).ask(1)
+    with closing(sqlite3.connect(SETTINGS.folder / "study.db")) as database, database:
+        database.execute("update alembic_version set version_num = ?", (version,))
+    for opens in (lambda: open_study("s"), lambda: Study(SETTINGS)):
+        with pytest.raises(StudyError, match=f"another version of Optuna.*{says}") as caught:
+            opens()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    SETTINGS.folder.mkdir(parents=True)
+    (SETTINGS.folder / "study.db").write_text("no database at all, and long enough to be looked at")
+    with pytest.raises(StudyError, match="file is not a database") as caught:
+        open_study("s")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").write_text("a file in the folder's place")
+    with pytest.raises(StudyError, match="studies/s: cannot be written"):
+        Study(SETTINGS)
+
+
+def test_a_storage_that_is_refused_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match="unable to open database file"):
+        Study(SETTINGS, f"sqlite:///{tmp_path}/nowhere/a.db")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_study_that_the_storage_lacks_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     url = f"sqlite:///{tmp_path / 'other.db'}"
-    with pytest.raises(StudyError, match="study 's': there is none in sqlite"):
+    with pytest.raises(StudyError, match=r"study 's': there is none in sqlite"):
         open_study("s", url)
+    assert not list(tmp_path.iterdir())  # asking makes no database
     Study(SETTINGS, url)
+    with pytest.raises(StudyError, match="study 'another': there is none in sqlite"):
+        open_study("another", url)
     assert open_study("s", url).settings == SETTINGS
     assert not is_postgresql(storage_url(tmp_path))
     assert shown("postgresql://u:secret@h/db") == "postgresql://u:***@h/db"

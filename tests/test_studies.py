@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from pydantic import TypeAdapter
 
-from nas_kd.distill import FORMS
 from nas_kd.errors import SpaceError, StudyError, UsageError
 from nas_kd.points import grid_points
-from nas_kd.space import load_space, prim
-from nas_kd.study import Settings, Study, load_studies, open_study
+from nas_kd.recipe import FORMS
+from nas_kd.schema import in_words
+from nas_kd.settings import Settings, load_studies
+from nas_kd.space import _find, load_arch, load_space, prim
+from nas_kd.study import Study, open_study
 from nas_kd.trial import Outcome
 
 FILES = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
@@ -95,7 +98,7 @@ def test_one_file_may_hold_several_studies(tmp_path: Path):
         ("", "space is missing"),
         ('space = "prim"\nstep = 3', "step: no such key; the keys are"),
         ('space = "prim"\nform = "mse"', "form = 'mse': must be"),
-        ('space = "prim"\nkd_x = 2.0', "kd_x = 2.0: must lie between"),
+        ('space = "prim"\nkd_x = 2.0', "kd_x = 2.0: must be a number from 0 to 1"),
         ('space = "prim"\ngrid = 3', "grid = 3: must be a table of lists"),
         ('space = "prim"\ngrid = { N = 3 }', "must be a table of lists"),
         ('space = "prim"\neach = 3', r"written \[\[each\]\]"),
@@ -107,6 +110,108 @@ def test_a_study_file_that_breaks_a_rule_is_refused(tmp_path: Path, text: str, m
     with pytest.raises(UsageError, match=message) as caught:
         load_studies(_file(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("objectives", "5", "a list of one or more of bd_rate, flops, energy, rd_cost"),
+        ("objectives", '"flops"', "a list of one or more of bd_rate"),
+        ("objectives", "[]", "a list of one or more of bd_rate"),
+        ("data", "3", "a text"),
+        ("steps", '"0"', "a whole number of at least 0"),
+        ("steps", "1.5", "a whole number of at least 0"),
+        ("steps", "true", "a whole number of at least 0"),
+        ("seed", '"a"', "a whole number from 0"),
+        ("seed", "-1", "a whole number from 0"),
+        ("early_stopping", '"false"', "true or false"),
+        ("early_stopping", "1", "true or false"),
+        ("crop_size", "100", "a multiple of 64"),
+        ("crops", "15", "a whole number of at least 16"),
+        ("lr", "nan", "a number above 0"),
+        ("lr", "inf", "a number above 0"),
+        ("kd_y", '"x"', "a number of at least 0"),
+        ("max_gmac", "[1]", "a number above 0, or sides"),
+        ("max_mj", "true", "a number above 0, or sides"),
+        ("warmup", "-1", "a whole number of at least 0"),
+        ("lmbda", "0", "a number above 0"),
+        ("anchor", '"bmp"', "one of teacher, jpeg"),
+        ("from_study", '"../a"', "a folder's name"),
+        ("checkpoint_s", "2026-01-01", "a number of at least 0"),
+        ("grid", '{ N = "abc" }', "a table of lists"),
+        ("grid", "{ N = [] }", "a table of lists"),
+    ],
+)
+def test_a_value_of_another_type_or_range_is_one_line_with_file_key_value_and_rule(
+    tmp_path: Path, key: str, value: str, rule: str
+):
+    path = _file(tmp_path, f'space = "prim"\n{key} = {value}')
+    with pytest.raises(StudyError) as caught:
+        load_studies(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: {key} = ")
+    assert rule in said
+    assert "\n" not in said
+
+
+def test_every_key_that_breaks_a_rule_is_told_at_once(tmp_path: Path):
+    text = 'space = "demo"\nearly_stopping = "false"\nseed = "a"\nsteps = 1.5'
+    with pytest.raises(StudyError) as caught:
+        load_studies(_file(tmp_path, text))
+    for said in ("early_stopping = 'false'", "seed = 'a'", "steps = 1.5"):
+        assert said in str(caught.value)
+
+
+def test_only_what_stands_in_the_file_is_told_of_the_file(tmp_path: Path):
+    path = _file(tmp_path, "steps = 5")
+    assert load_studies(path, given={"space": "prim"})[0].space == "prim"
+    with pytest.raises(StudyError, match="^steps = -3: must be"):
+        load_studies(path, given={"space": "prim", "steps": -3})
+
+
+def test_every_key_of_the_settings_has_a_rule_in_words_and_goes_to_json_and_back():
+    changed = {
+        **{"objectives": ("flops",), "steps": 1, "batch": 3, "lr": 0.5, "kd_x": 1, "kd_y": 0.0},
+        **{"kd_z": 0.5, "form": "kd", "init": "scratch", "warmup": 3, "crops": 16, "seed": 4},
+        **{"crop_size": 64, "max_gmac": "decoder=2", "max_mj": 3, "archs": [{"N": 16}]},
+        **{"grid": {"N": [16, 32], "on": [False, True]}, "lmbda": 0.01, "early_stopping": True},
+    }
+    settings = Settings("s", "prim", **changed)
+    assert Settings(**json.loads(json.dumps(settings.to_json()))) == settings
+    assert dict(settings.grid)["on"] == (False, True)
+    for key, schema in TypeAdapter(Settings).json_schema()["properties"].items():
+        if key not in ("grid", "archs") and not key.startswith("max_"):
+            assert in_words(schema), key
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "there is no such file"),
+        ("folder", "is a folder"),
+        (b"space = \xff", "is no UTF-8 text"),
+        (b"space = ", "cannot be read as TOML"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_studies, load_space, load_arch])
+def test_a_file_that_cannot_be_read_is_one_line(load, content, says, tmp_path: Path):
+    path = tmp_path / "f.toml"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=says) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "Errno" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path):
+    path = _file(tmp_path, '\ufeffspace = "prim"')
+    assert load_studies(path)[0].space == "prim"
+    path.write_text("\ufeff" + _find("prim").read_text())
+    assert load_space(path).vary == load_space("prim").vary
 
 
 def test_a_grid_outside_its_space_is_refused():
@@ -178,7 +283,7 @@ def test_a_list_of_archs_is_tried_in_its_order_and_nothing_else(tmp_path, monkey
         ("[3]", "must be a table of choices or the name"),
         ("[{N = 17}]", "N = 17 is not in"),
         ("[{N = 16, K = 3}]", "has no K"),
-        ('["none.toml"]', "cannot be read as an arch"),
+        ('["none.toml"]', "none.toml: there is no such file"),
     ],
 )
 def test_a_bad_list_of_archs_names_the_entry(archs, message, tmp_path, monkeypatch):

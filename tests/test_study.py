@@ -1,10 +1,18 @@
+import fcntl
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
+from nas_kd.artifacts import attach
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.macs import arch_cost
+from nas_kd.sampler import distributions
+from nas_kd.space import load_space
 from nas_kd.study import Settings, Study, open_study
 from nas_kd.trial import Outcome
 
@@ -24,8 +32,73 @@ def test_a_study_reopens_with_the_settings_it_was_begun_with(study):
 
 
 def test_other_settings_under_the_same_name_are_refused(study):
+    study.ask(1)
     with pytest.raises(StudyError, match="steps = 7"):
         Study(Settings(name="s", space="prim", objectives=("bd_rate", "flops"), steps=7))
+
+
+def test_other_objectives_under_the_same_name_are_refused_with_both(study):
+    study.ask(1)
+    for other in (("bd_rate", "flops", "energy"), ("flops",), ("rd_cost", "flops")):
+        with pytest.raises(StudyError, match="but it was begun with .'bd_rate', 'flops'"):
+            Study(replace(study.settings, objectives=other))
+
+
+def test_a_study_without_trials_is_begun_anew_with_other_settings(study):
+    study.optuna.set_user_attr("anchor", {"name": "of the old settings"})
+    anew = Study(replace(study.settings, steps=7, objectives=("flops",)))
+    assert open_study("s").settings == anew.settings
+    assert "anchor" not in anew.optuna.user_attrs
+    assert len(anew.optuna.directions) == 1
+
+
+def test_a_study_that_another_driver_prepares_is_not_begun_anew(study):
+    with study.driving(), pytest.raises(StudyError, match="steps = 7, but it was begun with 2000"):
+        Study(replace(study.settings, steps=7))
+    assert Study(replace(study.settings, steps=7)).begun_here
+
+
+def test_a_withdrawn_study_leaves_nothing_and_one_with_trials_or_another_driver_stays(study):
+    other = open_study("s")
+    other.withdraw()  # it was not begun there
+    with other.driving():
+        study.withdraw()
+    assert open_study("s").settings == study.settings
+    study.withdraw()
+    assert not Path("studies").exists()
+    used = Study(study.settings)
+    used.ask(1)
+    used.withdraw()
+    assert len(open_study("s").trials) == 1
+
+
+def test_reading_a_study_takes_no_lock_and_writes_nothing(study):
+    study.ask(1)
+    shutil.rmtree(study.folder / ".drivers")
+    assert len(open_study("s").trials) == 1
+    assert [path.name for path in study.folder.iterdir()] == ["study.db"]
+
+
+def test_a_setting_of_a_later_version_is_named(study):
+    study.optuna.set_user_attr("settings", study.settings.to_json() | {"momentum": 1})
+    with pytest.raises(StudyError, match="setting momentum is unknown here: .* a later version"):
+        open_study("s")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "a\\b", ".hidden", "", " ", "a\nb", "n" * 101])
+def test_a_name_that_is_no_folders_name_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match="name = .*must be a folder's name"):
+        Settings(name=name, space="demo")
+    with pytest.raises(StudyError, match="there is none in studies/"):
+        open_study(name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("spec", ["s", "studies/s", "studies/s/", "./studies/s"])
+def test_a_study_is_opened_by_its_name_or_by_what_the_shell_completes(study, spec):
+    assert open_study(spec).settings.name == "s"
+    assert Settings(name="t", space="demo", from_study=spec).from_study == "s"
 
 
 def test_the_budget_counts_finished_trials_and_no_arch_is_handed_out_twice(study):
@@ -160,6 +233,7 @@ def test_a_study_of_an_earlier_version_lacks_newer_settings_and_still_opens(stud
     del stored["early_stopping"]
     study.optuna.set_user_attr("settings", stored)
     assert open_study("s").settings == study.settings
+    study.ask(1)
     with pytest.raises(StudyError, match="early_stopping = True"):
         Study(replace(study.settings, early_stopping=True))
 
@@ -198,7 +272,80 @@ def test_a_limit_that_no_arch_is_under_ends_the_search_with_the_limit(tmp_path, 
 
 
 def test_another_sampler_or_limit_under_the_same_name_is_refused_and_more_polish_is_not(study):
+    study.ask(1)
     for other in ({"sampler": "tpe"}, {"max_mj": 3}):
         with pytest.raises(StudyError, match="but it was begun with"):
             Study(replace(study.settings, **other))
     assert Study(replace(study.settings, polish=10)).settings.polish == 10
+
+
+def is_free(study):
+    """Whether another driver could take the study's lock now."""
+    with open(study.folder / ".drivers" / "all") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+class Proposes(RandomSampler):
+    """A model that takes its time: ``meanwhile`` happens while it thinks."""
+
+    def __init__(self, proposals, meanwhile):
+        super().__init__(0)
+        self.proposals, self.meanwhile = proposals, meanwhile
+
+    def infer_relative_search_space(self, study, trial):
+        return distributions(load_space("prim"))
+
+    def sample_relative(self, study, trial, search_space):
+        self.meanwhile()
+        return self.proposals.pop(0)
+
+
+def test_a_model_is_asked_outside_of_the_lock_and_again_where_another_driver_was_first(
+    study, monkeypatch
+):
+    other, (first, second) = open_study("s"), list(study.space.grid())[:2]
+    taken, free = [], []
+
+    def meanwhile():
+        free.append(is_free(study))
+        if not taken:
+            other.optuna.enqueue_trial(first)
+            taken.append(other.ask(5))
+
+    sampler = Proposes([first, second], meanwhile)
+    monkeypatch.setattr("nas_kd.study.make_sampler", lambda *given: sampler)
+    number, arch = study.ask(5)
+    assert taken[0][1] == study.space.arch(first)
+    assert arch == study.space.arch(second)
+    assert study.trials[number].params == second
+    assert free == [True, True]
+
+
+def test_files_are_copied_outside_of_the_lock_and_a_trial_taken_for_dead_meanwhile_stays_so(
+    study, monkeypatch
+):
+    free = []
+
+    def slow(trial, *given):
+        free.append(is_free(study))
+        if trial.number:
+            study.reap()
+        attach(trial, *given)
+
+    monkeypatch.setattr("nas_kd.study.attach", slow)
+    first, second = (study.ask(5)[0] for _ in range(2))
+    assert study.tell(first, Outcome([1.0, 1.0])) == TrialState.COMPLETE
+    assert study.tell(second, Outcome([1.0, 1.0])) == TrialState.FAIL
+    assert free == [True, True]
+
+
+def test_the_budget_holds_while_several_drivers_propose(study):
+    others = [open_study("s") for _ in range(4)]
+    with ThreadPoolExecutor(4) as drivers:
+        asked = list(drivers.map(lambda one: one.ask(3), others))
+    assert sum(one is not None for one in asked) <= 3
+    assert len(study.trials) == 3

@@ -2,6 +2,7 @@
 
 import gc
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +213,16 @@ def test_a_pool_in_use_is_not_dropped(tmp_path, recipe):
     del pool
     assert drop(cache) > 1e6
     assert pools(cache) == []
+
+
+def test_two_that_drop_at_once_drop_every_pool_and_count_it_once(tmp_path):
+    for i in range(60):
+        (tmp_path / f"{i}").mkdir()
+        for name in (MANIFEST, "x.npy", "y.npy"):
+            (tmp_path / f"{i}" / name).write_bytes(b"x" * 100)
+    with ThreadPoolExecutor(2) as both:
+        freed = list(both.map(drop, [tmp_path] * 2))
+    assert (sum(freed), pools(tmp_path)) == (60 * 300, [])
 
 
 def test_a_pool_that_is_gone_is_a_clear_error(tmp_path):

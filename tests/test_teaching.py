@@ -149,7 +149,7 @@ def test_a_folder_of_two_families_is_not_guessed_at(trained: Path, tmp_path: Pat
             "--width 8: the arch file arch.json says its own",
         ),
         (("--arch", "mbt2018", "--eval-data", "nowhere"), "'nowhere' is no folder"),
-        (("--arch", "mbt2018", "--lr", "0"), "lr = 0.0: must be positive"),
+        (("--arch", "mbt2018", "--lr", "0"), "lr = 0.0: must be a number above 0"),
     ],
 )
 def test_a_training_that_cannot_start_says_why(words, says, tmp_path, monkeypatch, capsys):

@@ -204,9 +204,9 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"steps": -1}, "steps = -1: must be at least 0"),
-        ({"steps": 1, "batch": 0}, "batch = 0: must be at least 1"),
-        ({"steps": 1, "lr": 0.0}, "lr = 0.0: must be positive"),
+        ({"steps": -1}, "steps = -1: must be a whole number of at least 0"),
+        ({"steps": 1, "batch": 0}, "batch = 0: must be a whole number of at least 1"),
+        ({"steps": 1, "lr": 0.0}, "lr = 0.0: must be a number above 0"),
     ],
 )
 def test_a_recipe_that_breaks_a_rule_is_refused(given: dict, message: str):

@@ -14,7 +14,7 @@ from nas_kd.student import Student
 from nas_kd.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teacher import VariableRateTeacher, load_teacher
 from nas_kd.train import Recipe
-from nas_kd.warmup import CARD, built_in, load_shared, sandwich, warm_up
+from nas_kd.warmup import CARD, SHARED, built_in, load_shared, sandwich, warm_up
 
 torch.set_num_threads(1)
 LMBDAS = (0.0067, 0.025)
@@ -88,6 +88,16 @@ def test_a_warm_up_is_done_once(tmp_path, pool):
     folder = warm(tmp_path, pool, Recipe(2, batch=2))
     assert warm(tmp_path, pool, Recipe(2, batch=2), stop_at(1)) == folder
     assert warm(tmp_path, pool, Recipe(3, batch=2)) != folder
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("file", [SHARED, CARD])
+def test_shared_weights_that_went_bad_are_trained_again(tmp_path, pool, file):
+    folder = warm(tmp_path, pool, Recipe(0, batch=2))
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    assert warm(tmp_path, pool, Recipe(0, batch=2)) == folder
+    assert (folder / file).read_bytes() == whole
 
 
 @pytest.mark.thorough

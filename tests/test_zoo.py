@@ -1,8 +1,12 @@
 """Teachers from files in the format that CompressAI serves, built here from untrained models."""
 
+import argparse
 import hashlib
 import json
+import shutil
 import sys
+from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +113,7 @@ def test_a_student_is_distilled_from_a_zoo_file(
 ):
     (tmp_path / "arch.toml").write_text(ARCH)
     words = ["distill", "--arch", "arch.toml", "--out", "student", "--steps", "2", "--crops", "16"]
-    words += ["--teacher", "bmshj2018-hyperprior:1", "--weights", "zoo"]
+    words += ["--json", "--teacher", "bmshj2018-hyperprior:1", "--weights", "zoo"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys, "argv", ["nas-kd", *words, "--data", pictures, "--eval-data", pictures]
@@ -298,15 +302,64 @@ def test_a_file_that_holds_no_codec_is_refused(tmp_path: Path, content, message:
     assert "\n" not in str(caught.value)
 
 
-def test_code_in_a_file_is_not_run(tmp_path: Path):
-    class Trap:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "sprung",))
+class Trap:
+    """Runs code in whoever unpickles it."""
 
-    torch.save({"state_dict": Trap()}, tmp_path / "trap.pth.tar")
-    with pytest.raises(TeacherError, match="cannot be loaded as weights"):
-        load_teacher(str(tmp_path / "trap.pth.tar"), lmbda=0.01)
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
+class Kept(dict):
+    """What a trainer of one's own keeps beside the weights."""
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path):
+    (tmp_path / "there").touch()
+    state = untrained("bmshj2018-hyperprior", 8, 16).state_dict()
+    copies = Trap(shutil.copyfile, str(tmp_path / "there"), str(tmp_path / "sprung"))
+    touches = Trap(Path.touch, tmp_path / "sprung")
+    for held, says in (
+        ({"state_dict": touches}, "cannot be left out"),
+        ({"state_dict": copies}, "holds no state dict"),
+        ({"state_dict": state, "other": Kept(a=1)}, "cannot be left out .*; save its state dict"),
+        ({"state_dict": state, "other": copies}, None),
+    ):
+        torch.save(held, tmp_path / "trap.pth.tar")
+        with pytest.raises(TeacherError, match=says) if says else nullcontext():
+            load_teacher(str(tmp_path / "trap.pth.tar"), lmbda=0.01)
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {},
+        {"args": argparse.Namespace(lmbda=0.01), "best": Path("best.pth")},
+        {"loss": np.float64(1.2), "seen": np.arange(3), "when": datetime(2026, 1, 1)},
+    ],
+)
+def test_whole_weights_are_read_whatever_is_in_their_names_or_beside_them(
+    tmp_path: Path, prefix: str, beside: dict
+):
+    model = untrained("bmshj2018-hyperprior", 8, 16)
+    state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state} | beside, tmp_path / "own.pth.tar")
+    teacher = load_teacher(str(tmp_path / "own.pth.tar"), lmbda=0.01)
+    for name, tensor in teacher.members[0].state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named_at_load(tmp_path: Path, value: float):
+    state = untrained("bmshj2018-hyperprior", 8, 16).state_dict()
+    state["g_a.0.weight"][0, 0, 0, 0] = value
+    torch.save(state, tmp_path / "own.pth.tar")
+    with pytest.raises(TeacherError, match="own.pth.tar: g_a.0.weight holds NaN or infinite"):
+        load_teacher(str(tmp_path / "own.pth.tar"), lmbda=0.01)
 
 
 def test_another_architecture_under_a_zoo_name_is_refused(tmp_path: Path):
@@ -332,7 +385,7 @@ def test_missing_weights_name_the_ways_out_and_two_candidates_are_not_guessed_am
         "--weights DIR",
         "nas-kd teacher train",
         "--teacher mini",
-        "mbt2018-2-43b70cdd.pth.tar",
+        "mbt2018-2-HASH.pth.tar",
     ):
         assert way in line
     serve(zoo, "bmshj2018-hyperprior-1", untrained("bmshj2018-hyperprior", 9, 16))
@@ -362,6 +415,7 @@ def test_the_paper_form_without_adapters_reaches_a_student(
         space="demo",
         teacher="bmshj2018-hyperprior:1",
         weights=str(zoo),
+        init="scratch",
         steps=2,
         crops=16,
         crop_size=64,

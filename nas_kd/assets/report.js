@@ -222,6 +222,7 @@ function pictures() {
   options($("shot-picture"), distinct("picture").map((name) => [name, name]));
   options($("shot-level"), distinct("level").map((level) => [level, `level ${level}`]));
   for (const id of ["shot-trial", "shot-picture", "shot-level"]) $(id).onchange = compare;
+  $("shot-level").value = String(page.opens.level);
   $("slide").oninput = () => $("compare").style.setProperty("--cut", $("slide").value + "%");
   compare();
 }
@@ -233,5 +234,5 @@ $("pick").onchange = () => choose(Number($("pick").value), false);
 $("csv").onclick = download;
 pictures();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-const first = page.trials.find((trial) => trial.front) ?? page.trials[0];
+const first = byNumber.get(page.opens.trial) ?? page.trials[0];
 if (first) choose(first.number, false); else draw();
