@@ -111,8 +111,8 @@ def evaluate(student: Student | str | Path, data: str = "builtin") -> Measured:
 
 
 def measure(path: str | Path, quick: bool = False) -> dict[str, Any]:
-    """MACs, memory, latency and energy of a student's folder or an arch file, beside ``mini``'s.
+    """MACs, memory, latency and energy of a student's folder, an arch file or a teacher, beside ``mini``'s.
 
     As ``nas-kd measure --json`` prints them; a figure that could not be measured is null with its reason.
     """
-    return measure_codec(Path(path), quick)
+    return measure_codec(path, quick)

@@ -15,6 +15,7 @@ from nas_kd.errors import UsageError
 
 if TYPE_CHECKING:
     from nas_kd.data import ImageSet
+    from nas_kd.evaluate import Measured
     from nas_kd.imagefile import Image8
     from nas_kd.rate import Sought
     from nas_kd.student import Student
@@ -28,25 +29,35 @@ app = typer.Typer()
 
 @app.command(name="eval")
 def evaluate(
-    student: Annotated[Path, typer.Argument(help="folder of a student")],
-    data: Annotated[str, typer.Option(help="builtin or a folder of pictures")] = "builtin",
+    student: Annotated[
+        str,
+        typer.Argument(
+            metavar="CODEC", help="folder of a student, or a teacher such as cheng2020:3"
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(help="builtin, a set by name, or a folder of pictures")
+    ] = "builtin",
     versus: Annotated[
         str, typer.Option(help="classical codecs, by comma: jpeg, jpeg2000, webp, avif, jpegxl")
     ] = "",
+    weights: Annotated[
+        str | None, typer.Option(help="folder of CompressAI's zoo files [default: torch hub's]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rate and distortion of a student by real bitstreams, and BD-rates against classical codecs.
+
+    Rates of CompressAI's models are estimated by likelihoods, which is said.
 
     Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif
     """
     from nas_kd.baselines import check_names, compare, in_words
     from nas_kd.data import open_images
-    from nas_kd.evaluate import evaluate_real
-    from nas_kd.weights import load_student
 
     names = check_names([name.strip() for name in versus.split(",") if name.strip()])
     images = open_images(data, "eval")
-    measured = evaluate_real(load_student(student), images)
+    measured = _evaluated(student, weights, images)
     curve = measured.curve()
     against = {name: compare(name, images, curve) for name in names}
     if as_json:
@@ -54,10 +65,29 @@ def evaluate(
         print(json.dumps(described | ({"versus": against} if names else {})))
         return
     _tell_images(images)
+    unit = "bpp" if measured.kind == "bpp" else "bpp, estimated"
     for level, (rate, quality) in enumerate(zip(curve.bpp, curve.psnr_db, strict=True), start=1):
-        print(f"level {level}: {rate:.4f} bpp, {quality:.2f} dB")
+        print(f"level {level}: {rate:.4f} {unit}, {quality:.2f} dB")
     for name, found in against.items():
         print(f"BD-rate against {name}: {in_words(found)}")
+
+
+def _evaluated(codec: str, weights: str | None, images: ImageSet) -> Measured:
+    """By real bitstreams; by likelihoods where it is CompressAI's, some of which take seconds a picture to decode."""
+    from nas_kd.evaluate import evaluate, evaluate_real
+    from nas_kd.served import BUILT_IN, is_built_in, is_compressai
+    from nas_kd.weights import load_student
+
+    if not is_compressai(codec):
+        folder = BUILT_IN / codec if is_built_in(codec) else Path(codec)
+        return evaluate_real(load_student(folder), images)
+    from nas_kd.passes import best_device
+    from nas_kd.student import LMBDAS
+    from nas_kd.teacher import load_teacher
+
+    # For which lambda a file was trained plays no part here.
+    teacher = load_teacher(codec, weights, LMBDAS[0] if Path(codec).is_file() else None)
+    return evaluate(teacher.to(best_device()), images, best_device())
 
 
 def _tell_images(images: ImageSet) -> None:

@@ -29,22 +29,32 @@ def doctor() -> None:
 @app.command()
 def measure(
     codec: Annotated[
-        Path,
-        typer.Argument(metavar="STUDENT_OR_ARCH", help="a student's folder, or an arch file"),
+        str,
+        typer.Argument(
+            metavar="CODEC",
+            help="a student's folder, an arch file, or a teacher such as cheng2020:3",
+        ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="shorter windows, fewer runs")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print JSON, a line for each model")
+    ] = False,
 ) -> None:
     """MACs, memory, latency and energy on this machine, beside the built-in teacher's.
 
     Example: nas-kd measure students/trial-0003 --quick
     """
-    require_there(codec)
-    from nas_kd.measure import in_lines, measure_codec
+    from nas_kd.served import is_built_in, zoo_qualities
 
-    figures = measure_codec(codec, quick)
-    for line in [json.dumps(figures)] if as_json else in_lines(figures):
-        print(line)
+    if zoo_qualities(codec) is None and not is_built_in(codec):
+        require_there(Path(codec))
+    from nas_kd.measure import in_lines, measured
+    from nas_kd.subject import subjects
+
+    for one in subjects(codec):
+        figures = measured(one, quick)
+        for line in [json.dumps(figures)] if as_json else in_lines(figures):
+            print(line, flush=True)
 
 
 @app.command()

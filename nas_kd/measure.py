@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from nas_kd.codec_energy import (
-    EXCLUDED,
     as_frame,
     energy_of,
     energy_ratio,
@@ -19,6 +18,7 @@ from nas_kd.codec_energy import (
 from nas_kd.cost import DECODER, ENCODER, count
 from nas_kd.data import open_images
 from nas_kd.energy import FULL, QUICK, Mode
+from nas_kd.errors import UsageError
 from nas_kd.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
 from nas_kd.meters import Meter, find_meter
 from nas_kd.passes import (
@@ -39,55 +39,55 @@ from nas_kd.passes import (
 )
 from nas_kd.reading import Reading
 from nas_kd.served import BUILT_IN
-from nas_kd.space import load_arch
 from nas_kd.student import Student
-from nas_kd.weights import load_student, ready
+from nas_kd.subject import Subject, subjects
+from nas_kd.weights import load_student
 
 TEACHER = "mini"
-UNTRAINED = "the weights are untrained, and how long entropy coding takes depends on them"
 
 
-def load_codec(path: Path) -> tuple[Student, bool]:
-    """A student's folder, or an arch file; and whether its weights are trained.
+def measure_codec(spec: str | Path, quick: bool = False) -> dict[str, Any]:
+    """Everything that ``nas-kd measure`` reports of one codec, as JSON can hold it.
 
-    Raises:
-        UsageError: it is neither.
+    Raises UsageError where a name stands for several.
     """
-    if path.suffix in (".toml", ".json") and path.is_file():
-        torch.manual_seed(0)
-        return ready(Student(load_arch(path))), False
-    return load_student(path), True
+    found = subjects(str(spec))
+    if len(found) > 1:
+        raise UsageError(
+            f"{spec}: stands for {len(found)} models ({'; '.join(one.arch for one in found)}); name one, "
+            f"such as {spec}:1"
+        )
+    return measured(found[0], quick)
 
 
-def measure_codec(path: Path, quick: bool = False) -> dict[str, Any]:
-    """Everything that ``nas-kd measure`` reports, as JSON can hold it."""
-    student, trained = load_codec(path)
-    cost = count(student)
-    device = best_device()
+def measured(subject: Subject, quick: bool = False) -> dict[str, Any]:
+    """The figures of a codec on this machine."""
+    model, device = subject.model, best_device()
+    cost = count(model)
     teacher = load_student(BUILT_IN / TEACHER).to(device)
     frames = [noise_frame(device)]
-    student.to(device)
-    own, others = passes(student, frames), passes(teacher, frames)
+    model.to(device)
+    own, others = subject.passes(frames), passes(teacher, frames)
     with in_use(device).exclusive():
         latency = _latency(own, others, device, quick)
         energy = _energy(own, others, device, QUICK if quick else FULL)
-        memory = memory_bytes(student, own)
-    coding = _coding(student.cpu(), quick) if trained else _none(UNTRAINED)
+        memory = memory_bytes(model, own)
+    uncoded = subject.uncoded
     return {
-        "codec": str(path),
-        "arch": str(student.arch),
-        "arch_key": student.arch.key,
-        "trained": trained,
+        "codec": subject.name,
+        "arch": subject.arch,
+        "arch_key": subject.arch_key,
+        "trained": subject.trained,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "torch": torch.__version__,
         "numerics": numerics(device),
         "frame": list(FRAME),
         "teacher": TEACHER,
-        "excluded": EXCLUDED,
+        "excluded": subject.excluded,
         "cost": cost.to_json(),
         "memory_bytes": memory,
         "latency": latency,
-        "entropy_coding": coding,
+        "entropy_coding": _coding(model.cpu(), quick) if uncoded is None else _none(uncoded),
         "energy": energy,
     }
 
@@ -202,7 +202,7 @@ def in_lines(figures: dict[str, Any]) -> list[str]:
         f"codec:       {figures['codec']} ({'trained' if figures['trained'] else 'untrained'})",
         f"arch:        {figures['arch']}",
         f"device:      {figures['device']}, torch {figures['torch']}, {figures['numerics']}",
-        f"frame:       {FRAME[3]}x{FRAME[2]}, {MEGAPIXELS:.3f} Mpx; not in it: {EXCLUDED}",
+        f"frame:       {FRAME[3]}x{FRAME[2]}, {MEGAPIXELS:.3f} Mpx; not in it: {figures['excluded']}",
         f"parameters:  {cost['parameters']:,}",
         f"MACs:        {cost['gmac']:.3f} G, {cost['kmac_per_px']:.2f} k/px; "
         f"encoder {cost['encoder_macs'] / 1e9:.3f} G, decoder {cost['decoder_macs'] / 1e9:.3f} G",

@@ -54,12 +54,25 @@ def zoo_qualities(spec: str) -> tuple[str, list[int]] | None:
     return name, [int(quality)] if colon else list(range(1, ZOO_QUALITIES + 1))
 
 
+def is_built_in(spec: str) -> bool:
+    """Whether that is the name of a teacher that comes with nas-kd."""
+    return any(spec == folder.name for folder in BUILT_IN.iterdir())
+
+
+def is_compressai(spec: str) -> bool:
+    """Whether that is a zoo name, or a file or folder of CompressAI's models; whether they are there is not asked."""
+    path = Path(spec)
+    if path.is_dir():
+        return any(None not in file_says(file) for file in path.glob("*.pth.tar"))
+    return path.is_file() or zoo_qualities(spec) is not None
+
+
 def require_at_hand(spec: str, weights: str | None) -> None:
     """Raise TeacherError, naming all that is missing and the ways out, where a teacher cannot be had."""
     asked = zoo_qualities(spec)
     if asked is not None:
         require_files(*asked, weights)
-    elif not any(spec == folder.name for folder in BUILT_IN.iterdir()) and not Path(spec).exists():
+    elif not is_built_in(spec) and not Path(spec).exists():
         known = ", ".join(["mini", *ALIASES, *ZOO_NAMES])
         raise TeacherError(
             f"teacher '{spec}': neither a folder, nor a file, nor one of {known}; give one of these"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluate import StudentCodec, spent
-from nas_kd.served import BUILT_IN, ZOO_QUALITIES, require_at_hand, zoo_qualities
+from nas_kd.served import BUILT_IN, ZOO_QUALITIES, is_built_in, require_at_hand, zoo_qualities
 from nas_kd.student import LMBDAS, Student
 from nas_kd.weights import load_student, weights_digest
 from nas_kd.zoo import Member, family_members, load_member, zoo_member
@@ -260,7 +260,7 @@ def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
     if weights is None:
         fetch_lacking(spec)
     require_at_hand(spec, weights)
-    if any(spec == folder.name for folder in BUILT_IN.iterdir()):
+    if is_built_in(spec):
         return VariableRateTeacher(spec, load_student(BUILT_IN / spec))
     if asked := zoo_qualities(spec):
         return _from_zoo(*asked, weights)

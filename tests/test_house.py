@@ -64,6 +64,7 @@ ORDER = (
         "inherit",
         "families",
         "warmup",
+        "subject",
         "measure",
         "gate",
         "trial",
