@@ -58,7 +58,7 @@ def cluster(tmp_path):
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log)}
     env |= {"SLURM_JOB_NODELIST": "node[7-9]", "SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_ID": "41"}
     env |= {"SLURM_CPUS_PER_TASK": "8", "NAS_KD_SLURM_WAIT_S": "0"}
-    return log, env | {"SEARCH_S": "0", "SEARCH_CODE": "0"}
+    return log, env | {"SEARCH_S": "0.3", "SEARCH_CODE": "0"}
 
 
 def test_the_script_makes_one_ray_of_all_nodes_and_one_search(cluster):
@@ -73,8 +73,10 @@ def test_the_script_makes_one_ray_of_all_nodes_and_one_search(cluster):
         f"srun --nodes=1 --ntasks=1 --nodelist=node7 {ray} --head --port=20041",
         f"srun --nodes=2 --ntasks=2 --exclude=node7 {ray} --address=node7:20041",
     ]
-    assert said[-1] == "nas-kd search --teacher cheng2020 --name with space --address node7:20041"
-    assert said.index(starts[1]) > max(i for i, x in enumerate(said) if x.startswith("ray status"))
+    search = "nas-kd search --teacher cheng2020 --name with space --address node7:20041"
+    assert [line for line in said if line.startswith("nas-kd")] == [search]
+    last_look = max(i for i, line in enumerate(said) if line.startswith("ray status"))
+    assert said.index(starts[0]) < last_look < min(said.index(starts[1]), said.index(search))
 
 
 def test_the_searchs_exit_code_is_the_jobs(cluster):
