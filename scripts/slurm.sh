@@ -21,7 +21,8 @@ set -euo pipefail
 
 # On compute nodes nothing is fetched: what is lacking is said, with the command that fetches it elsewhere.
 export NAS_KD_FETCH="${NAS_KD_FETCH:-never}"
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes[0]}
 # Jobs that share a machine have ports of their own.
 port=$((20000 + SLURM_JOB_ID % 20000))
 address="$head:$port"
@@ -44,10 +45,13 @@ if ((SLURM_JOB_NUM_NODES > 1)); then
     on "$((SLURM_JOB_NUM_NODES - 1))" --exclude="$head" --address="$address"
 fi
 
+search="" stopped=false
+trap 'stopped=true; [ -z "$search" ] || kill -TERM "$search"' TERM
 nas-kd search "$@" --address "$address" &
 search=$!
-stopped=false
-trap 'stopped=true; kill -TERM "$search"' TERM
+if $stopped; then # the signal came just before there was something to stop
+    kill -TERM "$search"
+fi
 code=0
 wait "$search" || code=$?
 if $stopped; then

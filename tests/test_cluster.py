@@ -16,12 +16,14 @@ import pytest
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SLURM, DOCKERFILE = SCRIPTS / "slurm.sh", SCRIPTS / "Dockerfile"
 STAND_IN = """#!/bin/bash
-echo "$(basename "$0") $*" >> "$LOG"
-case "$(basename "$0") $1" in
+name=$(basename "$0")
+trap 'kill $(jobs -p) 2>/dev/null; exit 130' TERM
+echo "$name $*" >> "$LOG"
+case "$name $1" in
     "scontrol show") printf 'node7\\nnode8\\nnode9\\n' ;;
     srun*) exec sleep 60 ;;
-    "ray status") [ "$(grep -c '^ray status' "$LOG")" -ge 3 ] ;;
-    nas-kd*) trap 'exit 130' TERM; sleep "$SEARCH_S" & wait; exit "$SEARCH_CODE" ;;
+    "ray status") grep -q head "$LOG" && [ "$(grep -c '^ray status' "$LOG")" -ge 3 ] ;;
+    nas-kd*) sleep "$SEARCH_S" & wait; exit "$SEARCH_CODE" ;;
 esac
 """
 
@@ -88,11 +90,10 @@ def test_the_searchs_exit_code_is_the_jobs(cluster):
 def test_at_its_time_limit_the_search_stops_and_the_job_lines_up_again(cluster):
     log, env = cluster
     with subprocess.Popen(["bash", str(SLURM)], env=env | {"SEARCH_S": "30"}) as job:
-        while "nas-kd" not in (log.read_text() if log.exists() else ""):
+        while job.poll() is None and "nas-kd" not in (log.read_text() if log.exists() else ""):
             time.sleep(0.02)
-        time.sleep(0.3)
         job.send_signal(signal.SIGTERM)  # as --signal=B:TERM@120 does
-        assert job.wait(10) == 130
+        assert job.wait(60) == 130
     assert log.read_text().splitlines()[-1] == "scontrol requeue 41"
 
 
