@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -254,6 +255,27 @@ def test_a_broken_fetch_of_a_set_goes_on_and_fetches_nothing_twice(site, monkeyp
     assert run(monkeypatch, "fetch", "pair", "--yes") == 0
     assert "there already" in capsys.readouterr().out
     assert (picture_sets.home() / "pair" / "one.png").read_bytes() == one
+
+
+def test_a_fetch_that_is_killed_goes_on_where_it_was(site):
+    whole = site.files["one.png"] = np.random.default_rng(5).bytes(1_000_000)
+    was, text = PICTURES["one.png"], picture_sets.own_file().read_text()
+    text = text.replace(f"bytes = {len(was)}", f"bytes = {len(whole)}", 1)
+    picture_sets.own_file().write_text(text.replace(sha256(was), sha256(whole)))
+    site.piece, site.pause_s = 20_000, 0.02
+    words = [sys.executable, "-c", "from nas_kd.cli import main; main()", "fetch", "pair", "--yes"]
+    part = picture_sets.home() / ".pair" / ".one.png.part"
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as killed:
+        while killed.poll() is None and (not part.exists() or part.stat().st_size < 100_000):
+            time.sleep(0.01)
+        killed.kill()
+    had = part.stat().st_size
+    assert 100_000 <= had < len(whole)
+    site.asked.clear()
+    site.pause_s = 0
+    assert subprocess.run(words, capture_output=True).returncode == 0
+    assert ("one.png", f"bytes={had}-") in site.asked
+    assert (picture_sets.home() / "pair" / "one.png").read_bytes() == whole
 
 
 def test_a_set_may_be_fetched_to_another_place(site, home, monkeypatch, capsys):
