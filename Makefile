@@ -16,10 +16,11 @@ test: $(BIN)/nas-kd   ## the default suite
 thorough: $(BIN)/nas-kd   ## the longer half of the tests, which `make test` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "thorough and not slow and not gpu and not network"
 
-lint: $(BIN)/nas-kd   ## style and types
+lint: $(BIN)/nas-kd   ## style, types, and what may import what
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: $(BIN)/nas-kd   ## the pages, in build/docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs

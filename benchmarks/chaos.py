@@ -122,7 +122,7 @@ def start(folder: Path, options: Any, budget: int) -> psutil.Popen:
     paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     with open(folder / "log", "a") as log:
         return psutil.Popen(
-            [sys.executable, "-c", "from nas_kd.cli import main; main()", *words],
+            [sys.executable, "-c", "from nas_kd.cli.main import main; main()", *words],
             cwd=folder,
             stdout=log,
             stderr=log,

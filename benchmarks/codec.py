@@ -35,13 +35,13 @@ from PIL import Image
 
 SMALL, LARGE = (512, 768), (4000, 6000)
 LEVEL = 3
-MINI = Path(__file__).parents[1] / "nas_kd/teachers/mini"
+MINI = Path(__file__).parents[1] / "nas_kd/assets/teachers/mini"
 Codec = tuple[Callable[[np.ndarray], bytes], Callable[[bytes], np.ndarray]]
 
 
 def picture(data: str, shape: tuple[int, int]) -> np.ndarray:
     """Photographs side by side, cut to a shape."""
-    from nas_kd.data import open_images
+    from nas_kd.data.images import open_images
 
     images = open_images(data, "eval")
     rows, width = [], shape[1]
@@ -57,8 +57,8 @@ def picture(data: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def student_codec(folder: str) -> Codec:
-    from nas_kd.bitstream import decode, encode
-    from nas_kd.weights import load_student
+    from nas_kd.codec.bitstream import decode, encode
+    from nas_kd.codec.checkpoint import load_student
 
     student = load_student(folder)
     level = min(LEVEL, student.levels)
@@ -66,7 +66,7 @@ def student_codec(folder: str) -> Codec:
 
 
 def classical_codec(name: str, options: dict[str, Any]) -> Codec:
-    from nas_kd.baselines import CODECS
+    from nas_kd.evaluation.classical import CODECS
 
     def encode(image: np.ndarray) -> bytes:
         buffer = io.BytesIO()
@@ -84,8 +84,8 @@ def make(spec: dict[str, Any]) -> Codec:
 
 def nearest(name: str, image: np.ndarray, wanted_db: float) -> dict[str, Any]:
     """The options of a classical codec whose PSNR is nearest to ``wanted_db``."""
-    from nas_kd.baselines import CODECS
-    from nas_kd.evaluate import psnr_db
+    from nas_kd.data.metrics import psnr_db
+    from nas_kd.evaluation.classical import CODECS
 
     def far(options: dict[str, Any]) -> float:
         encode, decode = classical_codec(name, options)
@@ -102,7 +102,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def small_picture(specs: dict[str, dict[str, Any]], image: np.ndarray, rounds: int) -> dict:
     """bpp, PSNR and median times, codec by codec within each round."""
-    from nas_kd.evaluate import psnr_db
+    from nas_kd.data.metrics import psnr_db
 
     codecs = {name: make(spec) for name, spec in specs.items()}
     seconds: dict[str, dict[str, list[float]]] = {n: {"encode": [], "decode": []} for n in codecs}
@@ -123,8 +123,8 @@ def small_picture(specs: dict[str, dict[str, Any]], image: np.ndarray, rounds: i
 
 def entropy_share(folder: str, image: np.ndarray, rounds: int) -> dict[str, float]:
     """Entropy decoding (with exact arithmetic and z) beside the whole of decoding, interleaved."""
-    from nas_kd import bitstream
-    from nas_kd.weights import load_student
+    from nas_kd.codec import bitstream
+    from nas_kd.codec.checkpoint import load_student
 
     student = load_student(folder)
     shares = {}
@@ -143,8 +143,8 @@ def entropy_share(folder: str, image: np.ndarray, rounds: int) -> dict[str, floa
 
 def teacher(image: np.ndarray) -> dict[str, float]:
     """CompressAI's cheng2020-anchor, its own entropy coding, one run."""
-    from nas_kd.data import to_tensor
-    from nas_kd.lic import CompressionModel  # noqa: F401  the light import goes first
+    from nas_kd.codec.compressai_light import CompressionModel  # noqa: F401  the light import goes first
+    from nas_kd.data.images import to_tensor
 
     from compressai.zoo import cheng2020_anchor  # isort: skip
 
@@ -175,7 +175,7 @@ def peak_of(work: Callable[[], Any]) -> tuple[float, float, Any]:
 
 def once(spec: dict[str, Any], data: str, shape: tuple[int, int]) -> dict[str, Any]:
     """Peaks and times of one picture; the picture itself is held before and not counted."""
-    from nas_kd.evaluate import psnr_db
+    from nas_kd.data.metrics import psnr_db
 
     encode, decode = make(spec)
     image = picture(data, shape)
@@ -200,8 +200,8 @@ def apart(spec: dict[str, Any], data: str, shape: tuple[int, int]) -> dict[str, 
 
 
 def specs_of(folders: list[str], image: np.ndarray) -> dict[str, dict[str, Any]]:
-    from nas_kd.baselines import CODECS, lacking
-    from nas_kd.evaluate import psnr_db
+    from nas_kd.data.metrics import psnr_db
+    from nas_kd.evaluation.classical import CODECS, lacking
 
     specs: dict[str, dict[str, Any]] = {Path(f).name: {"folder": f} for f in folders}
     encode, decode = make(specs[next(iter(specs))])

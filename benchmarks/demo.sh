@@ -9,7 +9,7 @@ nas-kd report demo --out "$out/report.html"
 nas-kd export demo --out "$out/students" | tee "$out/students.txt"
 student=$(head -n 1 "$out/students.txt") # the front comes in the order of its BD-rates: the best first
 python -c "
-import sys; from pathlib import Path; from nas_kd.data import photograph
+import sys; from pathlib import Path; from nas_kd.data.images import photograph
 Path(sys.argv[1]).write_bytes(photograph('scikit-image/chelsea.png'))" "$out/photograph.png"
 nas-kd compress "$out/photograph.png" "$out/photograph.nkd" --student "$student" --level 3 --overwrite
 nas-kd decompress "$out/photograph.nkd" "$out/restored.png" --student "$student" --overwrite

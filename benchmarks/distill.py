@@ -44,24 +44,31 @@ from loops import (
 )
 from PIL import Image
 
-from nas_kd.artifacts import illustrate
-from nas_kd.codec_energy import energy_of
-from nas_kd.cost import count
-from nas_kd.data import open_images
-from nas_kd.distill import CONTROL, Weights
-from nas_kd.energy import QUICK
-from nas_kd.evaluate import StudentCodec, evaluate
-from nas_kd.meters import find_meter
-from nas_kd.packing import trials_per_gpu
-from nas_kd.passes import LiveBytes, best_device, gpu_busy_share, in_use, numerics, synchroniser
-from nas_kd.prepare import interval_db
-from nas_kd.reading import Reading
-from nas_kd.space import load_space, prim
-from nas_kd.student import LMBDAS, Student
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
-from nas_kd.trial import Anchor, Task, rd_cost, run_trial
+from nas_kd.cluster.gpu_sharing import trials_per_gpu
+from nas_kd.codec.cost import count
+from nas_kd.codec.space import load_space, prim
+from nas_kd.codec.student import LMBDAS, Student
+from nas_kd.data.images import open_images
+from nas_kd.distillation.loss import CONTROL, Weights
+from nas_kd.distillation.training import Recipe, Run
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.measurement.codec_energy import energy_of
+from nas_kd.measurement.energy import QUICK
+from nas_kd.measurement.meters import find_meter
+from nas_kd.measurement.networks import (
+    LiveBytes,
+    best_device,
+    gpu_busy_share,
+    in_use,
+    numerics,
+    synchroniser,
+)
+from nas_kd.measurement.reading import Reading
+from nas_kd.report.illustrate import illustrate
+from nas_kd.study.prepare import interval_db
+from nas_kd.study.trial import Anchor, Task, rd_cost, run_trial
+from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teachers.teacher import load_teacher
 
 TRIALS = 200
 """Trials that one pass of the teacher serves, where its seconds are spread over them."""

@@ -17,19 +17,26 @@ from pathlib import Path
 import torch
 from scipy.stats import spearmanr
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from fakes import FakeMeter, SimulatedDevice
 
-from nas_kd.codec_energy import energy_of
-from nas_kd.cost import count
-from nas_kd.energy import FULL, QUICK, measure_energy
-from nas_kd.latency import QUICK_RUNS, RUNS, measure_latency
-from nas_kd.meters import find_meter
-from nas_kd.passes import best_device, graph_replay, in_use, noise_frame, passes, synchroniser
-from nas_kd.reading import Reading
-from nas_kd.sensor import Sensor, Trace, find_edges, record
-from nas_kd.space import Arch, load_space, prim
-from nas_kd.student import Student
+from nas_kd.codec.cost import count
+from nas_kd.codec.space import Arch, load_space, prim
+from nas_kd.codec.student import Student
+from nas_kd.measurement.codec_energy import energy_of
+from nas_kd.measurement.counter import Sensor, Trace, find_edges, record
+from nas_kd.measurement.energy import FULL, QUICK, measure_energy
+from nas_kd.measurement.latency import QUICK_RUNS, RUNS, measure_latency
+from nas_kd.measurement.meters import find_meter
+from nas_kd.measurement.networks import (
+    best_device,
+    graph_replay,
+    in_use,
+    noise_frame,
+    passes,
+    synchroniser,
+)
+from nas_kd.measurement.reading import Reading
 
 PRIM_WIDTHS = (16, 32, 48, 64, 96, 128)
 

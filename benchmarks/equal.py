@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from sharing import scene, score, started_from
 
-from nas_kd.data import derived_seed
-from nas_kd.distill import Weights
-from nas_kd.front import hypervolume
-from nas_kd.macs import arch_cost
-from nas_kd.space import Arch, load_space
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
-from nas_kd.warmup import warm_up
-from nas_kd.weights import write_text
+from nas_kd.codec.checkpoint import write_text
+from nas_kd.codec.macs import arch_cost
+from nas_kd.codec.space import Arch, load_space
+from nas_kd.data.images import derived_seed
+from nas_kd.distillation.loss import Weights
+from nas_kd.distillation.training import Recipe, Run
+from nas_kd.study.front import hypervolume
+from nas_kd.supernet.warmup import warm_up
+from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teachers.teacher import load_teacher
 
 RESAMPLES = 1000
 TIMED = 20

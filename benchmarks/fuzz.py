@@ -31,7 +31,7 @@ MEMORY_MIB = 1024
 """What a worker may take beyond what it has when its students are loaded."""
 
 HANG_S = 30
-MINI = Path(__file__).parents[1] / "nas_kd/teachers/mini"
+MINI = Path(__file__).parents[1] / "nas_kd/assets/teachers/mini"
 FIXED_BYTES = 31
 INTERESTING = (0, 1, 2, 63, 64, 65, 255, 1024, 2**16, 2**26, 2**31 - 1, 2**31, 2**32 - 1)
 
@@ -40,9 +40,9 @@ def students() -> list:
     """Two tiny untrained students and the built-in teacher, ready to code."""
     import torch
 
-    from nas_kd.space import Arch, Transform
-    from nas_kd.student import Student
-    from nas_kd.weights import load_student, ready
+    from nas_kd.codec.checkpoint import load_student, ready
+    from nas_kd.codec.space import Arch, Transform
+    from nas_kd.codec.student import Student
 
     side = Transform("unshuffle4", (0, 4, 4), kernel=3)
     made = []
@@ -60,7 +60,7 @@ def seeds_of(student: object) -> list[bytes]:
     """Valid files to start from."""
     import numpy as np
 
-    from nas_kd.bitstream import analyse, write
+    from nas_kd.codec.bitstream import analyse, write
 
     rng = np.random.default_rng(0)
     sizes = ((1, 1), (64, 64), (70, 130))
@@ -113,7 +113,7 @@ def sealed(data: bytes) -> bytes:
 
 def forged(student: object, data: bytes) -> bytes:
     """With the checksum of the latents that it decodes to, where it decodes at all."""
-    from nas_kd import bitstream
+    from nas_kd.codec import bitstream
 
     try:
         header = bitstream._parse(data)
@@ -133,7 +133,7 @@ def forged(student: object, data: bytes) -> bytes:
 
 def work(first: int, last: int, seed: int) -> None:
     """Decode files first to last; a line per file: ``index outcome seconds``."""
-    from nas_kd.bitstream import decode
+    from nas_kd.codec.bitstream import decode
     from nas_kd.errors import BitstreamError
 
     torch_threads()
@@ -242,7 +242,7 @@ def together(earlier: dict, now: dict) -> dict:
 
 
 def main() -> None:
-    from nas_kd.bitstream import VERSION
+    from nas_kd.codec.bitstream import VERSION
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=100_000)

@@ -15,7 +15,7 @@ if compgen -G '.whl/*.whl' >/dev/null; then
     export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-nas_kd() { "$python" -c 'from nas_kd.cli import main; main()' "$@"; }
+nas_kd() { "$python" -c 'from nas_kd.cli.main import main; main()' "$@"; }
 failed=0
 run() { # name, seconds, command: its end is reported and the next part runs all the same
     local name=$1 seconds=$2
@@ -33,7 +33,7 @@ wanted() { [[ " $parts " == *" $1 "* ]]; }
 run machine 120 bash -c 'nvidia-smi; nas_kd doctor'
 wanted tests && run tests "${TESTS_S:-900}" "$python" -m pytest -q -m gpu -p no:cacheprovider
 wanted energy && run energy "${ENERGY_S:-1800}" "$python" benchmarks/energy.py ${QUICK:+--quick}
-wanted speed && run speed 600 bash -c 'nas_kd measure nas_kd/teachers/mini --quick --json'
+wanted speed && run speed 600 bash -c 'nas_kd measure nas_kd/assets/teachers/mini --quick --json'
 wanted speed && run distill "${DISTILL_S:-1200}" "$python" benchmarks/distill.py ${QUICK:+--quick} --out "$out/distill.json"
 wanted train && run train "${TRAIN_S:-1200}" "$python" benchmarks/train_mini.py --out "$out/mini" --steps "${STEPS:-20000}"
 exit $failed

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from nas_kd.distill import Adapters, Batch, Weights, distillation_loss, rate_bpp
-from nas_kd.student import LMBDAS
-from nas_kd.teacher import FixedRateTeacher
-from nas_kd.train import Run
-from nas_kd.zoo import Member
+from nas_kd.codec.student import LMBDAS
+from nas_kd.distillation.loss import Adapters, Batch, Weights, distillation_loss, rate_bpp
+from nas_kd.distillation.training import Run
+from nas_kd.teachers.teacher import FixedRateTeacher
+from nas_kd.teachers.zoo import Member
 
 PAPER = Weights(0.2, 0.2, 0.0, "paper")
 CHENG_WIDTHS = (128, 128, 128, 192, 192, 192)

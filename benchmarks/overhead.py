@@ -40,8 +40,8 @@ def main() -> None:
 
 def ours(trials: int) -> dict[str, float]:
     """A search whose students are built, counted and evaluated on one small picture, untrained."""
-    from nas_kd.launch import Machine, search
-    from nas_kd.study import Settings
+    from nas_kd.cluster.launch import Machine, search
+    from nas_kd.study.study import Settings
 
     Path("pictures").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

@@ -28,16 +28,16 @@ import paper_figures
 import torch
 from PIL import Image
 
-from nas_kd.data import open_images
-from nas_kd.pace import paced_trial
-from nas_kd.paper import device_name
-from nas_kd.prepare import prepare
-from nas_kd.settings import Settings, load_studies
-from nas_kd.study import Study
-from nas_kd.targets import PoolRecipe
-from nas_kd.teacher import load_teacher
-from nas_kd.teaching import train_family
-from nas_kd.train import Recipe
+from nas_kd.cluster.worker import paced_trial
+from nas_kd.data.images import open_images
+from nas_kd.distillation.training import Recipe
+from nas_kd.report.paper import device_name
+from nas_kd.study.prepare import prepare
+from nas_kd.study.settings import Settings, load_studies
+from nas_kd.study.study import Study
+from nas_kd.teachers.make import train_family
+from nas_kd.teachers.targets import PoolRecipe
+from nas_kd.teachers.teacher import load_teacher
 
 FILES = Path(__file__).resolve().parents[1] / "studies"
 FAMILY = "bmshj2018-hyperprior"

@@ -12,13 +12,13 @@ import bjontegaard
 import torch
 from scipy.stats import t as student_t
 
-from nas_kd.bd import RDCurve, bd_rate, quality_interval
-from nas_kd.data import open_images
-from nas_kd.evaluate import evaluate_real
-from nas_kd.space import prim
-from nas_kd.student import Student
-from nas_kd.study import Study
-from nas_kd.weights import load_student
+from nas_kd.codec.checkpoint import load_student
+from nas_kd.codec.space import prim
+from nas_kd.codec.student import Student
+from nas_kd.data.images import open_images
+from nas_kd.evaluation.bd_rate import RDCurve, bd_rate, quality_interval
+from nas_kd.evaluation.rate_distortion import evaluate_real
+from nas_kd.study.study import Study
 
 CONFIDENCE = 0.95
 FRAME = (1, 3, 256, 384)

@@ -51,13 +51,13 @@ SETTINGS: dict[str, tuple[int, bool, dict[str, str]]] = {
 
 def students() -> dict[str, object]:
     """The built-in teacher, and untrained students of the other entropy models."""
-    from nas_kd.space import Arch, Transform
-    from nas_kd.student import Student
-    from nas_kd.weights import load_student, ready
+    from nas_kd.codec.checkpoint import load_student, ready
+    from nas_kd.codec.space import Arch, Transform
+    from nas_kd.codec.student import Student
 
     side = Transform("unshuffle4", (0, 16, 24), kernel=3)
     made: dict[str, object] = {
-        "mini": load_student(Path(__file__).parents[1] / "nas_kd/teachers/mini")
+        "mini": load_student(Path(__file__).parents[1] / "nas_kd/assets/teachers/mini")
     }
     for entropy in ("scale", "mean-scale"):
         torch.manual_seed(0)
@@ -72,13 +72,13 @@ def students() -> dict[str, object]:
 
 def stored(folder: Path) -> dict[str, object]:
     """The writer's students, as a reader gets them."""
-    from nas_kd.weights import load_student
+    from nas_kd.codec.checkpoint import load_student
 
     return {path.name: load_student(path) for path in (folder / "students").iterdir()}
 
 
 def crops(data: str, count: int) -> list[np.ndarray]:
-    from nas_kd.data import crop_pool, open_images
+    from nas_kd.data.images import crop_pool, open_images
 
     pool = crop_pool(open_images(data, "eval"), count, CROP_PX, seed=0)
     return [picture.transpose(1, 2, 0) for picture in pool]
@@ -95,9 +95,9 @@ def session(path: Path):
 @torch.no_grad()
 def write(data: str, count: int, folder: Path) -> dict[str, float]:
     """Every picture at every level, analysed by PyTorch and again by ONNX Runtime."""
-    from nas_kd.data import to_tensor
-    from nas_kd.onnx_export import export_onnx
-    from nas_kd.weights import save_student
+    from nas_kd.codec.checkpoint import save_student
+    from nas_kd.codec.onnx import export_onnx
+    from nas_kd.data.images import to_tensor
 
     files: list[list] = []
     found = {"files": 0, "other_files": 0, "x_hat_off": 0.0}

@@ -21,15 +21,15 @@ from pathlib import Path
 import torch
 from sharing import score
 
-from nas_kd.data import derived_seed, open_images
-from nas_kd.distill import CONTROL, Weights, distillation_loss
-from nas_kd.evaluate import evaluate
-from nas_kd.shared import Shared
-from nas_kd.space import load_space
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
-from nas_kd.warmup import sandwich
+from nas_kd.codec.space import load_space
+from nas_kd.data.images import derived_seed, open_images
+from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
+from nas_kd.distillation.training import Recipe, Run
+from nas_kd.evaluation.rate_distortion import evaluate
+from nas_kd.supernet.shared_weights import Shared
+from nas_kd.supernet.warmup import sandwich
+from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teachers.teacher import load_teacher
 
 
 class InPlace(Run):

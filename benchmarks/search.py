@@ -40,17 +40,17 @@ import numpy as np
 import optuna
 import torch
 
-from nas_kd.bd import bd_rate
-from nas_kd.data import derived_seed, open_images
-from nas_kd.distill import Weights
-from nas_kd.evaluate import StudentCodec, evaluate
-from nas_kd.front import hypervolume
-from nas_kd.macs import arch_cost
-from nas_kd.prepare import interval_db
-from nas_kd.sampler import make_sampler
-from nas_kd.space import Arch, Choice, load_space
-from nas_kd.teacher import load_teacher
-from nas_kd.warmup import built_in, load_shared
+from nas_kd.codec.macs import arch_cost
+from nas_kd.codec.space import Arch, Choice, load_space
+from nas_kd.data.images import derived_seed, open_images
+from nas_kd.distillation.loss import Weights
+from nas_kd.evaluation.bd_rate import bd_rate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.study.front import hypervolume
+from nas_kd.study.prepare import interval_db
+from nas_kd.study.sampler import make_sampler
+from nas_kd.supernet.warmup import built_in, load_shared
+from nas_kd.teachers.teacher import load_teacher
 
 RESULTS = Path(__file__).parent / "results"
 LOOKS = (50, 100, 200)

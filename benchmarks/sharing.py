@@ -26,20 +26,20 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr, t
 
-from nas_kd.bd import bd_rate
-from nas_kd.data import derived_seed, open_images
-from nas_kd.distill import CONTROL, Weights
-from nas_kd.evaluate import StudentCodec, evaluate
-from nas_kd.inherit import Inherited, as_student
-from nas_kd.ordering import ordered
-from nas_kd.prepare import SLICE_LR, interval_db
-from nas_kd.space import Arch, load_space
-from nas_kd.student import Student
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
-from nas_kd.warmup import CARD, built_in, load_shared, warm_up
-from nas_kd.weights import write_text
+from nas_kd.codec.checkpoint import write_text
+from nas_kd.codec.space import Arch, load_space
+from nas_kd.codec.student import Student
+from nas_kd.data.images import derived_seed, open_images
+from nas_kd.distillation.loss import CONTROL, Weights
+from nas_kd.distillation.training import Recipe, Run
+from nas_kd.evaluation.bd_rate import bd_rate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.study.prepare import SLICE_LR, interval_db
+from nas_kd.supernet.channel_order import ordered
+from nas_kd.supernet.from_teacher import Inherited, as_student
+from nas_kd.supernet.warmup import CARD, built_in, load_shared, warm_up
+from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teachers.teacher import load_teacher
 
 LOOKS = (50, 100, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000)
 
@@ -81,7 +81,7 @@ def started_from(init: str, arch: Arch, shared, pool: TargetPool) -> Student:
         wide = as_student(load_teacher("mini"))
         return Inherited(ordered(wide) if init == "teacher" else wide).student(arch)
     student = Student(arch, shared.lmbdas)
-    student.initialise_linear(pool.pictures())
+    student.start_from(pool.pictures())
     return student
 
 

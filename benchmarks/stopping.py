@@ -33,19 +33,19 @@ import optuna
 import torch
 from search import RESULTS, Table, hardware
 
-from nas_kd.data import crop_pool, derived_seed, open_images
-from nas_kd.distill import Weights
-from nas_kd.evaluate import StudentCodec, evaluate
-from nas_kd.halving import rungs_of
-from nas_kd.macs import arch_cost
-from nas_kd.prepare import SLICE_LR
-from nas_kd.space import Arch, load_space
-from nas_kd.student import LMBDAS, Student
-from nas_kd.study import STOPPED, Settings, Study
-from nas_kd.teacher import load_teacher
-from nas_kd.train import CropPool, Recipe, Run
-from nas_kd.trial import Outcome, rd_cost
-from nas_kd.warmup import built_in, load_shared
+from nas_kd.codec.macs import arch_cost
+from nas_kd.codec.space import Arch, load_space
+from nas_kd.codec.student import LMBDAS, Student
+from nas_kd.data.images import crop_pool, derived_seed, open_images
+from nas_kd.distillation.loss import Weights
+from nas_kd.distillation.training import CropPool, Recipe, Run
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.study.prepare import SLICE_LR
+from nas_kd.study.study import STOPPED, Settings, Study
+from nas_kd.study.successive_halving import rungs_of
+from nas_kd.study.trial import Outcome, rd_cost
+from nas_kd.supernet.warmup import built_in, load_shared
+from nas_kd.teachers.teacher import load_teacher
 
 STARTS = ("slice", "klt")
 
@@ -78,7 +78,7 @@ def curve(arch: Arch, start: str, shared, pool: CropPool, images, steps: int) ->
         student = shared.student(arch)
     else:
         student = Student(arch, LMBDAS)
-        student.initialise_linear(pool.crops.float() / 255)
+        student.start_from(pool.crops.float() / 255)
     lr = 1e-3 * (SLICE_LR if start == "slice" else 1.0)
     seen: list[tuple[int, float]] = []
     began = time.process_time()

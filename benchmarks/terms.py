@@ -22,17 +22,17 @@ import torch
 from sharing import rd_loss
 from training import MIDDLE
 
-from nas_kd.bd import bd_rate
-from nas_kd.data import open_images
-from nas_kd.distill import CONTROL, Weights, distillation_loss
-from nas_kd.evaluate import StudentCodec, evaluate
-from nas_kd.prepare import interval_db
-from nas_kd.space import load_space
-from nas_kd.student import Student
-from nas_kd.targets import PoolRecipe, TargetPool, target_pool
-from nas_kd.teacher import load_teacher
-from nas_kd.train import Recipe, Run
-from nas_kd.warmup import BUILT_IN, load_shared
+from nas_kd.codec.space import load_space
+from nas_kd.codec.student import Student
+from nas_kd.data.images import open_images
+from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
+from nas_kd.distillation.training import Recipe, Run
+from nas_kd.evaluation.bd_rate import bd_rate
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.study.prepare import interval_db
+from nas_kd.supernet.warmup import BUILT_IN, load_shared
+from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
+from nas_kd.teachers.teacher import load_teacher
 
 ARMS = (
     "control;x0.5 y0.05;x0.5;x0.1;y0.05;y0.005;z0.05;x0.5 y0.05 fade0.5;x0.5 fade0.5;y0.05 fade0.5"
@@ -73,7 +73,7 @@ def begun(init: str, arch, pool: TargetPool, teacher) -> Student:
         shared = load_shared(BUILT_IN / "demo-mini", load_space("demo"), teacher.lmbdas)
         return shared.student(arch)
     student = Student(arch, teacher.lmbdas)
-    student.initialise_linear(pool.pictures())
+    student.start_from(pool.pictures())
     return student
 
 

@@ -24,13 +24,13 @@ import torch
 from loops import in_bfloat16, in_float32
 from sharing import rd_loss
 
-from nas_kd.bd import bd_rate, quality_interval
-from nas_kd.data import crop_pool, open_images
-from nas_kd.evaluate import StudentCodec, evaluate
-from nas_kd.space import load_space
-from nas_kd.student import Student, cosine_components
-from nas_kd.targets import FIRST_CROPS
-from nas_kd.train import CropPool, Recipe, Run
+from nas_kd.codec.space import load_space
+from nas_kd.codec.student import Student, cosine_components
+from nas_kd.data.images import crop_pool, open_images
+from nas_kd.distillation.training import CropPool, Recipe, Run
+from nas_kd.evaluation.bd_rate import bd_rate, quality_interval
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.teachers.targets import FIRST_CROPS
 
 MIDDLE = {"encoder_width": 16, "encoder_depth": 0, "decoder_width": 16, "decoder_depth": 0} | {
     "decoder_stem": "unshuffle4",
@@ -188,8 +188,8 @@ class _Muon:
 def begun(arch, crops, basis="cosine", seed=0):
     torch.manual_seed(seed)
     student = Student(arch)
-    with mock.patch("nas_kd.student.cosine_components", BASES[basis]):
-        student.initialise_linear(crops[:FIRST_CROPS].float() / 255)
+    with mock.patch("nas_kd.codec.student.cosine_components", BASES[basis]):
+        student.start_from(crops[:FIRST_CROPS].float() / 255)
     return student
 
 

@@ -1,12 +1,9 @@
 """nas-kd: search for small, frugal learned image codecs, distilled from a large one.
 
 What is public stands in ``__all__`` and is imported when first asked for, so that ``import nas_kd`` loads neither
-torch nor ray. Four functions are named as modules are (``nas_kd.front`` and others): the package's attribute is the
-function, and ``from nas_kd.front import ...`` still finds the module.
+torch nor ray.
 """
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,21 +34,13 @@ __all__ = [
 ]
 
 
-def _public(name: str) -> property:
-    def get(package: ModuleType) -> Any:
-        from nas_kd import api
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'nas_kd' has no attribute '{name}'")
+    from nas_kd import api
 
-        return getattr(api, name)
-
-    # Python sets the attribute when it imports a module of that name: the function stays.
-    return property(get, lambda package, module: None)
+    return getattr(api, name)
 
 
-class _Package(ModuleType):
-    pass
-
-
-for _name in __all__:
-    if _name != "__version__":
-        setattr(_Package, _name, _public(_name))
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted(__all__)

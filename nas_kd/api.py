@@ -11,20 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas_kd.alone import distill_alone
+from nas_kd.cluster.launch import Machine
+from nas_kd.cluster.launch import search as launch
+from nas_kd.codec.checkpoint import load_student
+from nas_kd.codec.space import Arch, load_arch
+from nas_kd.codec.student import Student
 from nas_kd.cores import cores
-from nas_kd.data import open_images
-from nas_kd.evaluate import Measured, evaluate_real
-from nas_kd.launch import Machine
-from nas_kd.launch import search as launch
-from nas_kd.measure import measure_codec
-from nas_kd.meters import require_meter
-from nas_kd.obstacles import require_clear
-from nas_kd.settings import Settings
-from nas_kd.space import Arch, load_arch
-from nas_kd.student import Student
-from nas_kd.study import Study, open_study
-from nas_kd.weights import load_student
+from nas_kd.data.images import open_images
+from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
+from nas_kd.measurement.meters import require_meter
+from nas_kd.study.obstacles import require_clear
+from nas_kd.study.settings import Settings
+from nas_kd.study.single import distill_alone
+from nas_kd.study.study import Study, open_study
+from nas_kd.teachers.subjects import measure_codec
 
 __all__ = [
     "Arch",

@@ -59,15 +59,13 @@ class Recipe(Checked):
     """How long and how fast to train.
 
     The learning rate warms up over ``warmup`` of the steps, stays, and falls to zero over the last
-    ``decay`` of them. The linear shortcut's kernels, good from the start, move ``linear_lr`` times slower.
-    ``checkpoint_s`` is the time between checkpoints: what a crash may cost.
+    ``decay`` of them. ``checkpoint_s`` is the time between checkpoints: what a crash may cost.
     """
 
     steps: Whole
     batch: Count = 2
     lr: Positive = 1e-3
     aux_lr: NotNegative = 1e-3
-    linear_lr: NotNegative = 0.1
     warmup: Share = 0.03
     decay: Share = 0.5
     clip: Positive = 1.0

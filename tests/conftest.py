@@ -18,7 +18,7 @@ def small_folder(tmp_path_factory):
 def small(small_folder, monkeypatch):
     from small import NAME
 
-    from nas_kd.study import open_study
+    from nas_kd.study.study import open_study
 
     monkeypatch.chdir(small_folder)
     return open_study(NAME)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from compressai.models import CompressionModel
 from compressai.utils.plot.__main__ import main as plot
-from test_bitstream import tiny
+from tiny_codec import tiny
 
 import nas_kd
+from nas_kd.codec.checkpoint import save_student, write_text
 from nas_kd.errors import MeterError
-from nas_kd.export import rd_file
-from nas_kd.meters import find_meter
-from nas_kd.reading import Reading
-from nas_kd.weights import save_student, write_text
+from nas_kd.measurement.meters import find_meter
+from nas_kd.measurement.reading import Reading
+from nas_kd.report.export import rd_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,8 +47,8 @@ def test_the_public_face_is_this():
 @pytest.mark.thorough
 def test_a_name_is_the_function_before_and_after_its_module_is_imported():
     code = (
-        "import nas_kd, sys; a = nas_kd.front; from nas_kd.front import dominates;"
-        "import nas_kd.measure, nas_kd.distill; from nas_kd import front, measure, distill, evaluate;"
+        "import nas_kd, sys; a = nas_kd.front; from nas_kd.study.front import dominates;"
+        "import nas_kd.measurement.codec_report, nas_kd.distill; from nas_kd import front, measure, distill, evaluate;"
         "print(a is front, *(f.__module__ for f in (front, measure, distill, evaluate)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

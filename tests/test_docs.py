@@ -2,15 +2,12 @@ import ast
 import re
 import shlex
 from functools import cache
-from pathlib import Path
 
 import pytest
+from docs_pages import PAGES, ROOT
 from typer.main import get_command
 
-from nas_kd.cli import app
-
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+from nas_kd.cli.main import app
 
 
 def code_lines(text):

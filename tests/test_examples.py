@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs_pages import PAGES, ROOT
 from PIL import Image
-from test_docs import PAGES, ROOT
 
-from nas_kd.data import photograph
-from nas_kd.space import load_space
+from nas_kd.codec.space import load_space
+from nas_kd.data.images import photograph
 
 FIRST = ("docs/first-search.md", "README.md")
 LATER = ("docs/own-data-and-teacher.md", "docs/search-space.md", "docs/energy.md")
@@ -49,7 +49,7 @@ for name, value in short.items():
 if args[0] == "search":
     args += ["--workers", "1"]
 sys.argv[1:] = args
-from nas_kd.cli import main
+from nas_kd.cli.main import main
 try:
     main()
 finally:

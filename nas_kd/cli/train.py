@@ -1,0 +1,203 @@
+"""Commands that train without a study: warmup, distill, teacher train."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nas_kd.cli.common import WholeHelp
+from nas_kd.cli.study import AsJson, Pool, Storage, _given, _say
+from nas_kd.errors import UsageError
+
+app = typer.Typer()
+
+teacher_app = typer.Typer(cls=WholeHelp, no_args_is_help=True, help="Make a teacher of your own.")
+app.add_typer(teacher_app, name="teacher")
+
+
+StudyOf = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        help="a study, by name or file, whose settings are taken; options given replace them",
+    ),
+]
+OF_THE_RUN = ("study", "arch", "out", "pool", "storage", "as_json")
+"""Options that are no settings of a study."""
+
+
+def _settings(ctx: typer.Context, study: str | None, storage: str | None, own: Any) -> Any:
+    """A study's settings with the options that were given; without a study ``own``, with all options.
+
+    Raises UsageError with what stands in the way of training by them, before torch is imported.
+    """
+    from nas_kd.study.obstacles import require_clear
+    from nas_kd.study.settings import Settings
+
+    options = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
+    if study is None:
+        found = Settings(**own, **options)
+    else:
+        given = {k: v for k, v in options.items() if _given(ctx, k)}
+        found = replace(_settings_of(study, storage), **given)
+    # No study is searched: what its values need, a meter or a prior, is not asked for.
+    require_clear([replace(found, objectives=("flops",), sampler="auto", from_study=None)])
+    return found
+
+
+def _settings_of(study: str, storage: str | None) -> Any:
+    from nas_kd.study.settings import load_studies
+
+    if not study.endswith(".toml"):
+        from nas_kd.study.study import open_study
+
+        return open_study(study, storage).settings
+    first, *others = load_studies(Path(study))
+    if others:
+        names = ", ".join(s.name for s in (first, *others))
+        raise UsageError(
+            f"--study {study}: holds several studies ({names}); once it is begun, give one of these names"
+        )
+    return first
+
+
+@app.command()
+def warmup(
+    ctx: typer.Context,
+    space: Annotated[str, typer.Option(help="search space: a name or a .toml file")] = "demo",
+    teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
+    warmup: Annotated[
+        int, typer.Option("--steps", help="training steps, as --warmup of search")
+    ] = 1000,
+    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
+    data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
+    pool: Pool = float("inf"),
+    seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+    study: StudyOf = None,
+    storage: Storage = None,
+) -> None:
+    """Train the weights that a space's students share; a search with the same settings finds them.
+
+    Example: nas-kd warmup --space demo --teacher mini --steps 1000
+    """
+    settings = _settings(ctx, study, storage, {"name": "warmup"})
+    from nas_kd.data.picture_files import require_writable
+    from nas_kd.places import CACHE
+
+    require_writable(CACHE, "the cache", folder=True)
+    from nas_kd.codec.space import load_space
+    from nas_kd.study.prepare import targets, warm
+    from nas_kd.teachers.teacher import load_teacher
+
+    loaded = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
+
+    def listen(kind: str, detail: object) -> None:
+        print(f"{kind}: {detail}", flush=True)
+
+    pool_of = targets(settings, loaded, listen, pool)
+    print(warm(settings, load_space(settings.space), loaded, pool_of, listen))
+
+
+@app.command()
+def distill(
+    ctx: typer.Context,
+    arch: Annotated[Path, typer.Option(help="arch file (.toml, .json)")],
+    out: Annotated[Path, typer.Option(help="folder to write the student to")],
+    study: StudyOf = None,
+    teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
+    weights: Annotated[
+        str | None, typer.Option(help="folder of CompressAI's zoo files [default: torch hub's]")
+    ] = None,
+    lmbda: Annotated[
+        float | None, typer.Option("--lambda", help="of the student of a one-quality teacher")
+    ] = None,
+    teacher_z: Annotated[
+        str | None, typer.Option(help="a second teacher, for the hyper-latents")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="training steps")] = 2000,
+    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
+    data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
+    eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
+    pool: Pool = float("inf"),
+    seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """One trial alone, without a search: with --study it ends where the study's trial of this arch ended.
+
+    Example: nas-kd distill --arch my-arch.toml --teacher mini --steps 2000 --out my-student
+    """
+    from nas_kd.data.picture_files import require_writable
+
+    require_writable(out, "--out", folder=True)
+    from nas_kd.codec.space import load_arch
+
+    own = {"name": "alone", "space": "demo", "objectives": ("bd_rate", "flops"), "init": "scratch"}
+    settings, built = _settings(ctx, study, storage, own), load_arch(arch)
+    from nas_kd.study.single import distill_alone, in_a_table
+
+    def listen(kind: str, detail: object) -> None:
+        print(f"{kind}: {detail}", file=sys.stderr, flush=True)
+
+    said = distill_alone(settings, built, out, listen, pool)
+    if as_json:
+        print(json.dumps(said))
+    else:
+        _say(in_a_table(said))
+
+
+@teacher_app.command(name="train")
+def teacher_train(
+    arch: Annotated[
+        str, typer.Option(help="arch file (.toml, .json), or a family such as cheng2020-anchor")
+    ],
+    out: Annotated[Path, typer.Option(help="folder to write the teacher to")],
+    width: Annotated[
+        int | None, typer.Option(help="channels N of a family [default: the zoo's own]")
+    ] = None,
+    levels: Annotated[
+        str, typer.Option(help="qualities; of a family one model each")
+    ] = "1,2,3,4,5,6",
+    steps: Annotated[int, typer.Option(help="training steps, of each model")] = 20000,
+    lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 3000,
+    crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 256,
+    batch: Annotated[int, typer.Option(help="crops per step")] = 4,
+    data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
+    eval_data: Annotated[str, typer.Option(help="pictures for the card's curve")] = "builtin",
+    seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+) -> None:
+    """Train a codec to distil from, ours or one of CompressAI's families; run again to resume.
+
+    Example: nas-kd teacher train --arch bmshj2018-hyperprior --width 64 --levels 5 --out my-teacher
+    """
+    from nas_kd.data.picture_files import require_writable
+    from nas_kd.recipe import Recipe
+
+    require_writable(out, "--out", folder=True)
+    if crop_size % 64 or crop_size < 64:
+        raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
+    recipe = Recipe(steps, batch, lr, seed=seed)
+    from nas_kd.codec.space import load_arch
+    from nas_kd.codec.student import LMBDAS
+    from nas_kd.data.overlap import warn_of_overlap
+    from nas_kd.teachers.families import check, parsed_levels
+    from nas_kd.teachers.make import train_family, train_teacher
+    from nas_kd.teachers.targets import PoolRecipe
+
+    qualities = parsed_levels(levels)
+    warn_of_overlap(data, eval_data)
+    pool = PoolRecipe(data, crops, crop_size, seed)
+    if not Path(arch).is_file():
+        check(arch, width)
+        train_family(arch, width, qualities, pool, recipe, eval_data, out)
+    elif width is not None:
+        raise UsageError(f"--width {width}: the arch file {arch} says its own widths; leave it out")
+    else:
+        lmbdas = tuple(LMBDAS[q - 1] for q in qualities)
+        train_teacher(load_arch(Path(arch)), pool, recipe, eval_data, out, lmbdas)

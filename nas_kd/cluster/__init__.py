@@ -1,0 +1,1 @@
+"""Trials on Ray, on one machine or many."""

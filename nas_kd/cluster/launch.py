@@ -1,0 +1,139 @@
+"""A search, from its settings to its last trial: storage, what is prepared once, both rounds."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from optuna.exceptions import StorageInternalError
+
+from nas_kd.cluster.gpu_sharing import trials_per_gpu
+from nas_kd.errors import NasKdError, UsageError
+from nas_kd.study.obstacles import require_levels
+from nas_kd.study.polish import polish_front, unpolished
+from nas_kd.study.prepare import Listen, prepare, rank
+from nas_kd.study.settings import Settings
+from nas_kd.study.study import Study
+from nas_kd.study.transfer import take_over
+from nas_kd.teachers.teacher import Teacher, load_teacher
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where trials run.
+
+    Args:
+        workers: trials at once.
+        address: a Ray cluster to join; None starts Ray here.
+        gpus_per_trial: share of a GPU that each trial has; 0 trains on the CPU. None: as trials_per_gpu says.
+        trials_per_gpu: how many trials share a GPU; "auto" measures it. None: measured where PyTorch sees a GPU
+            and no cluster is joined, else trials train on the CPU.
+        storage: a database URL, where several drivers share the study.
+        pool_gb: what the teacher's outputs of all studies may take on disk, in GB.
+    """
+
+    workers: int
+    address: str | None = None
+    gpus_per_trial: float | None = None
+    storage: str | None = None
+    trials_per_gpu: int | Literal["auto"] | None = None
+    pool_gb: float = math.inf
+
+    def on_gpus(self, trials: int, gpus: int) -> Machine:
+        """This machine with so many trials on each of its GPUs."""
+        workers = max(1, min(self.workers, trials * gpus))
+        return replace(self, workers=workers, gpus_per_trial=1 / trials)
+
+
+def search(
+    settings: Settings,
+    budget: int | None,
+    machine: Machine,
+    listen: Listen,
+    after: ExitStack | None = None,
+) -> Study:
+    """Run trials until the study has ``budget`` finished ones; resumes what was interrupted.
+
+    ``listen`` hears ("preparing" | "reaped" | "started" | "trial", detail). Ray ends with the search, or with
+    ``after`` where other studies follow.
+    """
+    teacher = _teacher_of(settings)  # first: without one, no study is begun
+    study = Study(settings, machine.storage)
+    budget = study.affordable(budget)
+    try:
+        with study.driving():
+            take_over(study)
+            if reaped := study.reap():
+                listen("reaped", reaped)
+            if study.counted() < budget or unpolished(study):
+                prepared = prepare(study, teacher, listen, machine.pool_gb)
+                with nullcontext(after) if after is not None else ExitStack() as up:
+                    _run(study, budget, machine, prepared, listen, up)
+    except UsageError:
+        study.withdraw()  # what is refused leaves nothing
+        raise
+    except StorageInternalError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise NasKdError(
+            f"study {settings.name}: its storage failed ({reason}); run the same command again"
+        ) from error
+    return study
+
+
+def _run(
+    study: Study,
+    budget: int,
+    machine: Machine,
+    prepared: dict[str, Any],
+    listen: Listen,
+    up: ExitStack,
+) -> None:
+    from nas_kd.cluster import (
+        tune as engine,  # brings Ray, which a search without trials left does not need
+    )
+
+    machine = placed(machine, study, tuple(prepared["lmbdas"]), listen)
+    gpus = machine.gpus_per_trial or 0.0
+    home = engine.home_open if machine.address else nullcontext
+    listen("preparing", "starting Ray and its workers")
+    up.enter_context(engine.ray_up(machine.workers, machine.address))
+    with home(prepared) as given:
+        rank(
+            study,
+            len(given["lmbdas"]),
+            lambda points: engine.score_all(given, points, gpus),
+            listen,
+        )
+        if study.counted() < budget:
+            engine.run_trials(study, budget, given, listen, machine.workers, gpus)
+        polish_front(study, lambda keys: engine.polish_all(given, keys, gpus), listen)
+
+
+def placed(machine: Machine, study: Study, lmbdas: tuple[float, ...], listen: Listen) -> Machine:
+    """The machine with its ``gpus_per_trial`` decided; what was measured for it is kept in the study.
+
+    Raises UsageError where trials are to share a GPU and there is none.
+    """
+    here = torch.cuda.device_count()
+    if machine.gpus_per_trial is not None:
+        return machine
+    if machine.trials_per_gpu is None and (machine.address or not here):
+        return replace(machine, gpus_per_trial=0.0)
+    if isinstance(machine.trials_per_gpu, int):
+        return machine.on_gpus(machine.trials_per_gpu, max(here, 1))
+    listen("preparing", "measuring how many trials share a GPU")
+    settings = study.settings
+    recipe = settings.recipe(settings.steps)
+    found = trials_per_gpu(study.space, lmbdas, recipe, settings.crop_size, machine.workers)
+    study.optuna.set_user_attr("packing", found)
+    listen("preparing", f"{found['trials']} trials on each GPU")
+    return machine.on_gpus(found["trials"], here)
+
+
+def _teacher_of(settings: Settings) -> Teacher:
+    teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
+    require_levels(settings, teacher.name, teacher.levels)
+    return teacher

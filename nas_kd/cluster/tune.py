@@ -1,0 +1,447 @@
+"""Ray: workers that keep torch and the targets between trials, one Searcher over our study, one scheduler of rungs.
+
+Every launch is a new Tune run over the same study; the study's storage is the only state that counts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+from optuna.trial import TrialState
+
+from nas_kd.cluster.file_transfer import Away, Home, lent, mark, root_of, shares_disk
+from nas_kd.cluster.worker import Paced, failure_of, paced_trial
+from nas_kd.codec.checkpoint import ARCH, WEIGHTS
+from nas_kd.errors import NasKdError, UsageError
+from nas_kd.study.polish import polish, polished_key
+from nas_kd.study.prepare import Listen, task_of
+from nas_kd.study.ranking import score
+from nas_kd.study.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, Study
+from nas_kd.study.trial import CHECKPOINT, Outcome
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+# Tune's newer output prints a banner at every verbosity.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Ctrl-C raises here as everywhere; Tune's own handler ends the run as if it were complete.
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+with warnings.catch_warnings():
+    # Ray and pydantic deprecate their own internals.
+    warnings.simplefilter("ignore")
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import FIFOScheduler
+    from ray.tune.search import Searcher
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+DIED = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+"""What Ray raises for a task whose worker died at each of its attempts."""
+MAX_FAILURES = 3
+"""Trials in a row that may fail before the search gives up: the next one would fail as well."""
+
+WAIT_S = 0.5
+"""Between looks at a study that has nothing to do but wait for other drivers."""
+
+SHUTDOWN_S = 30.0
+"""What Ray may take to end; its processes end with this one at the latest."""
+
+SOCKET_ROOM = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Bytes of a temporary folder that leave room for the longest of Ray's socket paths."""
+
+COURIER = "nas-kd-home"
+"""Ray's namespace of the actors that touch the files of a study, one per driver."""
+
+
+RAY_DIED = signal.SIGUSR2
+"""Raised here, by ourselves, once the raylet is dead. Not SIGINT: a shell's background jobs ignore it."""
+
+
+class RayDied(BaseException):
+    """The raylet is dead; no ``Exception``, for Tune goes on after one."""
+
+
+class OverStudy(Searcher):
+    """Ask and tell of our study, in Tune's words."""
+
+    def __init__(self, study: Study, budget: int, prepared: dict[str, Any], listen: Listen) -> None:
+        super().__init__(metric="done_at", mode="max")
+        self.study, self.budget, self.prepared, self.listen = study, budget, prepared, listen
+        self.numbers: dict[str, int] = {}
+        self.failures_in_a_row = 0
+        self.last_message: Any = None
+        self.quiet_until = 0.0
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration, None to wait, or FINISHED."""
+        if self.failures_in_a_row >= MAX_FAILURES:
+            return Searcher.FINISHED
+        if time.monotonic() < self.quiet_until:
+            return None
+        if reaped := self.study.reap():
+            self.listen("reaped", reaped)
+        asked = self.study.ask(self.budget)
+        if asked is None:
+            # Trials under way, other drivers' too, may still fail and free their place.
+            self.quiet_until = time.monotonic() + WAIT_S
+            return Searcher.FINISHED if self.study.counted() >= self.budget else None
+        number, arch = asked
+        self.numbers[trial_id] = number
+        self.listen("started", number)
+        return {"number": number, "arch": arch.to_json(), "prepared": self.prepared}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study."""
+        number = self.numbers.pop(trial_id, None)
+        if number is None:
+            return
+        outcome = outcome_of_result(None if error else result)
+        state = self.study.tell(number, outcome)
+        if is_fault(outcome, state):
+            self.failures_in_a_row += 1
+            self.last_message = outcome.attrs.get("message", outcome.reason)
+        elif outcome.reason not in DEATHS:
+            self.failures_in_a_row = 0
+        self.quiet_until = 0.0
+        self.listen("trial", number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study's storage is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study's storage is the state."""
+
+
+class Rungs(FIFOScheduler):
+    """Stops a trial at a rung where the study says so."""
+
+    def __init__(self, searcher: OverStudy) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Go on, or stop here."""
+        number = self.searcher.numbers.get(trial.trial_id)
+        if number is None or "rung" not in result:
+            return FIFOScheduler.CONTINUE
+        values = [result["rd"], result["macs"]]
+        on = self.searcher.study.goes_on(number, int(result["rung"]), values)
+        return FIFOScheduler.CONTINUE if on else FIFOScheduler.STOP
+
+
+class Worker(tune.Trainable):
+    """Runs a trial from rung to rung, and stays alive for the next one."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the first trial."""
+        self.paced = begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in the same process."""
+        self.paced.stop()
+        self.paced = begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """To the next rung or to the end."""
+        heard = self.paced.advance()
+        if "outcome" in heard:
+            heard["outcome"].attrs["ray_node"] = ray.get_runtime_context().get_node_id()
+            # As text: Tune flattens nested results.
+            outcome = json.dumps(asdict(heard["outcome"]))
+            return {"outcome": outcome, "done": True, "done_at": 1}
+        metrics = heard["metrics"]
+        rung = {"rung": heard["step"], "rd": metrics["rd"], "macs": metrics["macs"]}
+        return rung | {"done_at": 0}  # Tune wants its metric in every result
+
+    def cleanup(self) -> None:
+        """A trial that waits at a rung keeps its checkpoint."""
+        self.paced.stop()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a trial keeps its own checkpoint."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a trial keeps its own checkpoint."""
+
+
+def begin(config: dict[str, Any]) -> Paced:
+    """The trial of a configuration on this machine, which may have to fetch its files first."""
+    prepared, away = at_hand(config["prepared"])
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    if away is None:
+        return paced_trial(config, device)
+    home = config["prepared"]["students"]
+    return paced_trial(
+        config | {"prepared": prepared},
+        device,
+        first=lambda folder: away.resume(folder.name, home, CHECKPOINT),
+        brings=away.bring,
+    )
+
+
+def at_hand(prepared: dict[str, Any]) -> tuple[dict[str, Any], Away | None]:
+    """A study's configuration with paths that hold here, and the way home from a disk of one's own."""
+    if prepared.get("word") is None or shares_disk(prepared["students"], prepared["word"]):
+        return prepared, None
+    home = ray.get_actor(prepared["home"], namespace=COURIER)
+    away = Away(
+        lambda method, *given: ray.get(getattr(home, method).remote(*given)),
+        root_of(prepared["word"]),
+    )
+    return away.settle(prepared), away
+
+
+def outcome_of_result(result: dict[str, Any] | None) -> Outcome:
+    """What a worker's last result says of its trial."""
+    if result and "outcome" in result:
+        return Outcome(**json.loads(result["outcome"]))
+    if result and "rung" in result:
+        return Outcome(None, f"{STOPPED} {result['rung']}")
+    return Outcome(None, "worker_died", attrs={"message": "its worker died"})
+
+
+def is_fault(outcome: Outcome, state: TrialState) -> bool:
+    """Whether a trial counts towards the failures in a row that end a search.
+
+    A worker's death does once its arch is given up: before, the trial is tried again.
+    """
+    reason = outcome.reason or ""
+    given_up = reason in DEATHS and state == TrialState.PRUNED
+    return given_up or reason == INTERRUPTED or reason.startswith(FAILURES)
+
+
+def run_trials(
+    study: Study,
+    budget: int,
+    prepared: dict[str, Any],
+    listen: Listen,
+    workers: int,
+    gpus_per_trial: float,
+) -> None:
+    """One Tune run: trials until the study has ``budget`` finished ones."""
+    searcher = OverStudy(study, budget, prepared, listen)
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tune.Tuner(
+            tune.with_resources(Worker, _resources(gpus_per_trial)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=Rungs(searcher),
+                num_samples=-1,
+                reuse_actors=True,
+                max_concurrent_trials=workers,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                name="run",
+                verbose=0,
+                # Tune's own would have to be written where a node without this disk cannot.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+    if searcher.failures_in_a_row >= MAX_FAILURES:
+        raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
+
+
+def _resources(gpus_per_trial: float) -> dict[str, float]:
+    return {"cpu": 1.0} | ({"gpu": gpus_per_trial} if gpus_per_trial else {})
+
+
+def _attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the work found, or the reason and the message of its failure: the others' must not be lost."""
+    try:
+        return work()
+    except Exception as error:
+        failed = failure_of(error)
+        return {"reason": failed.reason, "message": failed.attrs["message"].splitlines()[0]}
+
+
+@ray.remote
+def _score(prepared: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
+    def work() -> dict[str, Any]:
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        here, _ = at_hand(prepared)
+        return score(task_of(here, device), here["settings"]["space"], point)
+
+    return _attempted(work)
+
+
+@ray.remote
+def _polish(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
+    return _attempted(lambda: _polished(prepared, arch_key))
+
+
+def _polished(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    here, away = at_hand(prepared)
+    students, key = Path(here["students"]), polished_key(arch_key)
+    if away is not None:
+        for name in (WEIGHTS, ARCH):
+            away.resume(arch_key, prepared["students"], name)
+    found = polish(task_of(here, device), arch_key, students, here["settings"]["polish"])
+    if away is not None:
+        away.bring(students / key)
+    return found
+
+
+def _on_all(
+    task: Any, prepared: dict[str, Any], each: list[Any], gpus_per_trial: float
+) -> Iterator[dict[str, Any]]:
+    """What a task makes of each, in order, on all workers; a reason where its worker died, tried again by Ray."""
+    resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
+    shared = ray.put(prepared)
+    waiting = [task.options(**resources).remote(shared, one) for one in each]
+    for reference in waiting:
+        try:
+            yield ray.get(reference)
+        except DIED as death:
+            yield {"reason": DEATHS[0], "message": str(death).strip().splitlines()[0]}
+
+
+def score_all(
+    prepared: dict[str, Any], points: list[dict[str, Any]], gpus_per_trial: float
+) -> Iterator[dict[str, Any]]:
+    """The scores of archs from their slices, or why there are none, in order, by plain tasks on all workers."""
+    return _on_all(_score, prepared, points, gpus_per_trial)
+
+
+def polish_all(
+    prepared: dict[str, Any], arch_keys: list[str], gpus_per_trial: float
+) -> Iterator[dict[str, Any]]:
+    """The front's students trained on, or why they were not, in order."""
+    return _on_all(_polish, prepared, arch_keys, gpus_per_trial)
+
+
+@contextmanager
+def ray_up(workers: int, address: str | None) -> Iterator[None]:
+    """Ray while the block runs, started here or joined, unless it is up already."""
+    if ray.is_initialized():
+        yield
+        return
+    start_ray(workers, address)
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(RAY_DIED, _ray_died) if in_main else None
+    ended = threading.Event()
+    if in_main:  # no other thread can be interrupted
+        threading.Thread(target=_watch_raylet, args=(ended,), daemon=True).start()
+    try:
+        yield
+    except RayDied:
+        raise NasKdError("Ray died (its raylet); run the same command again") from None
+    finally:
+        ended.set()  # a raylet that goes with its Ray is no death, nor may it interrupt a later one
+        if in_main:
+            signal.signal(RAY_DIED, before)
+        # In a thread: where the raylet is dead it may never return.
+        end = threading.Thread(target=ray.shutdown, daemon=True)
+        end.start()
+        end.join(SHUTDOWN_S)
+
+
+@contextmanager
+def home_open(prepared: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The configuration with a word by which workers know the study's disk, while files can be fetched."""
+    word = mark(Path(prepared["students"]))
+    name = f"{COURIER}-{secrets.token_hex(8)}"
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(Home)
+    home = actor.options(name=name, namespace=COURIER, num_cpus=0, scheduling_strategy=here).remote(
+        prepared["students"], lent(prepared)
+    )
+    try:
+        yield prepared | {"word": word, "home": name}
+    finally:
+        ray.kill(home)
+
+
+def _ray_died(*_: Any) -> None:
+    raise RayDied
+
+
+def _watch_raylet(ended: threading.Event) -> None:
+    """Interrupt the main thread once the raylet is dead: Tune would wait for it for ever."""
+    children = psutil.Process().children(recursive=True)
+    raylets = [c for c in children if c.name() == "raylet"]
+    while raylets and all(map(_is_alive, raylets)):
+        if ended.wait(1.0):
+            return
+    if raylets and not ended.is_set():
+        os.kill(os.getpid(), RAY_DIED)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> None:
+    """Start Ray here with so many CPUs, or join the cluster at an address."""
+    place: dict[str, Any] = {"address": address}
+    if not address:
+        # "local": else Ray joins a cluster that happens to run on this machine.
+        place = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        place["_temp_dir"] = temporary_folder()
+    try:
+        with _own_sigterm():
+            ray.init(
+                **place,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
+    except Exception as error:  # Ray raises bare Exception where its processes do not come up
+        ray.shutdown()
+        # It waits 30 s for its own processes, which may be too short on a machine under load.
+        if attempts > 1 and "timed out" in str(error):
+            return start_ray(workers, address, attempts - 1)
+        where, remedy = (
+            "here",
+            "run the same command again, where there is more memory or less to do",
+        )
+        if address:
+            where, remedy = f"at {address}", "start it there, or leave --address out"
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NasKdError(f"Ray did not start {where} ({said}); {remedy}") from error
+
+
+def temporary_folder(default: str | None = None, short: str = "/tmp") -> str | None:
+    """Where Ray keeps its sockets: None is its own choice, ``short`` is for where that is too long.
+
+    The kernel takes 107 bytes of a socket's path. Raises UsageError where neither will do.
+    """
+    chosen = default or os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or short
+    if len(os.fsencode(chosen)) <= SOCKET_ROOM:
+        return None
+    if os.access(short, os.W_OK | os.X_OK):
+        return f"{short}/ray"
+    raise UsageError(
+        f"TMPDIR {chosen}: Ray's sockets need a folder of at most {SOCKET_ROOM} bytes, and {short} cannot be "
+        "written; set RAY_TMPDIR to a short folder"
+    )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM: Ray's prints its C++ stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,173 @@
+"""A trial that waits at rungs until it is told to go on or to stop."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nas_kd.codec.space import Arch
+from nas_kd.distillation.training import Report
+from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
+from nas_kd.report.illustrate import illustrate
+from nas_kd.study.prepare import task_of
+from nas_kd.study.progress import Follow
+from nas_kd.study.study import INTERRUPTED, STOPPED
+from nas_kd.study.successive_halving import rungs_of
+from nas_kd.study.trial import Outcome, run_trial
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
+"""What torch says, in a RuntimeError, where the memory of a device or of the host is spent."""
+NO_SPACE = ("No space left", "File too large", "os error")
+"""What the writer of safetensors, which raises no OSError, says where a file cannot grow."""
+
+
+class Paced:
+    """Runs a trial in a thread of its own; between rungs the caller waits, at a rung the trial.
+
+    Args:
+        run: the trial; calls what it is given with (step, metrics) and returns its outcome.
+        rungs: steps at which it waits.
+    """
+
+    def __init__(self, run: Callable[[Report], Outcome], rungs: tuple[int, ...] = ()):
+        self._run, self._rungs, self._seen = run, list(rungs), list[dict[str, float]]()
+        self._heard: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._told: queue.Queue[bool] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._waits = False
+
+    def advance(self) -> dict[str, Any]:
+        """Go on to the next rung, {"step", "metrics"} with the means since the last one, or to the
+        end, {"outcome"}.
+        """  # noqa: D205
+        if self._waits:
+            self._told.put(True)
+        else:
+            self._thread.start()
+        heard = self._heard.get()
+        self._waits = "outcome" not in heard
+        return heard
+
+    def stop(self) -> None:
+        """End a trial that waits at a rung, and wait for it to keep its checkpoint."""
+        if self._waits:
+            self._told.put(False)
+            self._thread.join()
+            self._waits = False
+
+    def _work(self) -> None:
+        self._heard.put({"outcome": outcome_of(lambda: self._run(self._report))})
+
+    def _report(self, step: int, metrics: dict[str, float]) -> None:
+        self._seen.append(metrics)
+        if not self._rungs or step < self._rungs[0]:
+            return
+        rung = self._rungs[0]
+        # A resumed trial may come in past several rungs: it is compared at the last of them.
+        while self._rungs and step >= self._rungs[0]:
+            rung = self._rungs.pop(0)
+        means = {k: sum(m[k] for m in self._seen) / len(self._seen) for k in metrics}
+        self._seen.clear()
+        self._heard.put({"step": rung, "metrics": means})
+        if not self._told.get():
+            raise EarlyStop(f"{STOPPED} {rung}", "others did better for their cost")
+
+
+def paced_trial(
+    config: dict[str, Any],
+    device: str,
+    first: Callable[[Path], None] | None = None,
+    brings: Callable[[Path], None] | None = None,
+) -> Paced:
+    """The trial of a worker's configuration, not yet begun.
+
+    Args:
+        config: ``arch`` as JSON, ``number`` of the trial, and ``prepared``, what ``prepare`` returned.
+        device: of torch.
+        first: called with the student's folder before the trial, where its checkpoint must be fetched.
+        brings: called with the folder whenever something new may lie there, and at the end.
+    """
+    import torch
+
+    prepared, arch = config["prepared"], Arch.from_json(config["arch"])
+    settings = prepared["settings"]
+    os.chdir(prepared["cwd"])
+    # Named by the arch: a trial that is tried again goes on from its checkpoint.
+    folder = Path(prepared["students"]) / arch.key
+
+    def run(report: Report) -> Outcome:
+        torch.set_num_threads(1)  # counts for the thread that sets it
+        if first is not None:
+            first(folder)
+        task = task_of(prepared, device)
+        with Follow(config["number"], folder, folder.parents[1], settings["steps"]) as follow:
+            heard = _also(report, follow, brings, folder)
+            outcome = run_trial(task, arch, folder, heard, follow.doing)
+            follow.doing("draw")
+            started = time.perf_counter()
+            illustrate(task.anchor, task.eval_images, folder, outcome)
+            outcome.attrs.setdefault("seconds", {})["draw"] = time.perf_counter() - started
+            follow.end(outcome, tuple(settings["objectives"]))
+        return outcome
+
+    def run_and_bring(report: Report) -> Outcome:
+        try:
+            return run(report)
+        finally:
+            if brings is not None:
+                brings(folder)
+
+    return Paced(run_and_bring, rungs_of(settings["steps"]) if settings["early_stopping"] else ())
+
+
+def _also(
+    report: Report, follow: Follow, brings: Callable[[Path], None] | None, folder: Path
+) -> Report:
+    """Reports that are followed, and bring home a checkpoint written since the last one."""
+
+    def heard(step: int, metrics: dict[str, float]) -> None:
+        follow.step(step, metrics)
+        if brings is not None:
+            brings(folder)
+        report(step, metrics)
+
+    return heard
+
+
+def outcome_of(run: Callable[[], Outcome]) -> Outcome:
+    """What came of a trial; whatever goes wrong becomes its reason."""
+    try:
+        return run()
+    except (
+        BaseException
+    ) as error:  # SystemExit too: whoever waits for the outcome would wait for ever
+        return failure_of(error)
+
+
+def failure_of(error: BaseException) -> Outcome:
+    """The outcome of work that ended in this error."""
+    if isinstance(error, NasKdError):
+        return Outcome(None, _reason(error), attrs={"message": str(error)})
+    message = f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    return Outcome(None, _reason(error), attrs={"message": message, "traceback": trace})
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TrialFailed):
+        return error.reason
+    if isinstance(error, NasKdError):
+        # Pictures that went bad are mended, and then every trial of theirs is run again.
+        return INTERRUPTED if isinstance(error, DataError) else "crash"
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
+        return "out_of_memory"
+    if isinstance(error, OSError) or any(words in text for words in NO_SPACE):
+        return INTERRUPTED
+    return "crash"

@@ -1,0 +1,1 @@
+"""The student: its architecture, what it costs, its networks, its bitstreams and its files."""

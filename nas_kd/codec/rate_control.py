@@ -1,0 +1,80 @@
+"""The level at which a picture's file has a wanted size or quality, by bisection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nas_kd.codec.bitstream import Analysed, analyse, decode, write
+from nas_kd.codec.student import Student
+from nas_kd.data.image_file import Image8
+from nas_kd.data.metrics import psnr_db
+from nas_kd.errors import UsageError
+
+STEPS = 8
+"""Halvings of the range of levels: six levels are resolved to 1/51."""
+
+
+class Sought(NamedTuple):
+    """The file that comes nearest to a wish, and in words by how much it misses it, if it does."""
+
+    data: bytes
+    missed: str | None = None
+
+
+def file_of_bpp(student: Student, image: Image8, bpp: float) -> Sought:
+    """The file of the highest level that takes at most ``bpp`` bits per pixel, header and all; else of level 1."""
+    _check("--target-bpp", bpp)
+    picture = analyse(student, image)
+    per_byte = 8 / (picture.height * picture.width)
+    small = write(student, picture, 1)
+    if (least := per_byte * len(small)) > bpp:
+        return Sought(small, f"--target-bpp {bpp:g}: level 1 of this student takes {least:.4f} bpp")
+    large = write(student, picture, student.levels)
+    if per_byte * len(large) <= bpp:
+        return Sought(large)
+    too_large = lambda data: per_byte * len(data) > bpp  # noqa: E731
+    return Sought(_bisect(student, picture, (small, large), too_large)[0])
+
+
+def file_of_psnr(student: Student, image: Image8, psnr: float) -> Sought:
+    """The file of the lowest level whose decoded picture has at least ``psnr`` dB; else of the highest."""
+    _check("--target-psnr", psnr)
+    picture = analyse(student, image)
+    quality = lambda data: psnr_db(decode(student, data), image)  # noqa: E731
+    large = write(student, picture, student.levels)
+    if (most := quality(large)) < psnr:
+        return Sought(
+            large,
+            f"--target-psnr {psnr:g}: the highest level of this student reaches {most:.2f} dB",
+        )
+    small = write(student, picture, 1)
+    if quality(small) >= psnr:
+        return Sought(small)
+    good_enough = lambda data: quality(data) >= psnr  # noqa: E731
+    return Sought(_bisect(student, picture, (small, large), good_enough)[1])
+
+
+def _check(option: str, wish: float) -> None:
+    if math.isnan(wish) or wish <= 0:
+        raise UsageError(f"{option} {wish}: must be above 0")
+
+
+def _bisect(
+    student: Student,
+    picture: Analysed,
+    files: tuple[bytes, bytes],
+    high_enough: Callable[[bytes], bool],
+) -> tuple[bytes, bytes]:
+    """The files of two neighbouring levels, the first not high enough and the second so."""
+    low, high = 1.0, float(student.levels)
+    below, above = files
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        data = write(student, picture, middle)
+        if high_enough(data):
+            high, above = middle, data
+        else:
+            low, below = middle, data
+    return below, above

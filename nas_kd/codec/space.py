@@ -1,0 +1,461 @@
+"""Arch, one student's architecture, and SearchSpace, the set of archs a study may try.
+
+A search space is a TOML file: ``[vary]`` names what may vary and its choices, ``[arch]`` is a template
+that refers to them as ``"$name"``::
+
+    [vary]
+    N = [16, 32, 64]
+
+    [arch]
+    M = 192
+    hyper = "$N"
+    ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from nas_kd.errors import SpaceError
+from nas_kd.toml_file import read_table
+
+Choice = int | str | bool
+Stem = Literal["conv", "unshuffle2", "unshuffle4", "trunk2", "trunk4", "trunk8"]
+Block = Literal["residual", "depthwise", "gated", "window"]
+Activation = Literal["gdn", "leaky_relu"]
+Entropy = Literal["scale", "mean-scale", "checkerboard"]
+
+STAGES = 3
+"""Stages of a transform: stage i works at 1 / 2^(i+1) of the picture's height and width."""
+
+TRUNK_STAGES = 4
+"""A trunk may have blocks at 1/16 too, on as many channels as there are latents."""
+
+FIRST_STAGE = {"conv": 0, "unshuffle2": 0, "unshuffle4": 1, "trunk2": 0, "trunk4": 1, "trunk8": 2}
+
+HEAD = 16
+"""Channels of one attention head in a window block: wider ones have more heads, so that slices are whole heads."""
+
+WORDS: dict[str, tuple[Choice, ...]] = {
+    "stem": get_args(Stem),
+    "block": get_args(Block),
+    "activation": get_args(Activation),
+    "entropy": get_args(Entropy),
+    "kernel": (3, 5),
+    "attention": (False, True),
+    "shortcut": (False, True),
+}
+RANGES = {"widths": (1, 1024), "depths": (0, 8), "M": (1, 768), "hyper": (1, 1024)}
+PER_STAGE = ("widths", "depths", "attention")
+KERNELLED = ("depthwise", "gated")
+"""Blocks whose kernel is the transform's; the others have their own."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One side of a student, encoder (g_a) or decoder (g_s); entries of tuples are per stage.
+
+    ``unshuffle4`` and ``trunk4`` go to 1/4 resolution at once, so that stage 0 does not exist. A trunk changes
+    resolution by linear projections alone (``layers``); its blocks stand at 1/2 to 1/16, hence four depths.
+    """
+
+    stem: Stem = "conv"
+    widths: tuple[int, int, int] = (32, 32, 32)
+    depths: tuple[int, ...] = (0, 0, 0)
+    attention: tuple[bool, bool, bool] = (False, False, False)
+    block: Block = "residual"
+    activation: Activation = "gdn"
+    kernel: int = 5
+
+    @property
+    def first_stage(self) -> int:
+        """Index of the highest-resolution stage that exists."""
+        return FIRST_STAGE[self.stem]
+
+    @property
+    def trunk(self) -> bool:
+        """Whether resolution changes by linear projections that start as principal components."""
+        return self.stem.startswith("trunk")
+
+    def canonical(self) -> Transform:
+        """The same network with the entries that have no effect set to one fixed value."""
+        off = self.first_stage
+        kept = {
+            k: (type(getattr(self, k)[-1])(0),) * off + getattr(self, k)[off:] for k in PER_STAGE
+        }
+        kept["block"] = self.block if any(kept["depths"]) else "residual"
+        if self.trunk:
+            kept |= {"activation": "leaky_relu"}
+            kept["kernel"] = self.kernel if kept["block"] in KERNELLED else 3
+            kept["depths"] = (*kept["depths"], 0)[:TRUNK_STAGES]
+        if all(getattr(self, key) == value for key, value in kept.items()):
+            return self  # as most are: a sampler looks at thousands of archs
+        return replace(self, **kept)
+
+    def __str__(self) -> str:
+        def stage(i: int) -> str:
+            depth = f"+{self.depths[i]}{self.block[0]}" if self.depths[i] else ""
+            return f"{self.widths[i]}{depth}{'a' if self.attention[i] else ''}"
+
+        stages = "-".join(stage(i) for i in range(self.first_stage, STAGES))
+        if not self.trunk:
+            return f"{self.stem} {stages} {self.activation} k{self.kernel}"
+        latent = f"-M+{self.depths[3]}{self.block[0]}" if self.depths[3] else ""
+        return f"{self.stem} {stages}{latent} k{self.kernel}"
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One student's architecture.
+
+    M: latent channels. hyper: width of h_a and h_s. shortcut: a linear transform beside the networks, as students
+    of nas-kd 0.1 had it; they are still read, and no search space has it any more.
+    """
+
+    encoder: Transform
+    decoder: Transform
+    M: int = 192
+    hyper: int = 32
+    entropy: Entropy = "mean-scale"
+    shortcut: bool = False
+
+    def canonical(self) -> Arch:
+        """The same network with the entries that have no effect set to one fixed value."""
+        encoder, decoder = self.encoder.canonical(), self.decoder.canonical()
+        if encoder is self.encoder and decoder is self.decoder:
+            return self
+        return replace(self, encoder=encoder, decoder=decoder)
+
+    @property
+    def trunk(self) -> bool:
+        """Whether both sides are trunks, so that the untrained student is a linear transform codec."""
+        return self.encoder.trunk and self.decoder.trunk
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits; equal for equal networks, on every machine."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """The canonical form, as JSON can hold it."""
+        return json.loads(json.dumps(asdict(self.canonical())))
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], where: str = "arch") -> Arch:
+        """The arch a dictionary describes; raises SpaceError with ``where`` and the key."""
+        return _build(data, where)
+
+    def __str__(self) -> str:
+        tail = f"{self.entropy}{' +linear' if self.shortcut else ''}"
+        return f"enc [{self.encoder}] dec [{self.decoder}] M{self.M} h{self.hyper} {tail}"
+
+
+def prim(N: int, M: int = 192) -> Arch:
+    """PRIM's student, CompressAI's ScaleHyperprior(N, M) (arXiv 2509.10366, section 3)."""
+    side = Transform(widths=(N, N, N))
+    return Arch(encoder=side, decoder=side, M=M, hyper=N, entropy="scale")
+
+
+def load_arch(path: Path) -> Arch:
+    """Read an arch from a TOML file (its ``[arch]`` table) or JSON file (as `export` writes it)."""
+    data = read_table(path, SpaceError)
+    if not isinstance(data.get("arch"), dict):
+        raise SpaceError(f"{path}: key 'arch' is missing; it holds a table of the arch's entries")
+    return Arch.from_json(data["arch"], where=f"{path}: arch")
+
+
+# --- checking one entry -----------------------------------------------------------------------
+
+
+def _check(where: str, key: str, value: Any) -> Choice:
+    if key in WORDS:
+        if not any(value == word and type(value) is type(word) for word in WORDS[key]):
+            allowed = ", ".join(json.dumps(word) for word in WORDS[key])
+            raise SpaceError(
+                f"{where}.{key} = {json.dumps(value, default=str)}: must be one of {allowed}"
+            )
+        return value
+    low, high = RANGES[key]
+    if type(value) is not int or not low <= value <= high:
+        raise SpaceError(
+            f"{where}.{key} = {json.dumps(value, default=str)}: "
+            f"must be a whole number from {low} to {high}"
+        )
+    return value
+
+
+def _check_keys(
+    where: str, data: Any, expected: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> None:
+    if not isinstance(data, dict):
+        raise SpaceError(f"{where} = {json.dumps(data, default=str)}: must be a table")
+    for key in data:
+        if key not in expected:
+            raise SpaceError(f"{where}.{key}: no such key; the keys are {', '.join(expected)}")
+    for key in expected:
+        if key not in data and key not in optional:
+            raise SpaceError(f"{where}.{key} is missing; every key of {where} must be given")
+
+
+def _stages(where: str, key: str, values: Any, stem: Any) -> list[Any]:
+    places = {STAGES: "1/2, 1/4 and 1/8"}
+    if key == "depths" and str(stem).startswith("trunk"):
+        places = {TRUNK_STAGES: "1/2, 1/4, 1/8 and 1/16"}
+    if not isinstance(values, (list, tuple)) or len(values) not in places:
+        n, resolutions = next(iter(places.items()))
+        raise SpaceError(
+            f"{where}.{key} = {json.dumps(values, default=str)}: "
+            f"must be a list of {n} entries, for {resolutions} resolution"
+        )
+    return list(values)
+
+
+WITHOUT_EFFECT = ("attention", "activation")
+"""Keys that a trunk need not give."""
+TRANSFORM_KEYS = tuple(Transform.__dataclass_fields__)
+ARCH_KEYS = tuple(Arch.__dataclass_fields__)
+
+
+def _transform(data: Any, where: str) -> Transform:
+    stem = data.get("stem") if isinstance(data, dict) else None
+    trunk = str(stem).startswith("trunk")
+    _check_keys(where, data, TRANSFORM_KEYS, optional=WITHOUT_EFFECT if trunk else ())
+    entries: dict[str, Any] = {}
+    for key, value in data.items():
+        if key in PER_STAGE:
+            values = _stages(where, key, value, data["stem"])
+            skipped = FIRST_STAGE.get(data["stem"], 0)
+            checked = [_check(f"{where}", key, v) for v in values[skipped:]]
+            entries[key] = (*values[:skipped], *checked)
+        else:
+            entries[key] = _check(where, key, value)
+    side = Transform(**entries).canonical()
+    _check_trunk(side, where)
+    for width, on in zip(side.widths, side.attention, strict=True):
+        if on and width % 2:
+            raise SpaceError(f"{where}.widths = {width}: must be even where attention is on")
+    for width, depth in zip(side.widths, side.depths, strict=False):
+        if side.block == "window" and depth and width % HEAD:
+            raise SpaceError(
+                f"{where}.widths = {width}: must be a multiple of {HEAD} where there are window blocks"
+            )
+    return side
+
+
+def _check_trunk(side: Transform, where: str) -> None:
+    if not side.trunk:
+        if side.block == "gated":
+            raise SpaceError(f"{where}.block = gated: stands in trunks only (stem trunk2, ...)")
+        return
+    if any(side.attention):
+        raise SpaceError(f"{where}.attention: must be false in a trunk, which has none")
+    if side.block == "window" and side.depths[3]:
+        raise SpaceError(
+            f"{where}.depths = {list(side.depths)}: windows of 8x8 do not fit 1/16 resolution; end in 0"
+        )
+
+
+def _build(data: Any, where: str) -> Arch:
+    _check_keys(where, data, ARCH_KEYS, optional=("shortcut",))
+    sides: dict[str, Any] = {
+        side: _transform(data[side], f"{where}.{side}") for side in ("encoder", "decoder")
+    }
+    rest: dict[str, Any] = {k: _check(where, k, v) for k, v in data.items() if k not in sides}
+    if len({side.trunk for side in sides.values()}) > 1:
+        raise SpaceError(
+            f"{where}: stems {sides['encoder'].stem} and {sides['decoder'].stem}: both sides or none"
+        )
+    return Arch(**sides, **rest).canonical()
+
+
+# --- the space --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A set of archs: the template ``arch`` with each ``$name`` in it taken from ``vary[name]``."""
+
+    name: str
+    vary: dict[str, tuple[Choice, ...]]
+    template: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Combinations of choices; distinct archs may be fewer, where an entry has no effect."""
+        return math.prod(len(choices) for choices in self.vary.values())
+
+    def arch(self, params: dict[str, Choice]) -> Arch:
+        """The arch at one choice per varied name; raises SpaceError at a value outside its list."""
+        for name, choices in self.vary.items():
+            if name not in params:
+                raise SpaceError(f"search space {self.name}: no value for {name}")
+            if params[name] not in choices:
+                raise SpaceError(
+                    f"search space {self.name}: {name} = {params[name]!r} is not in {list(choices)}"
+                )
+        return Arch.from_json(_fill(self.template, params), where=f"{self.name}: arch")
+
+    def suggest(self, trial: Any) -> Arch:
+        """Let an Optuna trial choose (``suggest_int`` for even steps, else categorical)."""
+        return self.arch({name: self._suggest(trial, name) for name in self.vary})
+
+    def _suggest(self, trial: Any, name: str) -> Choice:
+        choices = self.vary[name]
+        step = even_step(choices)
+        if step:
+            return trial.suggest_int(name, choices[0], choices[-1], step=step)
+        return trial.suggest_categorical(name, list(choices))
+
+    def params_of(self, arch: Arch) -> dict[str, Choice] | None:
+        """Choices that give this arch (the first choice where an entry has no effect), or None."""
+        bound: dict[str, list[Any]] = {name: [] for name in self.vary}
+        _bind(self.template, asdict(arch), bound)
+        seen = [
+            [c for c in choices if c in bound[name]] or [choices[0]]
+            for name, choices in self.vary.items()
+        ]
+        tried = (dict(zip(self.vary, values, strict=True)) for values in product(*seen))
+        return next((p for p in tried if self.arch(p) == arch.canonical()), None)
+
+    def grid(self) -> Iterator[dict[str, Choice]]:
+        """Every combination, the last name varying fastest."""
+        for values in product(*self.vary.values()):
+            yield dict(zip(self.vary, values, strict=True))
+
+    def extreme(self, largest: bool) -> Arch:
+        """The arch at the last (or first) choice of every name; choices stand smallest first."""
+        return self.arch(
+            {name: choices[-1 if largest else 0] for name, choices in self.vary.items()}
+        )
+
+    def corners(self, largest: bool) -> list[Arch]:
+        """The extremes in size: one arch per combination of kinds (words)."""
+        side = -1 if largest else 0
+        choices = [c if isinstance(c[0], str) else (c[side],) for c in self.vary.values()]
+        archs = [self.arch(dict(zip(self.vary, v, strict=True))) for v in product(*choices)]
+        return list(dict.fromkeys(archs))
+
+    def draw(self, seed: int) -> Arch:
+        """A random arch: each choice as likely as the others of its name."""
+        generator = random.Random(seed)
+        return self.arch({name: generator.choice(c) for name, c in self.vary.items()})
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits over what may vary and the template."""
+        # As templates of nas-kd 0.1 had it, so that their studies resume.
+        template = {"shortcut": False} | self.template
+        text = json.dumps([self.vary, template], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def even_step(choices: tuple[Choice, ...]) -> int | None:
+    """The common distance of ascending whole numbers, or None."""
+    if len(choices) < 2 or any(type(c) is not int for c in choices):
+        return None
+    steps = {int(b) - int(a) for a, b in zip(choices, choices[1:], strict=False)}
+    return steps.pop() if len(steps) == 1 and min(steps) > 0 else None
+
+
+def _fill(node: Any, params: dict[str, Choice]) -> Any:
+    if isinstance(node, dict):
+        return {key: _fill(value, params) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_fill(value, params) for value in node]
+    return params[node[1:]] if isinstance(node, str) and node.startswith("$") else node
+
+
+def _bind(node: Any, value: Any, bound: dict[str, list[Any]]) -> None:
+    """Collect what the template's names stand for in a value; ineffective entries may disagree."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            _bind(child, value[key], bound)
+    elif isinstance(node, list):
+        for child, entry in zip(node, value, strict=True):
+            _bind(child, entry, bound)
+    elif isinstance(node, str) and node.startswith("$"):
+        bound[node[1:]].append(value)
+
+
+def load_space(spec: str | Path) -> SearchSpace:
+    """Read a search space: a TOML file, or the name of one in the ``search_spaces`` folder.
+
+    Raises SpaceError naming the file, the key, the value and the rule.
+    """
+    path = _find(spec)
+    data = read_table(path, SpaceError)
+    _check_keys(f"{path}: space", data, ("vary", "arch"))
+    if not isinstance(data["vary"], dict):
+        raise SpaceError(f"{path}: vary = {json.dumps(data['vary'], default=str)}: must be a table")
+    vary = {name: _choices(path, name, value) for name, value in data["vary"].items()}
+    used = set(_names(data["arch"]))
+    if unknown := sorted(used - set(vary)):
+        raise SpaceError(f"{path}: arch refers to ${unknown[0]}, which [vary] does not list")
+    if unused := sorted(set(vary) - used):
+        raise SpaceError(f"{path}: vary.{unused[0]} is used nowhere in [arch]; remove it")
+    if isinstance(data["arch"], dict) and data["arch"].get("shortcut"):
+        raise SpaceError(
+            f'{path}: arch.shortcut: students have none any more; take the key out, and a trunk (stem = "trunk4")'
+        )
+    space = SearchSpace(path.stem, vary, data["arch"])
+    _try_every_choice(space, path)
+    return space
+
+
+def _find(spec: str | Path) -> Path:
+    if isinstance(spec, Path) or str(spec).endswith(".toml"):
+        return Path(spec)
+    # Here, in a source tree, and where an installed wheel puts them.
+    beside = (Path(), Path(__file__).parents[2], Path(sys.prefix) / "share" / "nas-kd")
+    folders = [base / "search_spaces" for base in beside]
+    found = next((f / f"{spec}.toml" for f in folders if (f / f"{spec}.toml").exists()), None)
+    if found is None:
+        known = sorted({p.stem for f in folders for p in f.glob("*.toml")})
+        raise SpaceError(
+            f"search space '{spec}': no such file; give a .toml file or one of {', '.join(known)}"
+        )
+    return found
+
+
+def _choices(path: Path, name: str, value: Any) -> tuple[Choice, ...]:
+    where = f"{path}: vary.{name} = {json.dumps(value, default=str)}"
+    if not isinstance(value, list) or not value:
+        raise SpaceError(f"{where}: must be a list of at least one choice")
+    if any(not isinstance(v, (int, str, bool)) for v in value):
+        raise SpaceError(f"{where}: choices are whole numbers, strings or booleans")
+    if len({type(v) for v in value}) > 1:
+        raise SpaceError(f"{where}: choices must all be of one type")
+    if len(set(value)) < len(value):
+        raise SpaceError(f"{where}: a choice stands twice")
+    if type(value[0]) is not str and value != sorted(value):
+        raise SpaceError(f"{where}: choices must stand smallest first")
+    return tuple(value)
+
+
+def _names(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _names(child)
+    elif isinstance(node, str) and node.startswith("$"):
+        yield node[1:]
+
+
+def _try_every_choice(space: SearchSpace, path: Path) -> None:
+    """Build an arch at each choice, so that a bad one is an error now and not in trial 150."""
+    for side in (False, True):
+        base = {name: choices[-1 if side else 0] for name, choices in space.vary.items()}
+        for name, choices in space.vary.items():
+            for choice in choices:
+                data = _fill(space.template, base | {name: choice})
+                Arch.from_json(data, where=f"{path}: arch")

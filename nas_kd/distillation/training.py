@@ -1,0 +1,287 @@
+"""One training run: steps, checkpoints, resume.
+
+Every step draws its pictures, levels and noise from (seed, step), so that a run that was killed and
+resumed takes the very steps it would have taken.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas_kd.data.images import Image8, at_least, derived_seed, to_device
+from nas_kd.distillation.feed import Feed
+from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
+from nas_kd.errors import TrialFailed
+from nas_kd.recipe import Recipe
+
+CHECK_EVERY = 20
+"""Steps between looks at the loss: a look waits for the device."""
+
+
+Trainable = Any
+"""A torch module with arch, lmbdas, levels and aux_loss: a student, or the weights that many students share."""
+
+
+class Pictures(Protocol):
+    """Where batches come from: a pool of crops, with or without the teacher's outputs."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
+        """The pictures at ``index`` [B] with what ``weights`` asks for, on the training device."""
+
+    def is_far(self, weights: Weights) -> bool:
+        """Whether batches have to be fetched from elsewhere than the training device."""
+
+
+class CropPool:
+    """Crops without a teacher: uint8 [n, 3, S, S], moved to the device once."""
+
+    def __init__(self, crops: Tensor, device: str = "cpu"):
+        self.crops = crops.to(device)
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
+        """Pictures in [0, 1]; there is no teacher here."""
+        index, level, lmbda = (to_device(t, self.crops.device) for t in (index, level, lmbda))
+        return Batch(self.crops[index].float() / 255, level, lmbda)
+
+    def is_far(self, weights: Weights) -> bool:
+        """They are on the device."""
+        return False
+
+
+class EveryCrop:
+    """All crops of all pictures, flipped and turned: cut anew for every step, hardly one comes again.
+
+    Args:
+        images: uint8 [H, W, 3] each, in memory; those smaller than the crop are extended by reflection.
+        size: side of a crop, in pixels.
+        device: where batches are wanted.
+    """
+
+    SYMMETRIES = 8
+    """Of a square."""
+
+    def __init__(self, images: Sequence[Image8], size: int, device: str = "cpu"):
+        self.images = [at_least(image, size) for image in images]
+        self.size, self.device = size, device
+        places = [(a.shape[0] - size + 1) * (a.shape[1] - size + 1) for a in self.images]
+        self.ends = np.cumsum(places) * self.SYMMETRIES
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
+        """Pictures in [0, 1]; there is no teacher here."""
+        crops = np.stack([self._cut(int(i)) for i in index])
+        x, level, lmbda = (
+            to_device(t, self.device) for t in (torch.from_numpy(crops), level, lmbda)
+        )
+        return Batch(x.float() / 255, level, lmbda)
+
+    def _cut(self, index: int) -> Image8:
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        place, symmetry = divmod(int(self.ends[which]) - 1 - index, self.SYMMETRIES)
+        image = self.images[which]
+        top, left = divmod(place, image.shape[1] - self.size + 1)
+        crop = image[top : top + self.size, left : left + self.size].transpose(2, 0, 1)
+        crop = np.rot90(crop, symmetry % 4, axes=(1, 2))
+        return np.ascontiguousarray(crop[..., ::-1] if symmetry >= 4 else crop)
+
+    def sample(self, count: int, seed: int) -> Tensor:
+        """Float [count, 3, S, S] in [0, 1]: what a trunk starts from."""
+        generator = torch.Generator().manual_seed(derived_seed(seed, "start"))
+        index = torch.randint(len(self), (count,), generator=generator)
+        return torch.from_numpy(np.stack([self._cut(int(i)) for i in index])).float() / 255
+
+    def is_far(self, weights: Weights) -> bool:
+        """Whether crops are cut on the host for another device."""
+        return torch.device(self.device).type != "cpu"
+
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+Forward = Callable[[Tensor, Tensor], dict[str, Any]]
+"""Pictures [B, 3, H, W] and levels [B] to what ``Student.forward`` returns."""
+
+
+class Run:
+    """A training run that can be saved at any step and taken up again.
+
+    Args:
+        student: trained in place, on the device where it is; or the weights that many students share.
+        pictures: the pool that batches are drawn from.
+        recipe: steps and rates.
+        weights: the loss.
+        latent_widths: channels of the teacher's y and z, where the loss matches latents.
+        checkpoint: file to save to and to resume from, if any.
+        forwards: what a step, given its number, trains through; the student itself where None.
+    """
+
+    def __init__(
+        self,
+        student: Trainable,
+        pictures: Pictures,
+        recipe: Recipe,
+        weights: Weights = CONTROL,
+        latent_widths: tuple[int, int] | None = None,
+        checkpoint: Path | None = None,
+        forwards: Callable[[int], list[Forward]] | None = None,
+    ):
+        self.student, self.pictures, self.recipe = student, pictures, recipe
+        self.forwards = forwards or (lambda step: [self.student])
+        self.weights, self.checkpoint = weights, checkpoint
+        self.device = next(student.parameters()).device
+        # Faster on a CPU; on a GPU not measured.
+        on_cpu = self.device.type == "cpu"
+        self.layout = torch.channels_last if on_cpu else torch.contiguous_format
+        student.to(memory_format=self.layout)
+        self.adapters = self._make_adapters(latent_widths)
+        self.optimiser, self.aux_optimiser = self._optimisers()
+        self.lmbdas = torch.tensor(student.lmbdas)
+        self.step = 0
+        if checkpoint is not None and checkpoint.exists():
+            self._restore(checkpoint)
+
+    def _make_adapters(self, widths: tuple[int, int] | None) -> Adapters | None:
+        if widths is None or not (self.weights.kd_y > 0 or self.weights.kd_z > 0):
+            return None
+        arch = self.student.arch
+        adapters = Adapters(self.student.levels, (arch.M, arch.hyper), widths)
+        return adapters.to(self.device)
+
+    def _optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """Adam for the networks, Adam for the quantiles alone, as CompressAI splits them."""
+        main: list[Tensor] = []
+        quantiles: list[Tensor] = []
+        for name, p in self.student.named_parameters():
+            (quantiles if name.endswith(".quantiles") else main).append(p)
+        if self.adapters is not None:
+            main += list(self.adapters.parameters())
+        return (
+            torch.optim.Adam(main, lr=self.recipe.lr, fused=True),
+            torch.optim.Adam(quantiles, lr=self.recipe.aux_lr, fused=True),
+        )
+
+    def run(
+        self,
+        report: Report | None = None,
+        between_steps: Callable[[], None] | None = None,
+        until: int | None = None,
+    ) -> dict[str, float]:
+        """Take the remaining steps, or those up to step ``until``; returns the last reported terms.
+
+        Raises TrialFailed with reason ``nan`` when the loss is no longer finite.
+        """
+        self.student.train()
+        saved_at, metrics = time.monotonic(), dict[str, float]()
+        last = self.recipe.steps if until is None else min(until, self.recipe.steps)
+        with Feed(self._draw, self.pictures.is_far(self.weights)) as feed:
+            while self.step < last:
+                terms = self._step(feed.at(self.step))
+                self.step += 1
+                if between_steps is not None:
+                    between_steps()  # where a measurement may want the device alone
+                if self.step % CHECK_EVERY == 0 or self.step == last:
+                    metrics = self._look(terms)
+                    if report is not None:
+                        report(self.step, metrics)
+                if time.monotonic() - saved_at > self.recipe.checkpoint_s:
+                    self._look(terms)  # what is not finite is not saved
+                    self.save()
+                    saved_at = time.monotonic()
+        self.save()
+        self.student.eval()
+        return metrics
+
+    def _draw(self, step: int) -> Batch:
+        """A step's batch; the generator is its own, since a thread may draw ahead of the step's noise."""
+        seed = derived_seed(self.recipe.seed, "draw", step)
+        generator = torch.Generator().manual_seed(seed)
+        index = torch.randint(len(self.pictures), (self.recipe.batch,), generator=generator)
+        levels = self.student.levels
+        level = torch.randint(1, levels + 1, (self.recipe.batch,), generator=generator)
+        batch = self.pictures.batch(index, level, self.lmbdas[level - 1], self.weights)
+        x_hat = None if batch.x_hat_T is None else self._laid_out(batch.x_hat_T)
+        return replace(batch, x=self._laid_out(batch.x), x_hat_T=x_hat)
+
+    def _laid_out(self, pictures: Tensor) -> Tensor:
+        return pictures.contiguous(memory_format=self.layout)
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        torch.manual_seed(derived_seed(self.recipe.seed, "step", self.step))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.lr * self.recipe.lr_factor(self.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.aux_optimiser.zero_grad(set_to_none=True)
+        terms = self._gradients(batch)
+        nn.utils.clip_grad_norm_(self._trained(), self.recipe.clip)
+        self.optimiser.step()
+        self.student.aux_loss().backward()
+        self.aux_optimiser.step()
+        return terms
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Sum the gradients of the step's forwards; the terms returned are the first one's."""
+        first: dict[str, Tensor] = {}
+        for forward in self.forwards(self.step):
+            out = forward(batch.x, batch.level.float())
+            terms = distillation_loss(out, batch, self.weights, self.adapters)
+            terms["loss"].backward()
+            first = first or {name: term.detach() for name, term in terms.items()}
+        return first
+
+    def _trained(self) -> list[Tensor]:
+        return [p for group in self.optimiser.param_groups for p in group["params"]]
+
+    def _look(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        metrics = {name: float(term.detach()) for name, term in terms.items()}
+        if not math.isfinite(metrics["loss"]):
+            raise TrialFailed("nan", f"loss is {metrics['loss']} at step {self.step}")
+        return metrics
+
+    def save(self) -> None:
+        """Write the checkpoint under a temporary name, then rename it."""
+        if self.checkpoint is None:
+            return
+        state = {
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "aux_optimiser": self.aux_optimiser.state_dict(),
+            "adapters": None if self.adapters is None else self.adapters.state_dict(),
+        }
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.checkpoint.with_suffix(f".tmp{os.getpid()}")
+        packed = BytesIO()
+        torch.save(state, packed)
+        try:
+            # Written by Python: torch's own writer does not say that a disk is full.
+            temporary.write_bytes(packed.getbuffer())
+            os.replace(temporary, self.checkpoint)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _restore(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.student.load_state_dict(state["student"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.aux_optimiser.load_state_dict(state["aux_optimiser"])
+        if self.adapters is not None and state["adapters"] is not None:
+            self.adapters.load_state_dict(state["adapters"])
+        self.step = state["step"]

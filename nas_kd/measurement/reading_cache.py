@@ -1,0 +1,94 @@
+"""Energy readings kept for later: one small file each, in this user's cache folder.
+
+What an arch costs does not depend on its weights, so a reading serves every study on the same
+device, driver, torch, precision, shape and mode.
+"""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nas_kd.errors import UsageError
+from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.places import user_cache
+
+PROTOCOL = 1
+"""Raised when the way of measuring changes so that figures are no longer comparable."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a reading depends on.
+
+    part: what was run (``encoder``, ``decoder``, ``both``, ``both_graph``). numerics: precision
+    of products, benchmark and determinism settings, and threads where they matter.
+    """
+
+    arch: str
+    part: str
+    device: str
+    driver: str
+    torch: str
+    dtype: str
+    shape: tuple[int, ...]
+    mode: str
+    numerics: str = ""
+    protocol: int = PROTOCOL
+
+    def to_json(self) -> dict[str, object]:
+        """As JSON can hold it."""
+        return asdict(self) | {"shape": list(self.shape)}
+
+    @property
+    def digest(self) -> str:
+        """The name of its file."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def cache_folder() -> Path:
+    """Where readings are kept."""
+    return user_cache() / "energy"
+
+
+class Readings:
+    """The readings of this user on this machine.
+
+    Args:
+        folder: where they are kept.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder or cache_folder()
+
+    def get(self, key: Key) -> Reading | None:
+        """The reading of this key, if there is one that can be read."""
+        try:
+            record = json.loads((self.folder / f"{key.digest}.json").read_text())
+            if record["key"] == key.to_json():
+                return Reading.from_json(record["reading"])
+        except (OSError, ValueError, KeyError, TypeError, UsageError):
+            pass  # a cache: what cannot be read is measured again
+        return None
+
+    def put(self, key: Key, reading: Reading) -> bool:
+        """Keep a measured reading; others are not kept. False where nothing can be written.
+
+        Raises:
+            ValueError: the reading comes from a fake meter.
+        """
+        require_real(reading)
+        if reading.state != "measured":
+            return False
+        record = {"key": key.to_json(), "reading": reading.to_json(), "unix_s": int(time.time())}
+        temporary = self.folder / f".{key.digest}.{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+            os.replace(temporary, self.folder / f"{key.digest}.json")
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,108 @@
+"""Export: front members as folders that encode and decode real files, verified before they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from nas_kd import __version__
+from nas_kd.codec.checkpoint import load_student, save_student, write_text
+from nas_kd.codec.onnx import export_onnx
+from nas_kd.codec.space import Arch
+from nas_kd.data.images import open_images
+from nas_kd.errors import UsageError
+from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
+from nas_kd.measurement.codec_energy import write_front_energy
+from nas_kd.study.polish import best_folder, gained
+from nas_kd.study.study import Study
+
+
+def export_front(study: Study, out: Path, progress: Any = None, onnx: bool = False) -> list[Path]:
+    """Write every front member below ``out``; each folder appears whole or not at all."""
+    members = study.front()
+    if not members:
+        raise UsageError(
+            f"study '{study.settings.name}': its front is empty; run more trials with `nas-kd search`"
+        )
+    folders = []
+    for trial in members:
+        folders.append(export_trial(study, trial, out / f"trial-{trial.number:04d}", onnx))
+        if progress is not None:
+            progress(trial, folders[-1])
+    return folders
+
+
+def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = False) -> Path:
+    """One student: real bitstreams on the evaluation set first, then the files."""
+    student = load_student(best_folder(study, trial))
+    images = open_images(study.settings.eval_data, "eval")
+    measured = evaluate_real(student, images)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    about = {"study": study.settings.name, "trial": trial.number, "nas_kd": __version__}
+    save_student(student, temporary, about)
+    more = {"estimated_in_search": trial.user_attrs["rd"], "measured": measured.to_json()}
+    more |= {"polished": polished} if (polished := gained(study, trial)) else {}
+    name = f"{study.settings.name}-{trial.number}"
+    write_text(temporary / "rd.json", rd_file(name, measured.to_json(), more))
+    if onnx:
+        export_onnx(student, temporary)
+    write_text(temporary / "card.md", _card(study, trial, measured))
+    write_front_energy(temporary, student, images, trial.user_attrs.get("energy"))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    return folder
+
+
+def export_student_onnx(student: Path, out: Path) -> list[Path]:
+    """encoder.onnx and decoder.onnx of a student's folder, below ``out``."""
+    codec = load_student(student)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be made ({error.strerror}); give another") from error
+    return export_onnx(codec, out)
+
+
+def rd_file(name: str, figures: dict[str, Any], more: dict[str, Any]) -> str:
+    """The text of ``rd.json``: CompressAI's result file, with what else is known beside it.
+
+    ``python -m compressai.utils.plot -f rd.json`` draws it.
+    """
+    shape = {
+        "name": name,
+        "description": "real entropy-coded strings, header apart",
+        "results": {"bpp": figures["bpp"], "psnr-rgb": figures["psnr_db"]},
+    }
+    return json.dumps(shape | more, indent=1) + "\n"
+
+
+def _card(study: Study, trial: FrozenTrial, measured: Measured) -> str:
+    curve = measured.curve()
+    settings, cost = study.settings, trial.user_attrs["cost"]
+    pairs = zip(settings.objectives, trial.values, strict=True)
+    lines = [
+        f"# {settings.name}, trial {trial.number}",
+        "",
+        str(Arch.from_json(trial.user_attrs["arch"])),
+        "",
+        f"Distilled from `{settings.teacher}`, {settings.steps} steps of {settings.batch} crops of "
+        f"{settings.crop_size} px, data `{settings.data}`, seed {settings.seed}.",
+        "",
+        *[f"- {name}: {value:.6g}" for name, value in pairs],
+        f"- parameters: {cost['parameters']:,}",
+        f"- MACs: encoder {cost['encoder_macs']:,}, decoder {cost['decoder_macs']:,} "
+        f"at {cost['shape']}",
+        "",
+        f"Real bitstreams on `{settings.eval_data}` ({len(measured.images)} pictures):",
+        "",
+        "| level | bpp | PSNR dB |",
+        "|---|---|---|",
+    ]
+    points = enumerate(zip(curve.bpp, curve.psnr_db, strict=True), start=1)
+    lines += [f"| {level} | {rate:.4f} | {psnr:.2f} |" for level, (rate, psnr) in points]
+    return "\n".join(lines) + "\n"

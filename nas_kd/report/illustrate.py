@@ -1,0 +1,65 @@
+"""A trial's drawings beside its student: the R-D plot and crops."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nas_kd.codec.checkpoint import load_student
+from nas_kd.data.images import ImageSet
+from nas_kd.errors import NasKdError
+from nas_kd.evaluation.rate_distortion import StudentCodec
+from nas_kd.report.crops import crops, sheet, shots, spread
+from nas_kd.study.trial import Anchor, Outcome
+from nas_kd.study.trial_artifacts import CROPS, PLOT
+
+
+def illustrate(anchor: Anchor, images: ImageSet, folder: Path, outcome: Outcome) -> None:
+    """Draw a trial's R-D plot and crops into its student's folder, where there is a student.
+
+    Drawings that fail are noted in the outcome: they must not cost the trial.
+    """
+    if "rd" not in outcome.attrs:
+        return
+    try:
+        _plot(anchor, outcome.attrs["rd"], folder / PLOT)
+        _crops(images, folder)
+    except (OSError, NasKdError) as error:
+        outcome.attrs["drawings"] = f"failed: {error}"
+
+
+def _crops(images: ImageSet, folder: Path) -> None:
+    originals = crops(images, 2)
+    if originals:
+        codec = StudentCodec(load_student(folder))
+        drawn = sheet(originals, shots(codec, originals, spread(codec.levels, 3)))
+        temporary = folder / f".{os.getpid()}.{CROPS}"
+        drawn.save(temporary)
+        os.replace(temporary, folder / CROPS)
+
+
+def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label=anchor.name)
+    axes.plot(rd["bpp_est"], rd["psnr_db"], color="#0072B2", marker="o", label="student")
+    _classical(axes, anchor)
+    if anchor.interval_db is not None:
+        axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")
+    axes.set(xlabel="bits per pixel (of learned codecs estimated)", ylabel="PSNR dB")
+    axes.legend()
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")
+    figure.savefig(temporary, dpi=100)
+    os.replace(temporary, file)
+
+
+def _classical(axes: Any, anchor: Anchor) -> None:
+    """Grey lines behind the learned codecs, which keep the picture to themselves."""
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # asked for, they fit what is drawn so far
+    for style, (name, curve) in zip(
+        (":", "-.", (0, (6, 2))), anchor.baselines.items(), strict=False
+    ):
+        axes.plot(curve.bpp, curve.psnr_db, color="0.5", linestyle=style, label=name)

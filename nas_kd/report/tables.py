@@ -1,0 +1,261 @@
+"""The front as a table, as JSON and as a plot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from nas_kd.codec.space import Arch, SearchSpace
+from nas_kd.data.images import open_images
+from nas_kd.errors import UsageError
+from nas_kd.evaluation.bd_rate import RDCurve
+from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_words, lacking
+from nas_kd.report.crops import spread
+from nas_kd.study.polish import RECORD, best_folder
+from nas_kd.study.prepare import baselines_of
+from nas_kd.study.study import Study
+from nas_kd.study.uncertainty import SCALE, UNITS, alike, notes, uncertainty_of, value_of
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008)."""
+
+SHOWN_CURVES = 6
+"""R-D curves of the front that are drawn; the report draws the chosen trial's beside them."""
+
+DASHES = ((0, (1, 1)), "-.", (0, (6, 2)))
+"""Of classical codecs' curves, which are all grey."""
+
+HEADS = {
+    "bd_rate": "BD-rate\n%",
+    "flops": "GMAC\n768x512",
+    "energy": "mJ per\nframe",
+    "rd_cost": "R-D cost\nbpp",
+}
+"""Of a table's columns, which are narrow."""
+
+Beside = dict[str, dict[int, dict[str, Any]]]
+"""Of each classical codec, by trial: BD-rate of the front's member against it, or the reason why there is none."""
+
+
+def front_against(study: Study) -> Beside:
+    """The front against classical codecs on the study's evaluation pictures.
+
+    Students' rates are estimates, as in the study; the codecs' are whole files. Raises UsageError where the
+    pictures are not those that the study was judged by.
+    """
+    images = open_images(study.settings.eval_data, "eval")
+    members = study.front()
+    if any(t.user_attrs["rd"]["data_fingerprint"] != images.fingerprint for t in members):
+        raise UsageError(
+            f"eval_data {study.settings.eval_data}: not the pictures that study {study.settings.name} was "
+            "judged by; put those back, or leave --baselines out"
+        )
+    found: Beside = {}
+    for name in CODECS:
+        reason = lacking(name)
+        anchor = None if reason else classical_curve(name, images)
+        found[name] = {
+            t.number: against(anchor, curve_of(t))
+            if anchor
+            else {"bd_rate": None, "reason": reason}
+            for t in members
+        }
+    return found
+
+
+def curve_of(trial: FrozenTrial) -> RDCurve:
+    """The estimated R-D curve of a trial."""
+    rd = trial.user_attrs["rd"]
+    return RDCurve(tuple(rd["bpp_est"]), tuple(rd["psnr_db"]))
+
+
+def front_json(study: Study, baselines: Beside | None = None) -> dict[str, Any]:
+    """The front, the anchor and the counts of trials by state."""
+    states = [t.state.name for t in study.trials]
+    return {
+        "study": study.settings.name,
+        "objectives": list(study.settings.objectives),
+        "anchor": study.optuna.user_attrs.get("anchor"),
+        "trials": {name: states.count(name) for name in sorted(set(states))},
+        "front": [_member(study, t) for t in study.front()],
+        "alike": alike(study),
+    } | ({} if baselines is None else {"baselines": baselines})
+
+
+def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "values": dict(zip(study.settings.objectives, trial.values, strict=True)),
+        "arch": trial.user_attrs["arch"],
+        "cost": trial.user_attrs["cost"],
+        "rd": trial.user_attrs["rd"],
+        "student": str(best_folder(study, trial)),
+        "polished": study.optuna.user_attrs.get(RECORD, {}).get(str(trial.number)),
+    }
+
+
+DRAWS = 32
+"""Random archs that show which words of an arch vary in a space."""
+
+
+def words(arch: Arch) -> list[list[str]]:
+    """An arch as words: of its encoder, its decoder and its latents, always as many."""
+    latents = [f"M{arch.M}", f"h{arch.hyper}", arch.entropy, "+linear" if arch.shortcut else ""]
+    return [str(arch.encoder).split(), str(arch.decoder).split(), latents]
+
+
+class Brief:
+    """Says an arch in the words that vary in its space: encoder | decoder | latents."""
+
+    def __init__(self, space: SearchSpace):
+        seen = [words(space.draw(seed)) for seed in range(DRAWS)]
+        self._varies = [
+            [len(set(column)) > 1 for column in zip(*part, strict=True)]
+            for part in zip(*seen, strict=True)
+        ]
+
+    def __call__(self, arch: Arch) -> str:
+        """The words; the whole arch where none varies, or where it is of another space than today's of that name."""
+        if [len(part) for part in words(arch)] != [len(part) for part in self._varies]:
+            return str(arch)
+        kept = [
+            " ".join(word for word, varies in zip(part, places, strict=True) if varies and word)
+            for part, places in zip(words(arch), self._varies, strict=True)
+        ]
+        return " | ".join(part for part in kept if part) or str(arch)
+
+
+def _percent(found: dict[str, Any]) -> str:
+    value = found["bd_rate"]
+    return "-" if value is None else f"{value:+.1f}"
+
+
+def _partly(baselines: Beside) -> list[str]:
+    """BD-rates over a part of a member's own interval: a line each, with the part."""
+    return [
+        f"trial {number} against {name}: {in_words(found)}"
+        for name, rows in baselines.items()
+        for number, found in rows.items()
+        if found.get("common")
+    ]
+
+
+def front_table(study: Study, lines: int | None = None, baselines: Beside | None = None) -> Table:
+    """The front for a terminal, one row per member; ``lines`` keeps it to so many, each on one line.
+
+    Archs are said in the words that vary in their space; beside classical codecs there is no room for them.
+    """
+    title = f"{study.settings.name}: front of {study.counted()} trials"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    members = study.front()
+    table.caption = "\n".join(_caption(study, lines, baselines)) or None
+    heads = ["trial", *(HEADS[name] for name in study.settings.objectives)]
+    heads += [f"% vs\n{name}" for name in baselines] if baselines else ["dec\nkMAC/px"]
+    heads += [] if lines is not None or baselines else ["params\nM"]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    if not baselines:
+        table.add_column(
+            "encoder | decoder | latents", no_wrap=lines is not None, ratio=1 if lines else None
+        )
+    table.expand = lines is not None
+    brief = Brief(study.space)
+    for trial in members[:lines]:
+        figures = [str(trial.number), *_figures(study, trial, baselines, lines is None)]
+        said = [] if baselines else [escape(brief(Arch.from_json(trial.user_attrs["arch"])))]
+        table.add_row(*figures, *said)
+    return table
+
+
+def _caption(study: Study, lines: int | None, baselines: Beside | None) -> list[str]:
+    if lines is None:
+        return [*map(escape, notes(study)), *map(escape, _partly(baselines or {}))]
+    more = len(study.front()) - lines
+    return [f"and {more} more: nas-kd front {study.settings.name}"] if more > 0 else []
+
+
+def _figures(study: Study, trial: FrozenTrial, baselines: Beside | None, whole: bool) -> list[str]:
+    cost = trial.user_attrs["cost"]
+    pixels = cost["shape"][2] * cost["shape"][3]
+    named = zip(study.settings.objectives, trial.values, strict=True)
+    values = [f"{value * SCALE[name]:.2f}" for name, value in named]
+    if baselines:
+        return values + [_percent(rows[trial.number]) for rows in baselines.values()]
+    size = [f"{cost['parameters'] / 1e6:.3f}"] if whole else []
+    return [*values, f"{cost['decoder_macs'] / pixels / 1e3:.2f}", *size]
+
+
+def plot_front(study: Study, file: Path) -> None:
+    """Left, all trials with the front; right, the front's R-D curves beside teacher and classical codecs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    _plot_objectives(study, left)
+    _plot_curves(study, right)
+    if said := notes(study):
+        figure.supxlabel("\n".join(said), fontsize="small")
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")
+    figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+    os.replace(temporary, file)
+
+
+def _plot_objectives(study: Study, axes: Any) -> None:
+    names = study.settings.objectives
+    x, y = (names[1], names[0]) if len(names) > 1 else (names[0], names[0])
+
+    def draw(trials: list[FrozenTrial], **style: Any) -> None:
+        at = [[value_of(study, t, name) for t in trials] for name in (x, y)]
+        axes.plot(*at, **style)
+        for trial, *point in zip(trials, *at, strict=True):
+            said = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": "small"}
+            axes.annotate(str(trial.number), point, color=style["color"], **said)
+
+    members = sorted(study.front(), key=lambda t: value_of(study, t, x) or 0.0)
+    numbers = {t.number for t in members}
+    done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    rest = [t for t in done if t.number not in numbers and "same_as" not in t.user_attrs]
+    draw(rest, linestyle="", marker="o", fillstyle="none", color="0.5", label="dominated")
+    stairs = {"linestyle": ":", "drawstyle": "steps-post"} if len(names) == 2 else {"linestyle": ""}
+    draw(members, marker="D", color=COLOURS[0], label="front", **stairs)
+    _bars(study, members, (x, y), axes)
+    axes.set(xlabel=UNITS[x], ylabel=UNITS[y])
+    axes.legend()
+
+
+def _bars(study: Study, members: list[FrozenTrial], names: tuple[str, str], axes: Any) -> None:
+    """The front's alone: the bars of a hundred others would hide it."""
+    for trial in members:
+        x, y = (value_of(study, trial, name) for name in names)
+        dx, dy = (uncertainty_of(study, trial, name) for name in names)
+        if dx is not None or dy is not None:
+            style = {"ecolor": COLOURS[0], "elinewidth": 1, "capsize": 3, "fmt": "none"}
+            axes.errorbar([x], [y], xerr=dx, yerr=dy, **style)
+
+
+def _plot_curves(study: Study, axes: Any) -> None:
+    anchor = study.optuna.user_attrs.get("anchor")
+    if anchor:
+        curve = anchor.get("teacher_curve", anchor["curve"])
+        label = f"teacher {anchor['teacher']}"
+        axes.plot(curve["bpp"], curve["psnr_db"], "k--", marker="s", label=label)
+    front = study.front()
+    shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
+    for place, trial in enumerate(shown):
+        rd = trial.user_attrs["rd"]
+        style = {"color": COLOURS[place % len(COLOURS)], "marker": "."}
+        axes.plot(rd["bpp_est"], rd["psnr_db"], label=f"trial {trial.number}", **style)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the learned codecs fill the picture
+    for dash, (name, known) in zip(DASHES, baselines_of(anchor).items(), strict=False):
+        axes.plot(known.bpp, known.psnr_db, color="0.5", linestyle=dash, label=name)
+    axes.set(xlabel="bpp (of learned codecs estimated)", ylabel="PSNR dB")
+    axes.legend(fontsize="small")

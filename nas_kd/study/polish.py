@@ -1,0 +1,114 @@
+"""The front trained on at the end of a search: what is exported. A trial's own values stay as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from nas_kd.codec.checkpoint import load_student, ready, save_student
+from nas_kd.distillation.training import Run
+from nas_kd.errors import NasKdError
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.measurement.networks import training_on
+from nas_kd.study.study import INTERRUPTED, Study
+from nas_kd.study.trial import CHECKPOINT, Task, bd_rate_of, rd_cost
+
+RECORD = "polished"
+"""Attribute of the study: by trial, the steps, and the R-D points and values after them or the reason of none."""
+
+
+def polished_key(arch_key: str) -> str:
+    """The folder beside the student's that its polished form lies in."""
+    return f"{arch_key}-polished"
+
+
+def unpolished(study: Study) -> list[FrozenTrial]:
+    """Members of the front that were not trained on by as many steps as the settings ask for."""
+    steps, done = study.settings.polish, study.optuna.user_attrs.get(RECORD, {})
+    if not steps:
+        return []
+    return [t for t in study.front() if done.get(str(t.number), {}).get("steps") != steps]
+
+
+def polish(task: Task, arch_key: str, students: Path, steps: int) -> dict[str, Any]:
+    """Train a stored student on, evaluate and store it beside; resumes from its checkpoint.
+
+    Returns:
+        steps, rd (as trials keep it), bd_rate (None without one) and rd_cost. Raises TrialFailed at a NaN.
+    """
+    student = load_student(students / arch_key).to(task.device)
+    folder = students / polished_key(arch_key)
+    checkpoint = folder / f"{steps}-{CHECKPOINT}"
+    recipe, widths = replace(task.recipe, steps=steps), task.pool.latent_widths
+    run = Run(student, task.pool, recipe, task.weights, widths, checkpoint)
+    with training_on(task.device) as between_steps:
+        run.run(between_steps=between_steps)
+    measured = evaluate(StudentCodec(ready(student)), task.eval_images, task.device)
+    save_student(student.cpu(), folder, {"rd": measured.to_json(), "polish_steps": steps})
+    checkpoint.unlink(missing_ok=True)
+    return {
+        "steps": steps,
+        "rd": measured.to_json(),
+        "bd_rate": bd_rate_of(task.anchor, measured).value,
+        "rd_cost": rd_cost(measured, task.lmbdas),
+    }
+
+
+Polished = Callable[[list[str]], Iterable[dict[str, Any]]]
+"""Trains the students of arch keys on: what ``polish`` returns of each, or a ``reason`` and a ``message``."""
+
+
+def polish_front(
+    study: Study, polished: Polished, listen: Callable[[str, Any], None] = lambda kind, detail: None
+) -> None:
+    """Train on what is not yet; a student that cannot be keeps its unpolished form, with the reason.
+
+    Raises NasKdError at the end where students were interrupted: those are tried again.
+    """
+    members, lost = unpolished(study), list[str]()
+    found = polished([trial.user_attrs["arch_key"] for trial in members])
+    for done, (trial, record) in enumerate(zip(members, found, strict=True), start=1):
+        said = f"polished: {done} of {len(members)} students of the front"
+        if "reason" in record:
+            why = f"({record['reason']}: {record['message']})"
+            said += f"; trial {trial.number} keeps its unpolished student {why}"
+        if record.get("reason") == INTERRUPTED:
+            lost.append(record["message"])
+        else:
+            keep(study, trial, record | {"steps": study.settings.polish})
+        listen("preparing", said)
+    if lost:
+        raise NasKdError(
+            f"polish: {len(lost)} of {len(members)} students were interrupted ({lost[0]}); mend that and "
+            "run the same command again"
+        )
+
+
+def keep(study: Study, trial: FrozenTrial, found: dict[str, Any]) -> None:
+    """Record what polishing a trial's student came to."""
+    with study.locks.exclusive():  # other drivers record theirs
+        done = study.optuna.user_attrs.get(RECORD, {})
+        study.optuna.set_user_attr(RECORD, done | {str(trial.number): found})
+
+
+def gained(study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
+    """The record of a trial's polished student where it is better in the study's quality objective."""
+    found = study.optuna.user_attrs.get(RECORD, {}).get(str(trial.number))
+    if found is None or "reason" in found:
+        return None
+    name = next((o for o in study.settings.objectives if o in ("bd_rate", "rd_cost")), "rd_cost")
+    before = trial.user_attrs.get("rd_cost")
+    if name in study.settings.objectives:
+        before = trial.values[study.settings.objectives.index(name)]
+    after = found[name]
+    return found if after is not None and before is not None and after < before else None
+
+
+def best_folder(study: Study, trial: FrozenTrial) -> Path:
+    """Where the better one of a trial's two students lies: as it was scored, or polished."""
+    own = study.student_folder(trial)
+    return own.with_name(polished_key(own.name)) if gained(study, trial) else own

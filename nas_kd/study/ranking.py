@@ -1,0 +1,52 @@
+"""The first of two rounds: many archs are scored straight from their slices, the best are trained.
+
+A score from a slice costs an evaluation and no training; the archs are ordered by non-dominated sorting on
+the rate-distortion cost of the slice and the MACs of the arch (halving.ranks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nas_kd.codec.macs import arch_cost
+from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
+from nas_kd.data.images import derived_seed
+from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.study.successive_halving import ranks
+from nas_kd.study.trial import Task, rd_cost
+
+DRAWS_PER_ARCH = 20
+"""Draws after which a space is taken to hold no more archs."""
+
+
+def draws(
+    space: SearchSpace, n: int, seed: int, over: Callable[[Arch], float] = lambda arch: 0.0
+) -> list[Arch]:
+    """Up to ``n`` different random archs over no limit; fewer where the space holds no more."""
+    found: dict[str, Arch] = {}
+    for i in range(n * DRAWS_PER_ARCH):
+        arch = space.draw(derived_seed(seed, "rank", i))
+        if over(arch) <= 0:
+            found.setdefault(arch.key, arch)
+        if len(found) == n:
+            break
+    return list(found.values())
+
+
+def score(task: Task, space: str, point: dict[str, Choice]) -> dict[str, Any]:
+    """The arch of a point straight from its slice: its ``params``, ``rd_cost`` (bits per pixel) and ``macs``.
+
+    The task must hold shared weights.
+    """
+    assert task.shared is not None
+    arch = load_space(space).arch(point)
+    measured = evaluate(StudentCodec(task.shared.student(arch)), task.eval_images, task.device)
+    macs = arch_cost(arch, len(task.lmbdas)).total.macs
+    return {"params": point, "rd_cost": rd_cost(measured, task.lmbdas), "macs": macs}
+
+
+def in_order(scored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Scores, best first: by layer of the front of ``rd_cost`` and ``macs``."""
+    places = ranks([(s["rd_cost"], float(s["macs"])) for s in scored]) if scored else []
+    return [s for _, s in sorted(zip(places, scored, strict=True), key=lambda pair: pair[0])]

@@ -1,0 +1,121 @@
+"""Training without a search: one student."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from nas_kd.codec.checkpoint import require_unfinished
+from nas_kd.codec.space import Arch, SearchSpace, load_space
+from nas_kd.data.picture_files import require_writable
+from nas_kd.errors import NasKdError, SpaceError, TrialFailed
+from nas_kd.measurement.meters import find_meter
+from nas_kd.measurement.networks import best_device, one_thread
+from nas_kd.measurement.reading import Reading
+from nas_kd.places import CACHE
+from nas_kd.study.prepare import Listen, anchor_of, configuration, targets, task_of, told_of, warm
+from nas_kd.study.settings import Settings
+from nas_kd.study.trial import CHECKPOINT, Outcome, Task, run_trial
+from nas_kd.study.uncertainty import SCALE, UNITS
+from nas_kd.supernet.from_teacher import require_slices
+from nas_kd.teachers.teacher import Teacher, load_teacher
+
+
+def distill_alone(
+    settings: Settings,
+    arch: Arch,
+    out: Path,
+    listen: Listen = lambda kind, details: None,
+    pool_gb: float = math.inf,
+) -> dict[str, Any]:
+    """One trial with these settings, as a worker runs it; the student lands in ``out``.
+
+    Returns its figures. What studies share (the teacher's outputs and curve, shared weights) is kept for
+    others that ask the same. Raises TrialFailed at a NaN, NasKdError where a limit keeps the arch from training.
+
+    Args:
+        settings: of a search that would try this arch.
+        arch: of the student; part of the settings' space where it starts from shared weights.
+        out: its folder; a run that was killed goes on from the checkpoint there.
+        listen: hears ("preparing", where it is).
+        pool_gb: what teachers' outputs may take on disk.
+    """
+    require_unfinished(out, out / CHECKPOINT)
+    require_writable(CACHE, "the cache", folder=True)
+    teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
+    space = load_space(settings.space)
+    _require_start(settings, space, teacher, arch)
+    pool = targets(settings, teacher, listen, pool_gb)
+    shared = warm(settings, space, teacher, pool, listen)
+    anchor = anchor_of(settings, teacher, listen)
+    task = task_of(
+        configuration(settings, teacher, pool, shared, anchor, out.parent), best_device()
+    )
+    task = replace(task, objectives=_objectives(task))
+    with one_thread():  # as a worker has
+        outcome = run_trial(task, arch, out, told_of("distilled", settings.steps, listen))
+    if "rd" not in outcome.attrs:
+        raise _failed(outcome)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    named: dict[str, Any] = {"flops": float(outcome.attrs["cost"]["macs"])}
+    named |= dict(zip(task.objectives, outcome.values or (), strict=False))
+    said = {"student": str(out), **named, "reason": outcome.reason, **outcome.attrs}
+    return said | {
+        "against": task.anchor.name,
+        "interval_db": anchor["interval_db"] and list(anchor["interval_db"]),
+    }
+
+
+def _require_start(settings: Settings, space: SearchSpace, teacher: Teacher, arch: Arch) -> None:
+    """Raise SpaceError where the student could not start as the settings have it."""
+    if settings.init == "teacher":
+        require_slices([arch], teacher)
+    if settings.init == "shared" and space.params_of(arch) is None:
+        raise SpaceError(
+            f"arch {arch} is none of space {settings.space}, of whose shared weights a student would be a "
+            "slice (init = 'shared'): give an arch of that space, or a study with init = 'scratch', or none"
+        )
+
+
+def _objectives(task: Task) -> tuple[str, ...]:
+    """The task's objectives as far as they can be had: a curve of one level has no BD-rate."""
+    metered = not isinstance(find_meter(task.device), Reading)
+    kept = tuple(o for o in task.objectives if o != "energy" or metered)
+    if "bd_rate" in kept and task.anchor.interval_db is None:
+        return ("rd_cost", *(o for o in kept if o not in ("bd_rate", "rd_cost")))
+    return kept
+
+
+def _failed(outcome: Outcome) -> NasKdError:
+    reason = outcome.reason or "crash"
+    if "message" in outcome.attrs:
+        return TrialFailed(reason, outcome.attrs["message"])
+    over = outcome.attrs.get("over", 0.0)
+    by = f", by {over:.0%}" if over else ""
+    return NasKdError(f"nothing was trained: {reason}{by}; give another arch, or other limits")
+
+
+def in_a_table(said: dict[str, Any]) -> Table:
+    """What ``distill_alone`` returned, for people."""
+    table = Table(title=said["student"], show_header=False)
+    for name in UNITS:
+        if said.get(name) is not None:
+            table.add_row(UNITS[name], f"{said[name] * SCALE[name]:.2f}{_against(name, said)}")
+    if said["reason"]:
+        table.add_row("reason", f"no values as a trial: {said['reason']}")
+    table.add_row("parameters M", f"{said['cost']['parameters'] / 1e6:.3f}")
+    points = zip(said["rd"]["bpp_est"], said["rd"]["psnr_db"], strict=True)
+    for level, (bpp, psnr_db) in enumerate(points, 1):
+        table.add_row(f"level {level}", f"{bpp:.3f} bpp (estimated), {psnr_db:.2f} dB")
+    return table
+
+
+def _against(name: str, said: dict[str, Any]) -> str:
+    if name != "bd_rate":
+        return ""
+    low, high = said["interval_db"]
+    return f" against the {said['against']}'s curve, {low:.1f} to {high:.1f} dB"

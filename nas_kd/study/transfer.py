@@ -1,0 +1,61 @@
+"""Another study as a prior: its archs, values and costs, kept in the study that starts from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_kd.codec.space import Arch
+from nas_kd.errors import StudyError
+from nas_kd.study.limits import REFUSED
+from nas_kd.study.settings import QUALITY
+from nas_kd.study.study import COUNTED, Study, open_study
+
+MAX_ROWS = 1000
+"""Trials that are taken over, the latest; they are read at every proposal."""
+
+
+def take_over(study: Study) -> None:
+    """Keep the trials of the study that the settings name, once; later changes there change nothing here."""
+    name = study.settings.from_study
+    if name is None or study.prior is not None:
+        return
+    if name == study.settings.name:
+        raise StudyError(f"from_study = '{name}': is this study itself; name another")
+    source = open_study(name)
+    found = rows(source, study)
+    if not any(row["quality"] is not None or row["front"] for row in found):
+        raise StudyError(f"study '{name}': has no finished trial; nothing can be taken over")
+    study.optuna.set_user_attr("prior", found)
+
+
+def rows(source: Study, study: Study) -> list[dict[str, Any]]:
+    """What the trials of ``source`` say, as JSON can hold it; the front first.
+
+    params: choices in the space of ``study``, where it holds the arch. quality: where both have the same
+    quality objective. front: whether the arch is to be tried first.
+    """
+    front = {t.number: place for place, t in enumerate(source.front())}
+    own = [name for name in study.settings.objectives if name in QUALITY]
+    same = [name for name in own if name in source.settings.objectives]
+    place = source.settings.objectives.index(same[0]) if same else None
+    trials = [t for t in source.trials if t.state in COUNTED and "same_as" not in t.user_attrs]
+    trials = [t for t in trials if t.user_attrs.get("reason") not in REFUSED][-MAX_ROWS:]
+    trials.sort(key=lambda t: front.get(t.number, len(front)))
+    return [_row(t, study, place, t.number in front) for t in trials]
+
+
+def _row(trial: FrozenTrial, study: Study, place: int | None, front: bool) -> dict[str, Any]:
+    arch, attrs = Arch.from_json(trial.user_attrs["arch"]), trial.user_attrs
+    done = trial.state == TrialState.COMPLETE
+    params = study.space.params_of(arch)
+    energy = attrs.get("energy") or {}
+    return {
+        "arch": arch.to_json(),
+        "params": params,
+        "front": front and params is not None,
+        "quality": trial.values[place] if done and place is not None else None,
+        "lacks": 0.0 if done else attrs.get("constraints", [0.0])[0] or None,
+        "energy": energy.get("value"),
+    }

@@ -1,0 +1,150 @@
+"""What the dashboard shows of a trial: a note, its R-D plot, crops, the student to download.
+
+A finished trial is immutable in Optuna: the worker draws
+(nas_kd.report.illustrate), and the study attaches before it tells.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+
+from nas_kd import __version__
+from nas_kd.codec.checkpoint import ARCH, WEIGHTS
+from nas_kd.codec.space import Arch
+from nas_kd.measurement.meters import find_meter
+from nas_kd.measurement.reading import Reading
+from nas_kd.study.trial import Outcome
+
+METRIC_NAMES = {
+    "bd_rate": "BD-rate (%)",
+    "flops": "MACs per 768x512 frame",
+    "energy": "energy per 768x512 frame (mJ)",
+    "rd_cost": "R + lambda 255^2 D (bits per pixel)",
+}
+STORE = "artifacts"
+PLOT, CROPS = "rd.png", "crops.png"
+PACKAGES = ("torch", "compressai", "optuna", "ray", "fvcore")
+
+
+def store(folder: Path) -> FileSystemArtifactStore:
+    """The artifacts of the study in a folder; whoever adds to them makes the folder."""
+    return FileSystemArtifactStore(folder / STORE)
+
+
+def made_with(device: str) -> dict[str, str]:
+    """Versions and machine of a search, and what became of its energy meter."""
+    meter = find_meter(device)
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "nas_kd": __version__,
+        "python": platform.python_version(),
+        **versions,
+        "device": f"{device}, {platform.machine()}",
+        "energy_meter": f"no meter: {meter.reason}" if isinstance(meter, Reading) else meter.name,
+    }
+
+
+def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str, ...]) -> None:
+    """Note, constraint and artifacts of a trial that is about to be told."""
+    from optuna_dashboard import save_note
+
+    # The dashboard reads this attribute; without it an infeasible trial looks feasible there.
+    trial.storage.set_trial_system_attr(trial._trial_id, "constraints", constraints_of(outcome))
+    save_note(trial, note(outcome, names, trial.user_attrs.get("arch")))
+    if "arch_key" not in outcome.attrs:
+        return
+    student = folder / "students" / outcome.attrs["arch_key"]
+    found = [student / name for name in (PLOT, CROPS) if (student / name).is_file()]
+    if (student / WEIGHTS).is_file():
+        found.append(_archive(student, student / f"trial-{trial.number:04d}.zip"))
+    (folder / STORE).mkdir(parents=True, exist_ok=True)
+    for file in found:
+        upload_artifact(artifact_store=store(folder), file_path=str(file), study_or_trial=trial)
+        if file.suffix == ".zip":
+            file.unlink()
+
+
+def constraints_of(outcome: Outcome) -> list[float]:
+    """What a trial lacks, 0 where nothing: decibels of the interval, and the share by which it is over a limit."""
+    short_db = 0.0 if outcome.values is not None else float(outcome.uncovered_db)
+    return [short_db, float(outcome.attrs.get("over", 0.0))]
+
+
+def attach_same(trial: optuna.Trial, known: int) -> None:
+    """The note of a trial whose arch was tried before."""
+    from optuna_dashboard import save_note
+
+    save_note(trial, f"The same arch as trial {known}, whose outcome this is; nothing was trained.")
+
+
+def _archive(student: Path, file: Path) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in (WEIGHTS, ARCH):
+            archive.write(student / name, f"{file.stem}/{name}")
+    return file
+
+
+def note(outcome: Outcome, names: tuple[str, ...], arch: dict[str, Any] | None = None) -> str:
+    """A trial in Markdown: result or reason, arch in words, R-D table, costs by part."""
+    lines = [_result(outcome, names), ""]
+    if arch:
+        lines += _in_words(Arch.from_json(arch))
+    attrs = outcome.attrs
+    if "rd" in attrs:
+        lines += ["| level | bpp (estimated) | PSNR dB |", "|--:|--:|--:|"]
+        points = zip(attrs["rd"]["bpp_est"], attrs["rd"]["psnr_db"], strict=True)
+        lines += [f"| {i} | {rate:.4f} | {db:.2f} |" for i, (rate, db) in enumerate(points, 1)]
+        lines.append("")
+    if "cost" in attrs:
+        lines += _costs(attrs["cost"])
+    if "energy" in attrs:
+        lines += [f"Energy: {_energy(attrs['energy'])}", ""]
+    if "seconds" in attrs:
+        spent = ", ".join(f"{name} {s:.1f} s" for name, s in attrs["seconds"].items())
+        lines += [f"Time: {spent}", ""]
+    if "traceback" in attrs:
+        lines += ["```", attrs["traceback"].rstrip(), "```"]
+    return "\n".join(lines)
+
+
+def _result(outcome: Outcome, names: tuple[str, ...]) -> str:
+    if outcome.values is None:
+        said = f": {outcome.attrs['message']}" if "message" in outcome.attrs else ""
+        lacks = f" ({outcome.uncovered_db:.2f} dB short)" if outcome.uncovered_db else ""
+        return f"**no values: {outcome.reason}**{lacks}{said}"
+    pairs = zip(names, outcome.values, strict=True)
+    return "**" + ", ".join(_valued(n, value) for n, value in pairs) + "**"
+
+
+def _valued(name: str, value: float) -> str:
+    if name == "flops":
+        return f"{value / 1e9:.3f} GMAC per 768x512 frame"
+    return f"{METRIC_NAMES[name]} {value:.6g}"
+
+
+def _in_words(arch: Arch) -> list[str]:
+    """A line each, for the dashboard breaks none."""
+    linear = ", linear shortcut" if arch.shortcut else ""
+    latents = f"M {arch.M}, hyper {arch.hyper}, {arch.entropy}{linear}"
+    rows = (("encoder", arch.encoder), ("decoder", arch.decoder), ("latents", latents))
+    return ["| arch | |", "|---|---|", *(f"| {name} | {what} |" for name, what in rows), ""]
+
+
+def _costs(cost: dict[str, Any]) -> list[str]:
+    parts = sorted(cost["parts"].items(), key=lambda part: -part[1])
+    rows = [f"| {name} | {n / 1e6:.1f} | {n / cost['macs']:.0%} |" for name, n in parts if n]
+    about = f"{cost['parameters']:,} parameters, {cost['gmac']:.3f} GMAC at {cost['shape']} ({cost['tool']})"
+    return [about, "", "| part | MMAC | share |", "|---|--:|--:|", *rows, ""]
+
+
+def _energy(reading: dict[str, Any]) -> str:
+    if reading.get("state") != "measured":
+        return f"{reading.get('state', 'absent')}, {reading.get('reason')}"
+    return f"{reading['value']:.3f} +- {reading['uncertainty']:.3f} {reading['unit']} ({reading['source']})"

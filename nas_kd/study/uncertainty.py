@@ -1,0 +1,120 @@
+"""What a trial's figure is worth: its value in the unit that is printed, its bar, and whom it cannot be told from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optuna.trial import FrozenTrial
+
+from nas_kd.errors import StudyError
+from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate
+from nas_kd.study.prepare import interval_db
+from nas_kd.study.study import Study
+
+UNITS = {
+    "bd_rate": "BD-rate %",
+    "flops": "GMAC (768x512)",
+    "energy": "mJ per frame",
+    "rd_cost": "R-D cost bpp",
+}
+SCALE = {"bd_rate": 1.0, "flops": 1e-9, "energy": 1.0, "rd_cost": 1.0}
+EXACT = ("flops",)
+"""Objectives that are computed from the arch alone, without doubt."""
+
+
+def value_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
+    """A trial's figure in the unit that is printed; MACs are known whether or not they were searched."""
+    if trial.values and name in study.settings.objectives:
+        return trial.values[study.settings.objectives.index(name)] * SCALE[name]
+    if name == "flops" and "cost" in trial.user_attrs:
+        return trial.user_attrs["cost"]["macs"] * SCALE[name]
+    return None
+
+
+def uncertainty_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
+    """What the bars show, in the unit that is printed; None where there is none.
+
+    Of a measured objective the standard uncertainty; of a BD-rate half the 95 % interval over pictures.
+    """
+    if name == "bd_rate":
+        return _over_pictures(study, trial)
+    reading = trial.user_attrs.get(name)
+    found = reading.get("uncertainty") if isinstance(reading, dict) else None
+    return None if found is None else found * SCALE[name]
+
+
+def _over_pictures(study: Study, trial: FrozenTrial) -> float | None:
+    anchor, rd = study.optuna.user_attrs.get("anchor") or {}, trial.user_attrs.get("rd")
+    if rd is None or not anchor.get("per_image") or value_of(study, trial, "bd_rate") is None:
+        return None
+    rates = zip(*rd["per_image_bpp_est"], strict=True)
+    curves = [
+        RDCurve(*c) for c in zip(rates, zip(*rd["per_image_psnr_db"], strict=True), strict=True)
+    ]
+    teacher = [RDCurve.from_json(curve) for curve in anchor["per_image"]]
+    if len(teacher) != len(curves):
+        return None
+    pairs = [
+        (t, c, i) for t, c in zip(teacher, curves, strict=True) if (i := _middle(t)) is not None
+    ]
+    found = bootstrap_bd_rate(
+        [t for t, _, _ in pairs],
+        [c for _, c, _ in pairs],
+        seed=0,
+        intervals_db=[i for *_, i in pairs],
+    )
+    return None if found.low is None or found.high is None else (found.high - found.low) / 2
+
+
+def _middle(teacher: RDCurve) -> tuple[float, float] | None:
+    try:
+        return interval_db(teacher)
+    except StudyError:
+        return None  # on this picture the teacher's own curve does not rise
+
+
+def alike(study: Study) -> dict[str, list[list[int]]]:
+    """By objective, the front's members whose intervals all overlap: numbers of trials, from two on."""
+    found: dict[str, list[list[int]]] = {}
+    for name in study.settings.objectives:
+        # A bar on a BD-rate is a 95 % interval already; a standard uncertainty counts twice.
+        times = 1.0 if name == "bd_rate" else 2.0
+        spans = []
+        for trial in study.front():
+            value, bar = value_of(study, trial, name), uncertainty_of(study, trial, name)
+            if value is not None and bar is not None:
+                spans.append((trial.number, value - times * bar, value + times * bar))
+        if groups := overlapping(spans):
+            found[name] = groups
+    return found
+
+
+def overlapping(spans: Sequence[tuple[int, float, float]]) -> list[list[int]]:
+    """Groups of (number, low, high) that share a point all together, each number in one group at most."""
+    groups: list[list[int]] = []
+    least_high = float("-inf")
+    for number, low, high in sorted(spans, key=lambda span: span[1] + span[2]):
+        if groups and low <= least_high:
+            groups[-1].append(number)
+            least_high = min(least_high, high)
+        else:
+            groups.append([number])
+            least_high = high
+    return [group for group in groups if len(group) > 1]
+
+
+SAID = {"bd_rate": "BD-rate on these pictures", "energy": "measured energy"}
+
+
+def notes(study: Study) -> list[str]:
+    """What ``alike`` found, a sentence each."""
+    return [
+        f"by {SAID[name]} trials {_listed(group)} count as one: their intervals overlap"
+        for name, groups in alike(study).items()
+        for group in groups
+    ]
+
+
+def _listed(numbers: list[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}"

@@ -1,0 +1,147 @@
+"""The warm-up: one set of shared weights, distilled before the trials, that every trial starts from.
+
+Each step follows the sandwich rule: the same pictures and levels pass through the largest arch, the
+smallest and a few random ones, and the shared weights receive the sum of their gradients (Yu and Huang, 2019).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from nas_kd import __version__
+from nas_kd.codec.checkpoint import write_text
+from nas_kd.codec.space import SearchSpace
+from nas_kd.data.images import derived_seed
+from nas_kd.distillation.loss import Weights
+from nas_kd.distillation.training import Forward, Recipe, Report, Run
+from nas_kd.measurement.networks import one_thread, training_on
+from nas_kd.once import build_once
+from nas_kd.supernet.shared_weights import Shared
+from nas_kd.teachers.targets import TargetPool
+
+FORMAT = 2
+"""Raised when the parameters that students share, or their training, change."""
+STEPS = 1000
+"""Steps where nothing is said and the teacher is no family of the space."""
+SHARED, CARD = "shared.safetensors", "card.json"
+BETWEEN = 2
+"""Random archs per step, beside the largest and the smallest."""
+
+
+def sandwich(shared: Shared, seed: int) -> Callable[[int], list[Forward]]:
+    """The forwards of each step; which archs they are follows from (seed, step)."""
+
+    def forwards(step: int) -> list[Forward]:
+        generator = random.Random(derived_seed(seed, "sandwich", step))
+        archs = [generator.choice(shared.largest), generator.choice(shared.smallest)]
+        archs += [shared.space.draw(generator.randrange(2**32)) for _ in range(BETWEEN)]
+        return [shared.through(arch) for arch in archs]
+
+    return forwards
+
+
+def warm_up(
+    cache: Path,
+    space: SearchSpace,
+    lmbdas: tuple[float, ...],
+    pool: TargetPool,
+    recipe: Recipe,
+    weights: Weights,
+    report: Report | None = None,
+    further: Path | None = None,
+) -> Path:
+    """The folder of the shared weights below ``cache``: trained now on the pool's device, resumed, or there already.
+
+    Args:
+        cache: of all shared weights.
+        space: of the students.
+        lmbdas: one Lagrange multiplier per level.
+        pool: the teacher's outputs.
+        recipe: steps and rates.
+        weights: the loss.
+        report: hears of the run as ``Run`` reports.
+        further: the folder of shared weights to train on; else they start as a linear transform codec.
+    """
+    folder = cache / _key(space, lmbdas, pool, recipe, weights, further)
+
+    def begun() -> Shared:
+        if further is None:
+            return Shared(space, lmbdas, pool.pictures())
+        return load_shared(further, space, lmbdas)
+
+    def build(unfinished: Path) -> None:
+        with one_thread():
+            torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
+            _train(unfinished, begun().to(pool.device), pool, recipe, weights, report)
+
+    return build_once(folder, build, lambda there: _is_whole(there, space, lmbdas))
+
+
+def _is_whole(folder: Path, space: SearchSpace, lmbdas: tuple[float, ...]) -> bool:
+    with suppress(OSError, RuntimeError, ValueError, SafetensorError):
+        load_shared(folder, space, lmbdas)
+        return bool(json.loads((folder / CARD).read_text()))
+    return False
+
+
+def _train(
+    unfinished: Path,
+    shared: Shared,
+    pool: TargetPool,
+    recipe: Recipe,
+    weights: Weights,
+    report: Report | None,
+) -> None:
+    checkpoint = unfinished / "checkpoint.pt"
+    forwards = sandwich(shared, recipe.seed)
+    run = Run(shared, pool, recipe, weights, pool.latent_widths, checkpoint, forwards)
+    with training_on(pool.device) as between_steps:
+        run.run(report, between_steps)
+    tensors = {n: p.detach().cpu() for n, p in shared.named_parameters()}
+    save_file(tensors, unfinished / SHARED)
+    card = {
+        "nas_kd": __version__,
+        "torch": torch.__version__,
+        "space": {"name": shared.space.name, "fingerprint": shared.space.fingerprint},
+        "lmbdas": shared.lmbdas,
+        "recipe": asdict(recipe),
+        "weights": asdict(weights),
+        "targets": pool.key,
+        "device": pool.device,
+    }
+    write_text(unfinished / CARD, json.dumps(card, indent=1) + "\n")
+    checkpoint.unlink()
+
+
+def load_shared(folder: Path, space: SearchSpace, lmbdas: tuple[float, ...]) -> Shared:
+    """The shared weights that ``warm_up`` wrote."""
+    shared = Shared(space, lmbdas)
+    tensors = load_file(folder / SHARED).items()
+    shared.load_state_dict({name: tensor.float() for name, tensor in tensors})
+    return shared.eval()
+
+
+def _key(
+    space: SearchSpace,
+    lmbdas: tuple[float, ...],
+    pool: TargetPool,
+    recipe: Recipe,
+    weights: Weights,
+    further: Path | None,
+) -> str:
+    trained = asdict(recipe)
+    trained.pop("checkpoint_s")
+    parts = [FORMAT, space.fingerprint, lmbdas, pool.key, trained, asdict(weights), BETWEEN]
+    if further is not None:
+        parts.append(hashlib.sha256((further / SHARED).read_bytes()).hexdigest())
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

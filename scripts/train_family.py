@@ -1,0 +1,131 @@
+"""Train the weights that come with nas-kd: those of every arch of a space, the largest of which is a teacher.
+
+    python scripts/train_family.py --data PICTURES --data MORE --out family [--steps 60000] [--quick]
+
+Each step trains the largest arch, every other one a random one too, on crops drawn anew. It resumes from its
+checkpoint; a finished run is trained on with ``--further FAMILY``.
+"""
+
+import argparse
+import json
+import random
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from nas_kd.codec.checkpoint import in_half_precision, load_student
+from nas_kd.codec.space import load_space
+from nas_kd.codec.student import LMBDAS
+from nas_kd.data.images import derived_seed, open_images
+from nas_kd.distillation.training import EveryCrop, Run
+from nas_kd.measurement.networks import best_device
+from nas_kd.recipe import Recipe
+from nas_kd.supernet.shared_weights import Shared, shared_name
+from nas_kd.teachers.make import write_teacher
+
+START = 600
+"""Crops that the trunk starts from."""
+
+
+def parsed():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--space", default="demo")
+    parser.add_argument("--data", action="append", required=True, help="a folder; may be repeated")
+    parser.add_argument("--eval-data", default="builtin", help="the pictures of the card's curves")
+    parser.add_argument("--steps", type=int, default=60000)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--decay", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--others", type=float, default=0.5, help="random archs a step, in the mean"
+    )
+    parser.add_argument("--further", type=Path, help="folder of a family to train on")
+    parser.add_argument("--until", type=int, help="stop at this step, with a checkpoint")
+    parser.add_argument("--quick", action="store_true", help="20 steps")
+    given = parser.parse_args()
+    given.steps = 20 if given.quick else given.steps
+    return given
+
+
+def family_of(given, crops):
+    torch.manual_seed(derived_seed(given.seed, "family"))
+    if given.further is None:
+        return Shared(load_space(given.space), LMBDAS, crops.sample(START, given.seed))
+    shared = Shared(load_space(given.space), LMBDAS)
+    with torch.no_grad():
+        wide = load_student(given.further)
+        for name, p in wide.named_parameters():
+            shared.get_parameter(shared_name(name, wide.arch)).copy_(p)
+    return shared
+
+
+def forwards_of(shared, seed, others):
+    """The largest arch in each step; the others are drawn, the smallest a quarter of the time."""
+
+    def forwards(step):
+        draw = random.Random(derived_seed(seed, "family", step))
+        archs = [draw.choice(shared.largest)]
+        for _ in range(int(others + draw.random())):
+            smallest = draw.random() < 0.25
+            drawn = shared.space.draw(draw.randrange(2**32))
+            archs.append(draw.choice(shared.smallest) if smallest else drawn)
+        return [shared.through(arch) for arch in archs]
+
+    return forwards
+
+
+def main():
+    given = parsed()
+    sets = [open_images(folder, "train") for folder in given.data]
+    device = best_device()
+    crops = EveryCrop([image for each in sets for image in each.images], given.size, device)
+    shared = family_of(given, crops).to(device)
+    recipe = Recipe(given.steps, given.batch, given.lr, decay=given.decay, seed=given.seed)
+    given.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = given.out / "checkpoint.pt"
+    forwards = forwards_of(shared, given.seed, given.others)
+    run = Run(shared, crops, recipe, checkpoint=checkpoint, forwards=forwards)
+    first, started = run.step, time.monotonic()
+    run.run(told(recipe, first, started), until=given.until)
+    training = {
+        "space": shared.space.name,
+        "recipe": asdict(recipe) | {"crop_size": given.size, "others": given.others},
+        "steps": run.step,
+        "device": device,
+        "data": [
+            {"name": Path(folder).name, "pictures": len(each), "fingerprint": each.fingerprint}
+            for folder, each in zip(given.data, sets, strict=True)
+        ],
+    }
+    if given.further is not None:
+        training["from"] = json.loads((given.further / "card.json").read_text())["training"]
+    mini = in_half_precision(shared.cpu().student(shared.arch))
+    write_teacher(mini, training, given.eval_data, given.out, shared.space.fingerprint)
+
+
+def told(recipe, first, started):
+    losses = []
+
+    def report(step, metrics):
+        losses.append(metrics["loss"])
+        if step % 500 == 0 or step == recipe.steps:
+            per_step_s = (time.monotonic() - started) / (step - first)
+            mean, left_min = sum(losses) / len(losses), (recipe.steps - step) * per_step_s / 60
+            losses.clear()
+            print(
+                f"step {step} of {recipe.steps}: loss {mean:.4f} in the mean, "
+                f"{1e3 * per_step_s:.0f} ms a step, {left_min:.0f} min left",
+                flush=True,
+            )
+
+    return report
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from nas_kd.codec.cost import count
+from nas_kd.codec.space import load_space
+from nas_kd.codec.student import Student
+from nas_kd.errors import SpaceError
+from nas_kd.supernet.shared_weights import Shared, parts, shared_name
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Shared:
+    torch.manual_seed(0)
+    return Shared(load_space("demo"), crops=torch.rand(40, 3, 64, 64))
+
+
+def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), torch.tensor(
+        [1.0, 4]
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_student_taken_out_computes_what_its_slice_does_bit_for_bit(demo: Shared, seed: int):
+    arch, (x, level) = demo.space.draw(seed), pictures()
+    student = demo.student(arch).eval()
+    demo.eval()
+    with torch.no_grad():
+        apart, within = student(x, level), demo.through(arch)(x, level)
+    assert torch.equal(apart["x_hat"], within["x_hat"])
+    assert torch.equal(apart["likelihoods"]["y"], within["likelihoods"]["y"])
+
+
+def test_a_student_taken_out_costs_what_its_arch_does(demo: Shared):
+    arch = demo.space.draw(5)
+    assert count(demo.student(arch)).macs == count(Student(arch)).macs
+
+
+def test_a_narrow_archs_gradient_reaches_its_slice_alone(demo: Shared):
+    x, level = pictures()
+    smallest = demo.smallest[0]
+    demo.zero_grad()
+    demo.train()
+    demo.through(smallest)(x, level)["x_hat"].sum().backward()
+    wide = demo.get_parameter(shared_name("g_s.stages.2.resample.weight", smallest))
+    assert wide.grad is not None
+    assert wide.grad[: smallest.M].abs().sum() > 0
+    assert wide.grad[smallest.M :].abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", ["demo", "prim", "asymmetric", "frontier"])
+@pytest.mark.thorough
+def test_the_shared_weights_serve_every_kind_of_arch_of_the_space(name: str):
+    space = load_space(name)
+    shared = Shared(space, lmbdas=(0.01, 0.02))
+    for seed in range(6):
+        student = Student(space.draw(seed), shared.lmbdas)
+        for key, value in shared.slices(student).items():
+            assert value.shape == student.get_parameter(key).shape
+
+
+def test_the_quantiles_of_every_entropy_model_are_trained():
+    shared = Shared(load_space("asymmetric"), lmbdas=(0.01, 0.02))
+    shared.aux_loss().backward()
+    quantiles = [p for n, p in shared.named_parameters() if n.endswith(".quantiles")]
+    assert len(quantiles) == 3  # three entropy models
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in quantiles)
+
+
+def test_archs_of_other_parts_are_told_apart():
+    space = load_space("frontier")
+    draws = [space.draw(seed) for seed in range(30)]
+    for arch in draws:
+        names = {shared_name(n, arch) for n, _ in Student(arch, (0.01,)).named_parameters()}
+        same = [b for b in draws if parts(b) == parts(arch) and sizes(b) == sizes(arch)]
+        for other in same:
+            theirs = {shared_name(n, other) for n, _ in Student(other, (0.01,)).named_parameters()}
+            assert names == theirs
+
+
+def sizes(arch):
+    return (
+        arch.encoder.depths,
+        arch.encoder.attention,
+        arch.decoder.depths,
+        arch.decoder.attention,
+    )
+
+
+def test_parts_that_clash_are_refused(demo: Shared):
+    with pytest.raises(SpaceError, match="cannot share"):
+        demo._keep("g_a.leaky_relu-trunk.head.weight", torch.zeros(1))
