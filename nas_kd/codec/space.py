@@ -380,7 +380,8 @@ def _bind(node: Any, value: Any, bound: dict[str, list[Any]]) -> None:
         for key, child in node.items():
             _bind(child, value[key], bound)
     elif isinstance(node, list):
-        for child, entry in zip(node, value, strict=True):
+        # Lists of other lengths: an arch of another kind, which no choice gives.
+        for child, entry in zip(node, value, strict=False):
             _bind(child, entry, bound)
     elif isinstance(node, str) and node.startswith("$"):
         bound[node[1:]].append(value)

@@ -50,7 +50,7 @@ STATES = {
 BEGUN = {
     "shared": "slices of weights shared by the space, {} steps of warm-up",
     "teacher": "slices of the teacher, its channels in the order of their importance",
-    "scratch": "a cosine transform of patches, or noise without shortcut",
+    "scratch": "a linear transform codec, or noise where there is no trunk",
 }
 HOW = {
     "rd_cost": "R + lambda 255^2 D in bits per pixel, estimated rates, D of 8-bit pictures scaled to [0, 1]; the "

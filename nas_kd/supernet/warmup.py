@@ -107,7 +107,7 @@ def _train(
     run = Run(shared, pool, recipe, weights, pool.latent_widths, checkpoint, forwards)
     with training_on(pool.device) as between_steps:
         run.run(report, between_steps)
-    tensors = {n: p.detach().cpu() for n, p in shared.named_parameters()}
+    tensors = {n: p.detach().cpu().contiguous() for n, p in shared.named_parameters()}
     save_file(tensors, unfinished / SHARED)
     card = {
         "nas_kd": __version__,

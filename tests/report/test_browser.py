@@ -54,7 +54,7 @@ def test_the_report_answers_clicks_and_sorts_without_a_complaint(report):
     assert column(report, 0) == ["2", "0", "1", "3", "4"]
 
     heads = report.evaluate("[...$('trials').tHead.rows[0].cells].map(c => c.textContent)")
-    assert "encoder_width" in heads
+    assert "encoder_width_1" in heads
     assert "arch" not in heads
     lines = report.evaluate("csv()").splitlines()
     assert lines[0].endswith(",arch")

@@ -80,7 +80,7 @@ def test_every_json_line_is_an_object_with_its_event(small, capsys):
 def test_an_arch_is_said_in_the_words_that_vary_in_its_space(small):
     arch = Arch.from_json(small.trials[0].user_attrs["arch"])
     said = Brief(small.space)(arch)
-    assert said.split(" | ")[2] == f"M{arch.M} h{arch.hyper} {arch.entropy}"
+    assert said.split(" | ")[2] == f"M{arch.M} h{arch.hyper}"
     assert not set(said.split()) & {"leaky_relu", "k3", "+linear"}
     one = SearchSpace("one", {"N": (8,)}, load_space("prim").template | {"M": 192})
     assert Brief(one)(one.draw(0)) == str(one.draw(0))

@@ -170,7 +170,7 @@ def test_the_tables_show_paper_ours_and_difference(
         ((), "--paper has the seed paper's tables"),
         (("--paper",), "name a study, or take --untrained"),
         (("absent", "--paper"), "study 'absent'"),
-        (("absent.toml", "--paper"), "absent.toml: cannot be read"),
+        (("absent.toml", "--paper"), "absent.toml: there is no such file"),
         (("f.toml", "--paper"), "none of its studies is begun; run nas-kd search f.toml"),
     ],
 )

@@ -98,8 +98,7 @@ def test_archs_wider_than_the_teacher_are_refused_and_the_error_says_what_to_do(
     require_slices(space_of(8, 16).corners(True), teacher)
     with pytest.raises(SpaceError, match="no part of the teacher's .*--init shared"):
         require_slices(space_of(8, 32).corners(True), teacher)
-    with pytest.raises(SpaceError, match="no part"):
-        require_slices(load_space("demo").corners(True), load_teacher("mini"))
+    require_slices(load_space("demo").corners(True), load_teacher("mini"))
 
 
 @pytest.mark.thorough
@@ -126,6 +125,7 @@ def test_slices_of_a_variable_rate_teacher_are_the_teacher_where_nothing_is_cut(
     same = Inherited(VariableRateTeacher("own", wide).student).student(wide.arch)
     for name, p in same.named_parameters():
         assert torch.equal(p, wide.get_parameter(name))
+    require_slices(load_space("demo").corners(True), load_teacher("mini"))
     with pytest.raises(SpaceError, match="no part"):
         Inherited(wide).student(replace(wide.arch, entropy="mean-scale"))
 

@@ -62,6 +62,34 @@ def recipe(tmp_path: Path) -> PoolRecipe:
     return PoolRecipe(str(tmp_path / "pictures"), 3 * CHUNK, 64, x_hat=True)
 
 
+def test_scaling_a_teachers_latents_changes_nothing(tmp_path):
+    """In our form they come in units of their own deviation; 8 is exact in half precision."""
+
+    class Noisy(FakeTeacher):
+        scale = 1.0
+
+        def outputs(self, x, level):
+            x_hat, y, z = super().outputs(x, level)
+            y = y + x[:, :1, ::16, ::16].expand(-1, 4, 4, 4)
+            return x_hat, self.scale * y, self.scale * z
+
+    loud = Noisy("loud")
+    loud.scale = 8.0
+    rng = np.random.default_rng(0)
+    (tmp_path / "p").mkdir()
+    Image.fromarray(rng.integers(0, 256, (96, 128, 3), np.uint8)).save(tmp_path / "p" / "a.png")
+    recipe = PoolRecipe(str(tmp_path / "p"), 2 * CHUNK, 64)
+    index, level = torch.tensor([3, 20]), torch.tensor([1, 2])
+    quiet, other = (
+        TargetPool(target_pool(tmp_path / t.fingerprint, t, recipe)).batch(
+            index, level, level * 0.01, Weights(0.0, 0.5, 0.5)
+        )
+        for t in (Noisy("quiet"), loud)
+    )
+    assert torch.equal(quiet.y_T, other.y_T)
+    assert torch.equal(quiet.z_T, other.z_T)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -102,7 +130,7 @@ def test_a_pool_holds_the_teachers_outputs(tmp_path, recipe):
     assert teacher.seen == LEVELS * recipe.crops
     assert len(pool) == recipe.crops
     index, level = torch.tensor([5, 40]), torch.tensor([1, 2])
-    batch = pool.batch(index, level, level * 0.01, Weights(0.5, 0.5, 0.5))
+    batch = pool.batch(index, level, level * 0.01, Weights(0.4, 0.3, 0.3, "paper"))
     assert torch.equal(batch.x, pool.pictures()[index])
     wanted = batch.x / level[:, None, None, None]
     assert (batch.x_hat_T - wanted).abs().max() <= 0.5 / 255 + 1e-6

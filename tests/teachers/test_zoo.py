@@ -81,7 +81,7 @@ def test_a_zoo_file_becomes_targets(tmp_path: Path, pictures: str):
     recipe = PoolRecipe(pictures, crops=2, size=64, x_hat=True)
     pool = TargetPool(target_pool(tmp_path / "cache", teacher, recipe))
     one = torch.ones(2, dtype=torch.long)
-    batch = pool.batch(torch.arange(2), one, one * 0.0018, Weights(1.0, 1.0, 1.0))
+    batch = pool.batch(torch.arange(2), one, one * 0.0018, Weights(0.4, 0.3, 0.3, "paper"))
     with torch.no_grad():
         y = model.eval().g_a(batch.x)
         assert torch.equal(batch.y_T, y.half().float())
