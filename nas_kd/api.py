@@ -19,12 +19,12 @@ from nas_kd.codec.student import Student
 from nas_kd.cores import cores
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
-from nas_kd.measurement.codec_report import measure_codec
 from nas_kd.measurement.meters import require_meter
 from nas_kd.study.obstacles import require_clear
 from nas_kd.study.settings import Settings
 from nas_kd.study.single import distill_alone
 from nas_kd.study.study import Study, open_study
+from nas_kd.teachers.subjects import measure_codec
 
 __all__ = [
     "Arch",
@@ -111,8 +111,8 @@ def evaluate(student: Student | str | Path, data: str = "builtin") -> Measured:
 
 
 def measure(path: str | Path, quick: bool = False) -> dict[str, Any]:
-    """MACs, memory, latency and energy of a student's folder or an arch file, beside ``mini``'s.
+    """MACs, memory, latency and energy of a student's folder, an arch file or a teacher, beside ``mini``'s.
 
     As ``nas-kd measure --json`` prints them; a figure that could not be measured is null with its reason.
     """
-    return measure_codec(Path(path), quick)
+    return measure_codec(path, quick)

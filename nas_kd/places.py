@@ -1,5 +1,6 @@
 """Where things lie: what comes with nas-kd, and what it writes into the working folder."""
 
+import os
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
@@ -10,3 +11,9 @@ CACHE = STUDIES / ".cache"
 """What studies share."""
 BUILTIN = "builtin"
 """Instead of a folder of pictures: those that come with what nas-kd depends on."""
+
+
+def user_cache() -> Path:
+    """What all studies of this user may look up: below XDG_CACHE_HOME, or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "nas-kd"

@@ -33,6 +33,7 @@ ELSEWHERE = {
     r"^nas-kd dashboard": "serves until Ctrl-C",
     r"^optuna-dashboard": "serves until Ctrl-C",
     r"^nas-kd push": "needs a hub, a token and a network",
+    r"^nas-kd fetch|cheng2020": "needs a network",
     r"^make": "the developer's own",
 }
 SHIM = """#!{python}

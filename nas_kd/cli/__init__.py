@@ -1,1 +1,1 @@
-"""The commands."""
+"""The commands: options, and what is printed."""

@@ -27,11 +27,18 @@ app = typer.Typer()
 
 @app.command(name="eval")
 def evaluate(
-    student: Annotated[Path, typer.Argument(help="folder of a student")],
+    student: Annotated[
+        str,
+        typer.Argument(
+            metavar="CODEC", help="folder of a student, or a teacher such as cheng2020:3"
+        ),
+    ],
     data: Annotated[
         str,
         typer.Option(
-            "--data", "--eval-data", help="builtin, a folder of pictures, or several by comma"
+            "--data",
+            "--eval-data",
+            help="builtin, a set by name, a folder of pictures, or several by comma",
         ),
     ] = "builtin",
     versus: Annotated[
@@ -40,13 +47,18 @@ def evaluate(
     table: Annotated[
         Path | None, typer.Option("--csv", help="write a row for each picture and level")
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="folder of CompressAI's zoo files [default: torch hub's]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """A student by real bitstreams: rate, PSNR, MS-SSIM, time and memory, and BD-rates against other codecs.
 
+    Rates of CompressAI's models are estimated by likelihoods, which is said.
+
     Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif --csv points.csv
     """
-    from nas_kd.codec.checkpoint import load_student, write_text
+    from nas_kd.codec.checkpoint import write_text
     from nas_kd.data.picture_files import require_writable
     from nas_kd.evaluation.judged import absences, as_csv, in_lines, in_table, judge, open_sets
     from nas_kd.evaluation.published import split_names
@@ -54,7 +66,7 @@ def evaluate(
     split_names(versus)  # a slip of the pen is told before the student is loaded
     if table is not None:
         require_writable(table, "--csv")
-    judged = judge(load_student(student), open_sets(data), versus)
+    judged = judge(_codec(student, weights), open_sets(data), versus)
     if table is not None:
         write_text(table, as_csv(judged))
     if as_json:
@@ -64,6 +76,21 @@ def evaluate(
     else:
         _show(in_table(judged))
         print("\n".join(absences(judged)))
+
+
+def _codec(spec: str, weights: str | None) -> Any:
+    """A student by its folder or a teacher's name, or CompressAI's models."""
+    from nas_kd.codec.checkpoint import load_student
+    from nas_kd.places import TEACHERS
+    from nas_kd.teachers.served import is_built_in, is_compressai
+
+    if not is_compressai(spec):
+        return load_student(TEACHERS / spec if is_built_in(spec) else Path(spec))
+    from nas_kd.codec.student import LMBDAS
+    from nas_kd.teachers.teacher import load_teacher
+
+    # For which lambda a file was trained plays no part here.
+    return load_teacher(spec, weights, LMBDAS[0] if Path(spec).is_file() else None)
 
 
 def _show(table: Any) -> None:

@@ -29,22 +29,32 @@ def doctor() -> None:
 @app.command()
 def measure(
     codec: Annotated[
-        Path,
-        typer.Argument(metavar="STUDENT_OR_ARCH", help="a student's folder, or an arch file"),
+        str,
+        typer.Argument(
+            metavar="CODEC",
+            help="a student's folder, an arch file, or a teacher such as cheng2020:3",
+        ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="shorter windows, fewer runs")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print JSON, a line for each model")
+    ] = False,
 ) -> None:
     """MACs, memory, latency and energy on this machine, beside the built-in teacher's.
 
     Example: nas-kd measure students/trial-0003 --quick
     """
-    require_there(codec)
-    from nas_kd.measurement.codec_report import in_lines, measure_codec
+    from nas_kd.teachers.served import is_built_in, zoo_qualities
 
-    figures = measure_codec(codec, quick)
-    for line in [json.dumps(figures)] if as_json else in_lines(figures):
-        print(line)
+    if zoo_qualities(codec) is None and not is_built_in(codec):
+        require_there(Path(codec))
+    from nas_kd.measurement.codec_report import in_lines, measured
+    from nas_kd.teachers.subjects import subjects
+
+    for one in subjects(codec):
+        figures = measured(one, quick)
+        for line in [json.dumps(figures)] if as_json else in_lines(figures):
+            print(line, flush=True)
 
 
 @app.command()
@@ -54,7 +64,7 @@ def cache(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """What the studies of this folder share on disk: teachers' outputs and shared weights.
+    """What studies share on disk: teachers' outputs and shared weights of this folder, sets of pictures of this user.
 
     Example: nas-kd cache --drop
     """
@@ -64,14 +74,14 @@ def cache(
 
     if drop and (CACHE / TARGETS).is_dir():
         drop_pools(CACHE / TARGETS)
-    found = _entries(CACHE)
+    found = _entries(CACHE) + _picture_sets()
     if as_json:
         print(json.dumps(found))
         return
     for one in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["used_at"]))
         print(f"{one['bytes'] / 1e6:10.1f} MB  {used}  {one['folder']}  {one['holds']}".rstrip())
-    print(f"{sum(one['bytes'] for one in found) / 1e6:10.1f} MB  in {CACHE}")
+    print(f"{sum(one['bytes'] for one in found) / 1e6:10.1f} MB  in all")
 
 
 def _entries(root: Path) -> list[dict[str, Any]]:
@@ -94,3 +104,18 @@ def _entries(root: Path) -> list[dict[str, Any]]:
         entry = {"folder": f"{folder.parent.name}/{folder.name}", "bytes": size}
         found.append(entry | {"used_at": used_at, "holds": holds})
     return found
+
+
+def _picture_sets() -> list[dict[str, Any]]:
+    """The same of sets that were fetched for ``--data``, their folders in full."""
+    from nas_kd.data.picture_sets import fetched
+
+    return [
+        {
+            "folder": str(folder),
+            "bytes": sum(sizes.values()),
+            "used_at": folder.stat().st_mtime,
+            "holds": f"{len(sizes)} pictures, for --data {folder.name}",
+        }
+        for folder, sizes in fetched()
+    ]

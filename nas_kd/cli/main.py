@@ -9,15 +9,16 @@ from typing import Annotated
 import typer
 
 from nas_kd import __version__
-from nas_kd.cli.common import WholeHelp
 from nas_kd.cli import codec as cli_codec
+from nas_kd.cli import fetch as cli_fetch
 from nas_kd.cli import machine as cli_machine
 from nas_kd.cli import share as cli_share
 from nas_kd.cli import study as cli_study
 from nas_kd.cli import train as cli_train
+from nas_kd.cli.common import WholeHelp
 from nas_kd.errors import NasKdError, Stopped
 
-GO_ON = ("search", "warmup", "distill", "teacher")
+GO_ON = ("search", "warmup", "distill", "teacher", "fetch")
 """Commands that keep what is done: the same command again goes on from there."""
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Search for small, frugal learned image codecs, distilled from a large one.",
 )
-for part in (cli_study, cli_codec, cli_share, cli_train, cli_machine):
+for part in (cli_study, cli_codec, cli_share, cli_train, cli_fetch, cli_machine):
     app.add_typer(part.app)
 
 

@@ -47,10 +47,13 @@ Pool = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="fetch what is lacking without asking (weights, pictures)")
+]
 
 OF_THE_RUN = (
     *("file", "budget", "name", "workers", "address", "storage", "quiet", "as_json"),
-    *("gpus_per_trial", "trials_per_gpu", "pool"),
+    *("gpus_per_trial", "trials_per_gpu", "pool", "yes"),
 )
 """Options of a search that are no settings of its study."""
 
@@ -99,7 +102,9 @@ def search(
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
     crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
     crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 256,
-    data: Annotated[str, typer.Option(help="training pictures: builtin or a folder")] = "builtin",
+    data: Annotated[
+        str, typer.Option(help="training pictures: builtin, a set by name, or a folder")
+    ] = "builtin",
     eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
     anchor: Annotated[
         str, typer.Option(help="BD-rate against: teacher, jpeg, jpeg2000, webp, avif, jpegxl")
@@ -142,6 +147,7 @@ def search(
     ] = None,
     pool: Pool = float("inf"),
     storage: Storage = None,
+    yes: Yes = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per event")] = False,
 ) -> None:
@@ -152,8 +158,10 @@ def search(
     packed = _packed(trials_per_gpu, gpus_per_trial)
     studies = _asked(ctx, file, name)
     from nas_kd.study.obstacles import require_clear
+    from nas_kd.study.sources import says_data
 
-    require_clear(studies)  # before torch and Ray, which take seconds to import
+    data_said = _given(ctx, "data") or (file is not None and says_data(file))
+    require_clear(studies, yes, data_said)  # before torch and Ray, which take seconds to import
     if not (quiet or as_json):
         print("starting: loading torch and the teacher", flush=True)
     from nas_kd.cluster.launch import Machine

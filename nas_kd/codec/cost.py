@@ -14,15 +14,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from nas_kd.codec.student import Student
 from nas_kd.data.metrics import MULTIPLE
 from nas_kd.errors import NasKdError, UsageError
 
 SHAPE = (1, 3, 512, 768)
 """One picture as large as those of the Kodak set."""
 
-HYPER = ("h_s", "entropy_parameters", "context")
+HYPER = ("h_s", "entropy_parameters", "context", "context_prediction")
 ENCODER = ("g_a", "linear_a", "h_a", *HYPER)
 DECODER = (*HYPER, "g_s", "linear_s")
 
@@ -70,13 +70,13 @@ class Cost:
         return asdict(self) | {"shape": list(self.shape)} | derived
 
 
-def count(student: Student, shape: tuple[int, int, int, int] = SHAPE) -> Cost:
+def count(student: nn.Module, shape: tuple[int, int, int, int] = SHAPE) -> Cost:
     """Count by tracing one forward pass, on the device where the student is.
 
     The student's parameters and modes are as before afterwards.
 
     Args:
-        student: trained or not.
+        student: trained or not; a model of CompressAI's families as well.
         shape: of the pictures, [B, 3, H, W].
 
     Raises:
@@ -106,7 +106,7 @@ def count(student: Student, shape: tuple[int, int, int, int] = SHAPE) -> Cost:
     )
 
 
-def _trace(student: Student, shape: tuple[int, ...]) -> tuple[int, dict[str, int], set[str], str]:
+def _trace(student: nn.Module, shape: tuple[int, ...]) -> tuple[int, dict[str, int], set[str], str]:
     """Total, MACs by module, operations without a count, and the tool that says so."""
     with torch.no_grad(), warnings.catch_warnings():
         # torch deprecates torch.jit, with which fvcore traces; the trace is used only once.
@@ -123,7 +123,7 @@ def _trace(student: Student, shape: tuple[int, ...]) -> tuple[int, dict[str, int
 
 
 @contextmanager
-def _evaluating(student: Student) -> Iterator[None]:
+def _evaluating(student: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in student.modules()]
     student.eval()
     try:

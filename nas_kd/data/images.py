@@ -31,7 +31,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from nas_kd.cores import cores
+from nas_kd.data import picture_sets
 from nas_kd.data.dead_leaves import dead_leaves
+from nas_kd.data.fetch import supply
 from nas_kd.data.image_file import Image8, in_srgb, opened, suffixes, unread_suffixes
 from nas_kd.data.picture_files import UNUSABLE, Below, below, told_left_out
 from nas_kd.errors import DataError
@@ -97,9 +99,10 @@ def held(images: ImageSet) -> ImageSet:
 
 
 def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:
-    """Open ``builtin`` or a folder with all folders below it, in order of relative path.
+    """Open ``builtin``, a set by name, or a folder with all folders below it, in order of relative path.
 
-    A folder has no splits: all of it is returned for either. Every file is decoded once here, to
+    A set (nas_kd.picture_sets) that is not here is fetched, where the user agrees; a folder of its name comes first.
+    Neither has splits: all of it is returned for either. Every file is decoded once here, to
     find the broken ones; those and images under 16 px on a side are left out with one warning.
     Linked folders count, each once; files without an image's suffix do not. The seed decides the generated
     images of the built-in training set and nothing else.
@@ -109,7 +112,10 @@ def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:
     """
     if split not in SPLITS:
         raise DataError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
-    return _builtin(split, seed) if spec == BUILTIN else _folder(spec)
+    if spec == BUILTIN:
+        return _builtin(split, seed)
+    one = picture_sets.named(spec)
+    return _folder(spec) if one is None else _set(one)
 
 
 def crop_pool(images: ImageSet, count: int, size: int, seed: int) -> Image8:
@@ -236,6 +242,12 @@ class _FolderImages(Sequence[Image8]):
             ) from error
 
 
+def _set(one: picture_sets.PictureSet) -> ImageSet:
+    if (lacking := picture_sets.order_of(one)) is not None:
+        supply([lacking])
+    return replace(_folder(str(picture_sets.home() / one.name)), name=one.name)
+
+
 def _folder(spec: str) -> ImageSet:
     root = Path(spec).expanduser()
     here = pictures_below(spec, root)
@@ -265,7 +277,10 @@ def pictures_below(spec: str, root: Path) -> Below:
     """The picture files of a folder; raises DataError where there is none, or no folder."""
     if not spec or not root.is_dir():
         kind = "is a file, not a folder" if root.is_file() else "is no folder"
-        raise DataError(f"{spec!r} {kind}: images come from a folder or from {BUILTIN!r}")
+        known = ", ".join(picture_sets.known())
+        raise DataError(
+            f"{spec!r} {kind}: images come from a folder, from {BUILTIN!r} or from {known}"
+        )
     here = below(root, suffixes(), unread_suffixes())
     if not here.files:
         aside = f" ({told_left_out(here.left_out)})" if here.left_out else ""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nas_kd.data.images import PHOTOGRAPHS, photograph, pictures_below
+from nas_kd.data.picture_sets import folder_of
 from nas_kd.places import BUILTIN
 
 logger = logging.getLogger("nas_kd")
@@ -35,7 +36,7 @@ def _files(spec: str, split: str) -> Iterator[tuple[int, Path | bytes]]:
             contents = photograph(name)
             yield len(contents), contents
         return
-    for path in pictures_below(spec, Path(spec).expanduser()).files:
+    for path in pictures_below(spec, folder_of(spec)).files:
         yield path.stat().st_size, path
 
 

@@ -21,7 +21,7 @@ from nas_kd.evaluation.classical import in_words as rate_in_words
 from nas_kd.evaluation.coding_cost import classical_codec, coding_cost, student_codec
 from nas_kd.evaluation.coding_cost import in_words as cost_in_words
 from nas_kd.evaluation.published import against_published, is_kodak, require_kodak, split_names
-from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
+from nas_kd.evaluation.rate_distortion import Codec, Measured, evaluate, evaluate_real
 
 STUDENT = "student"
 KINDS = {"bpp_est": " (its rates are estimates)", "unknown": " (its kind of rates is not known)"}
@@ -68,8 +68,10 @@ def open_sets(spec: str) -> dict[str, ImageSet]:
     return {name: open_images(name, "eval") for name in names}
 
 
-def judge(student: Student, sets: dict[str, ImageSet], versus: str) -> Judged:
-    """Real bitstreams on every set, then the cost of coding on the first one's largest picture.
+def judge(codec: Student | Codec, sets: dict[str, ImageSet], versus: str) -> Judged:
+    """A student's real bitstreams on every set, then the cost of coding on the first one's largest picture.
+
+    Of other codecs rates are estimated, and coding is not timed: some take seconds a picture.
 
     Raises:
         UsageError: ``versus`` names an unknown codec, or a published curve where no set is Kodak; before any work.
@@ -77,11 +79,11 @@ def judge(student: Student, sets: dict[str, ImageSet], versus: str) -> Judged:
     measured_here, published = split_names(versus)
     proved = _proved(sets, published)
     found = {
-        name: _on_set(student, images, measured_here, published, name in proved)
+        name: _on_set(codec, images, measured_here, published, name in proved)
         for name, images in sets.items()
     }
     first = next(iter(sets.values()))
-    codecs = {STUDENT: student_codec(student)}
+    codecs = {STUDENT: student_codec(codec)} if isinstance(codec, Student) else {}
     codecs |= {name: classical_codec(name) for name in measured_here if lacking(name) is None}
     return Judged(found, {name: coding_cost(codec, first) for name, codec in codecs.items()})
 
@@ -97,9 +99,16 @@ def _proved(sets: dict[str, ImageSet], published: list[str]) -> set[str]:
 
 
 def _on_set(
-    student: Student, images: ImageSet, measured_here: list[str], published: list[str], kodak: bool
+    codec: Student | Codec,
+    images: ImageSet,
+    measured_here: list[str],
+    published: list[str],
+    kodak: bool,
 ) -> OnSet:
-    measured = evaluate_real(student, images)
+    if isinstance(codec, Student):
+        measured = evaluate_real(codec, images)
+    else:
+        measured = evaluate(codec, images)
     curve = measured.curve()
     versus = {name: compare(name, images, curve) for name in measured_here}
     for name in published:
@@ -129,8 +138,9 @@ def heading(images: ImageSet) -> str:
 def _levels(measured: Measured) -> list[str]:
     curve = measured.curve()
     points = zip(curve.bpp, curve.psnr_db, measured.mean_ms_ssim(), strict=True)
+    unit = "bpp" if measured.kind == "bpp" else "bpp, estimated"
     return [
-        f"level {level}: {rate:.4f} bpp, {quality:.2f} dB, MS-SSIM {similarity_in_words(similar)}"
+        f"level {level}: {rate:.4f} {unit}, {quality:.2f} dB, MS-SSIM {similarity_in_words(similar)}"
         for level, (rate, quality, similar) in enumerate(points, start=1)
     ]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from nas_kd.codec.checkpoint import load_student, ready
+from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.cost import DECODER, ENCODER, count
-from nas_kd.codec.space import load_arch
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.measurement.codec_energy import (
@@ -44,50 +44,61 @@ from nas_kd.measurement.reading import Reading
 from nas_kd.places import TEACHERS
 
 TEACHER = "mini"
-UNTRAINED = "the weights are untrained, and how long entropy coding takes depends on them"
 
 
-def load_codec(path: Path) -> tuple[Student, bool]:
-    """A student's folder, or an arch file; and whether its weights are trained.
+@dataclass(frozen=True)
+class Subject:
+    """A codec to be measured.
 
-    Raises:
-        UsageError: it is neither.
+    Args:
+        name: how it was asked for.
+        arch: what it is, for people.
+        arch_key: what it is, to compare by.
+        model: in evaluation mode, on the CPU.
+        passes: what its sides run on frames.
+        uncoded: why its entropy coding is not timed; None where it is.
+        trained: whether its weights are.
+        excluded: what its passes leave out.
     """
-    if path.suffix in (".toml", ".json") and path.is_file():
-        torch.manual_seed(0)
-        return ready(Student(load_arch(path))), False
-    return load_student(path), True
+
+    name: str
+    arch: str
+    arch_key: str
+    model: Any
+    passes: Callable[[list[Tensor]], dict[str, Pass]]
+    uncoded: str | None = None
+    trained: bool = True
+    excluded: str = EXCLUDED
 
 
-def measure_codec(path: Path, quick: bool = False) -> dict[str, Any]:
-    """Everything that ``nas-kd measure`` reports, as JSON can hold it."""
-    student, trained = load_codec(path)
-    cost = count(student)
-    device = best_device()
+def measured(subject: Subject, quick: bool = False) -> dict[str, Any]:
+    """Everything that ``nas-kd measure`` reports of a codec on this machine, as JSON can hold it."""
+    model, device = subject.model, best_device()
+    cost = count(model)
     teacher = load_student(TEACHERS / TEACHER).to(device)
     frames = [noise_frame(device)]
-    student.to(device)
-    own, others = passes(student, frames), passes(teacher, frames)
+    model.to(device)
+    own, others = subject.passes(frames), passes(teacher, frames)
     with in_use(device).exclusive():
         latency = _latency(own, others, device, quick)
         energy = _energy(own, others, device, QUICK if quick else FULL)
-        memory = memory_bytes(student, own)
-    coding = _coding(student.cpu(), quick) if trained else _none(UNTRAINED)
+        memory = memory_bytes(model, own)
+    uncoded = subject.uncoded
     return {
-        "codec": str(path),
-        "arch": str(student.arch),
-        "arch_key": student.arch.key,
-        "trained": trained,
+        "codec": subject.name,
+        "arch": subject.arch,
+        "arch_key": subject.arch_key,
+        "trained": subject.trained,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "torch": torch.__version__,
         "numerics": numerics(device),
         "frame": list(FRAME),
         "teacher": TEACHER,
-        "excluded": EXCLUDED,
+        "excluded": subject.excluded,
         "cost": cost.to_json(),
         "memory_bytes": memory,
         "latency": latency,
-        "entropy_coding": coding,
+        "entropy_coding": _coding(model.cpu(), quick) if uncoded is None else _none(uncoded),
         "energy": energy,
     }
 
@@ -202,7 +213,7 @@ def in_lines(figures: dict[str, Any]) -> list[str]:
         f"codec:       {figures['codec']} ({'trained' if figures['trained'] else 'untrained'})",
         f"arch:        {figures['arch']}",
         f"device:      {figures['device']}, torch {figures['torch']}, {figures['numerics']}",
-        f"frame:       {FRAME[3]}x{FRAME[2]}, {MEGAPIXELS:.3f} Mpx; not in it: {EXCLUDED}",
+        f"frame:       {FRAME[3]}x{FRAME[2]}, {MEGAPIXELS:.3f} Mpx; not in it: {figures['excluded']}",
         f"parameters:  {cost['parameters']:,}",
         f"MACs:        {cost['gmac']:.3f} G, {cost['kmac_per_px']:.2f} k/px; "
         f"encoder {cost['encoder_macs'] / 1e9:.3f} G, decoder {cost['decoder_macs'] / 1e9:.3f} G",

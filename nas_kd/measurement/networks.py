@@ -52,8 +52,27 @@ def passes(student: Student, frames: list[Tensor]) -> dict[str, Pass]:
     """
     # On the device beforehand: a number would be copied there in every pass.
     level = torch.ones(1, device=frames[0].device)
+    return in_turn(
+        lambda x: encode(student, x, level),
+        lambda y_hat, z_hat: decode(student, y_hat, z_hat, level),
+        frames,
+    )
+
+
+def in_turn(
+    encode: Callable[[Tensor], tuple[Tensor, ...]],
+    decode: Callable[..., Tensor],
+    frames: list[Tensor],
+) -> dict[str, Pass]:
+    """Encoder, decoder, and one after the other, each on the next frame in turn.
+
+    Args:
+        encode: latents of a frame.
+        decode: a frame of these latents.
+        frames: [1, 3, H, W] each, on the codec's device.
+    """
     with torch.inference_mode():
-        latents = [encode(student, x, level) for x in frames]
+        latents = [encode(x) for x in frames]
     turn = {part: 0 for part in PARTS}
 
     def now(part: str) -> int:
@@ -62,15 +81,15 @@ def passes(student: Student, frames: list[Tensor]) -> dict[str, Pass]:
 
     @torch.inference_mode()
     def encoder() -> None:
-        encode(student, frames[now("encoder")], level)
+        encode(frames[now("encoder")])
 
     @torch.inference_mode()
     def decoder() -> None:
-        decode(student, *latents[now("decoder")], level)
+        decode(*latents[now("decoder")])
 
     @torch.inference_mode()
     def both() -> None:
-        decode(student, *encode(student, frames[now("both")], level), level)
+        decode(*encode(frames[now("both")]))
 
     return {"encoder": encoder, "decoder": decoder, "both": both}
 
@@ -191,9 +210,9 @@ class LiveBytes(TorchDispatchMode):
         return result
 
 
-def memory_bytes(student: Student, works: dict[str, Pass]) -> dict[str, int]:
+def memory_bytes(codec: torch.nn.Module, works: dict[str, Pass]) -> dict[str, int]:
     """Bytes of the weights, and the most that tensors take at once in each pass."""
-    sizes = {"weights": sum(p.numel() * p.element_size() for p in student.parameters())}
+    sizes = {"weights": sum(p.numel() * p.element_size() for p in codec.parameters())}
     for part, work in works.items():
         with LiveBytes() as live:
             work()

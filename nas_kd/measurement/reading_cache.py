@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nas_kd.errors import UsageError
 from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.places import user_cache
 
 PROTOCOL = 1
 """Raised when the way of measuring changes so that figures are no longer comparable."""
@@ -49,9 +50,8 @@ class Key:
 
 
 def cache_folder() -> Path:
-    """Where readings are kept: below XDG_CACHE_HOME, or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "nas-kd" / "energy"
+    """Where readings are kept."""
+    return user_cache() / "energy"
 
 
 class Readings:

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nas_kd.codec.space import load_space
+from nas_kd.data.fetch import refusal, supply
 from nas_kd.data.picture_files import require_writable
-from nas_kd.errors import DataError, StudyError, UsageError
+from nas_kd.data.picture_sets import known, named
+from nas_kd.errors import DataError, StudyError, TeacherError, UsageError
 from nas_kd.measurement.meters import require_likely_meter
 from nas_kd.places import BUILTIN, CACHE
 from nas_kd.study.grid import grid_points, listed_points
 from nas_kd.study.settings import Settings, require_study
+from nas_kd.study.sources import lacking, require_photographs
 from nas_kd.teachers.served import require_at_hand, zoo_qualities
 
 Check = Callable[[], object]
 
 
-def require_clear(studies: Iterable[Settings]) -> None:
+def require_clear(studies: Sequence[Settings], yes: bool = False, data_said: bool = True) -> None:
     """Raise UsageError with everything that keeps one of these studies from being searched, each with its remedy.
 
-    Deeper looks, such as into the files, follow when the work begins.
+    Where nothing else does, weights and pictures that are lacking are fetched. Deeper looks, such as into the
+    files, follow when the work begins.
+
+    Args:
+        studies: what is to be searched.
+        yes: whether the user agreed to fetch what is lacking.
+        data_said: whether the pictures to train on were named, and not left at their default.
     """
-    found = list(_failures(check for settings in studies for check in _checks(settings)))
+    found = list(_failures(check for s in studies for check in _checks(s, data_said)))
+    orders = [] if any(isinstance(error, TeacherError) for error in found) else lacking(studies)
+    if orders and (refused := refusal(orders, yes)) is not None:
+        found.append(refused)
     if len(found) == 1:
         raise found[0]
     if found:
         lines = [f"  {place}. {error}" for place, error in enumerate(found, start=1)]
         raise UsageError("\n".join([f"{len(found)} things stand in the way:", *lines]))
+    supply(orders, yes)
 
 
 def _failures(checks: Iterable[Check]) -> Iterator[UsageError]:
@@ -43,16 +56,19 @@ def _failures(checks: Iterable[Check]) -> Iterator[UsageError]:
             told.add(str(error))
 
 
-def _checks(s: Settings) -> Iterator[Check]:
+def _checks(s: Settings, data_said: bool) -> Iterator[Check]:
     """The cheapest first."""
     yield lambda: _require_levels(s)
+    if not data_said:
+        yield lambda: require_photographs(s)
     yield lambda: _require_place(s)
     yield lambda: _require_prior(s)
     for key in ("data", "eval_data"):
         yield lambda key=key: _require_pictures(key, getattr(s, key))  # type: ignore[misc]
     yield lambda: _require_codec(s.anchor)
     for spec in filter(None, (s.teacher, s.teacher_z)):
-        yield lambda spec=spec: require_at_hand(spec, s.weights)  # type: ignore[misc]
+        if s.weights is not None or not _is_zoo(spec):  # else what is lacking is fetched
+            yield lambda spec=spec: require_at_hand(spec, s.weights)  # type: ignore[misc]
     yield lambda: _require_points(s)
     yield lambda: require_likely_meter(s.objectives)
 
@@ -93,10 +109,19 @@ def _require_prior(s: Settings) -> None:
         require_study(s.from_study)
 
 
+def _is_zoo(spec: str) -> bool:
+    try:
+        return zoo_qualities(spec) is not None
+    except TeacherError:
+        return False  # and require_at_hand says why
+
+
 def _require_pictures(key: str, spec: str) -> None:
-    if spec != BUILTIN and not Path(spec).expanduser().is_dir():
+    if spec != BUILTIN and named(spec) is None and not Path(spec).expanduser().is_dir():
         kind = "is a file, not a folder" if Path(spec).expanduser().is_file() else "is no folder"
-        raise DataError(f"{key} {spec!r} {kind}: images come from a folder or from {BUILTIN!r}")
+        raise DataError(
+            f"{key} {spec!r} {kind}: images come from a folder, from {BUILTIN!r} or from {', '.join(known())}"
+        )
 
 
 def _require_codec(anchor: str) -> None:

@@ -22,6 +22,7 @@ from nas_kd.measurement.networks import best_device
 from nas_kd.places import CACHE
 from nas_kd.study.ranking import draws, in_order
 from nas_kd.study.settings import TEACHER, Settings
+from nas_kd.study.sources import warn_of_few
 from nas_kd.study.study import INTERRUPTED, Study
 from nas_kd.study.trial import Anchor, Task, interval_of
 from nas_kd.study.trial_artifacts import made_with
@@ -140,6 +141,7 @@ def targets(
     """The teacher's outputs on the pool of crops, computed once for all studies that ask the same."""
     s = settings
     warn_of_overlap(s.data, s.eval_data)
+    warn_of_few(s)
     recipe = PoolRecipe(s.data, s.crops, s.crop_size, s.seed, x_hat=s.kd_x > 0)
 
     def progress(done: int, total: int) -> None:

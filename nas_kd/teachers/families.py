@@ -47,6 +47,13 @@ class FixedRate(nn.Module):
         return self.model.aux_loss()
 
 
+def zoo_shape(name: str, quality: int) -> tuple[int, ...]:
+    """The channels that the zoo's model of that quality has: N, or N and M."""
+    from compressai.zoo.image import cfgs
+
+    return cfgs[name][quality]
+
+
 def check(name: str, width: int | None) -> None:
     """Raise UsageError unless such models can be made."""
     if name not in FAMILIES:

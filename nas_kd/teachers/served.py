@@ -54,6 +54,19 @@ def zoo_qualities(spec: str) -> tuple[str, list[int]] | None:
     return name, [int(quality)] if colon else list(range(1, ZOO_QUALITIES + 1))
 
 
+def is_built_in(spec: str) -> bool:
+    """Whether that is the name of a teacher that comes with nas-kd."""
+    return any(spec == folder.name for folder in TEACHERS.iterdir())
+
+
+def is_compressai(spec: str) -> bool:
+    """Whether that is a zoo name, or a file or folder of CompressAI's models; whether they are there is not asked."""
+    path = Path(spec)
+    if path.is_dir():
+        return any(None not in file_says(file) for file in path.glob("*.pth.tar"))
+    return path.is_file() or zoo_qualities(spec) is not None
+
+
 def require_at_hand(spec: str, weights: str | None) -> None:
     """Raise TeacherError, naming all that is missing and the ways out, where a teacher cannot be had."""
     asked = zoo_qualities(spec)
@@ -77,7 +90,7 @@ def require_files(name: str, qualities: list[int], weights: str | None) -> None:
         which = "quality" if len(missing) == 1 else "qualities"
         raise TeacherError(
             f"teacher {name}: weights of {which} {', '.join(missing)} are not on this machine "
-            f"({name}-{missing[0]}-HASH.pth.tar in {place}); put CompressAI's files there, or name their folder "
-            "(--weights DIR), or give a folder that `nas-kd teacher train` wrote, or take the built-in one "
+            f"({name}-{missing[0]}-HASH.pth.tar in {place}); run `nas-kd fetch {name} --to {place}`, or name another "
+            "folder (--weights DIR), or give a folder that `nas-kd teacher train` wrote, or take the built-in one "
             "(--teacher mini)"
         )

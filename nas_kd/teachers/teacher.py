@@ -17,6 +17,7 @@ from nas_kd.evaluation.rate_distortion import StudentCodec, spent
 from nas_kd.places import TEACHERS
 from nas_kd.teachers.served import ZOO_QUALITIES, require_at_hand, zoo_qualities
 from nas_kd.teachers.zoo import Member, family_members, load_member, zoo_member
+from nas_kd.teachers.zoo_files import fetch_lacking
 
 
 class Teacher(Protocol):
@@ -261,6 +262,8 @@ def load_teacher(
 
 
 def _load(spec: str, weights: str | None, lmbda: float | None) -> Teacher:
+    if weights is None:
+        fetch_lacking(spec)
     require_at_hand(spec, weights)
     if any(spec == folder.name for folder in TEACHERS.iterdir()):
         return _variable_rate(spec, TEACHERS / spec)

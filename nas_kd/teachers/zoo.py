@@ -2,13 +2,11 @@
 
 A served file is named ``<name>-<quality>-<8 hex of its sha256>.pth.tar`` and holds a state dict; a checkpoint of
 training is any file with a state dict, or with one under ``state_dict``; what lies beside it is not looked at.
-Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,10 +20,10 @@ import nas_kd.codec.compressai_light  # noqa: F401  (the light import of Compres
 from nas_kd.codec.checkpoint import require_finite
 from nas_kd.errors import TeacherError
 from nas_kd.teachers.served import NO_HYPER_LATENTS, ZOO_NAMES, file_says, hub_folder, require_files
+from nas_kd.teachers.zoo_files import DIGEST, file_in
 
 COMPILED = "_orig_mod."
 """What torch.compile puts into the names of a model's tensors."""
-DIGEST = re.compile(r"-([0-9a-f]{8})\.pth(\.tar)?$")
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,8 @@ def zoo_member(name: str, quality: int, folder: str | None) -> Member:
 
 
 def _zoo_file(name: str, quality: int, folder: str | None) -> Path:
-    from compressai.zoo.image import model_urls
-
     place = hub_folder() if folder is None else Path(folder)
-    official = place / Path(model_urls[name]["mse"][quality]).name
+    official = file_in(place, name, quality)
     if official.is_file():
         return official
     found = sorted(f for f in place.glob("*.pth.tar") if file_says(f) == (name, quality))

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 from driver import SETTINGS
+from fakes import full_disk
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from PIL import Image
@@ -32,17 +33,6 @@ from chaos import prepare  # noqa: E402
 
 SIDE = Transform("trunk4", (0, 8, 8), kernel=3)
 TINY = Arch(SIDE, SIDE, M=16, hyper=8)
-
-
-@contextmanager
-def full_disk(size_bytes):
-    """No file can grow past this size: a write fails as it does on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def training(checkpoint, steps):

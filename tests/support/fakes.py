@@ -1,5 +1,6 @@
-"""Fake meters and a simulated device with an exact clock; what they measure is source "fake"."""
+"""Fake meters and a simulated device with an exact clock; what they measure is source "fake". And a full disk."""
 
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -301,3 +302,14 @@ class PowercapTree:
     def load(self, *folders: str) -> Callable[[], None]:
         """A load under which these zones spend a millijoule each."""
         return lambda: [self.add_uj(folder, 1000) for folder in folders] and None
+
+
+@contextmanager
+def full_disk(size_bytes):
+    """No file can grow past this size: a write fails as it does on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

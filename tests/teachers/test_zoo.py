@@ -1,7 +1,6 @@
 """Teachers from files in the format that CompressAI serves, built here from untrained models."""
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -13,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from zoo_file import serve, untrained
 
 from nas_kd.cli.main import main
 from nas_kd.cluster.launch import Machine, search
 from nas_kd.cluster.worker import paced_trial
-from nas_kd.codec.compressai_light import CompressionModel
 from nas_kd.codec.space import load_arch
 from nas_kd.codec.student import LMBDAS
 from nas_kd.distillation.loss import Weights
@@ -51,21 +50,6 @@ block = "residual"
 activation = "gdn"
 kernel = 5
 """
-
-
-def untrained(name: str, *widths: int) -> CompressionModel:
-    from compressai.zoo.image import model_architectures
-
-    torch.manual_seed(len(name) + sum(widths))
-    return model_architectures[name](*widths)
-
-
-def serve(folder: Path, stem: str, model: CompressionModel) -> Path:
-    """Write a model as the zoo serves it, its hash in its name."""
-    folder.mkdir(exist_ok=True)
-    torch.save(model.state_dict(), folder / "new")
-    digest = hashlib.sha256((folder / "new").read_bytes()).hexdigest()
-    return (folder / "new").rename(folder / f"{stem}-{digest[:8]}.pth.tar")
 
 
 @pytest.fixture
@@ -371,7 +355,9 @@ def test_missing_weights_name_the_ways_out_and_two_candidates_are_not_guessed_am
     zoo: Path, tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.setattr(
-        sys, "argv", ["nas-kd", "search", "--teacher", "mbt2018:2", "--weights", str(zoo)]
+        sys,
+        "argv",
+        ["nas-kd", "search", "--teacher", "mbt2018:2", "--weights", str(zoo), "--data", "builtin"],
     )
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--objectives", "rd_cost"])
     with pytest.raises(SystemExit) as ended:
