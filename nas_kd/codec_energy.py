@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nas_kd.calibration import Calibration, calibrate, known_for_an_hour
 from nas_kd.data import Image8, ImageSet, to_tensor
-from nas_kd.energy import FULL, QUICK, Mode, measure_energy, measured_twice_at_most
+from nas_kd.energy import FULL, QUICK, Mode, Session, measured_twice_at_most
+from nas_kd.energy_model import work_of
 from nas_kd.errors import MeterError
-from nas_kd.meters import Meter, find_meter
+from nas_kd.meter import Meter
+from nas_kd.meters import find_meter
 from nas_kd.passes import (
     FRAME,
     MEGAPIXELS,
@@ -25,13 +29,16 @@ from nas_kd.passes import (
     noise_frame,
     numerics,
     passes,
+    replayed,
     synchroniser,
 )
 from nas_kd.reading import Reading, require_real
 from nas_kd.readings import Key, Readings
-from nas_kd.sensor import Sensor, UnusableError, find_sensor
+from nas_kd.sensor import UnusableError
+from nas_kd.space import Arch
 from nas_kd.student import Student
 from nas_kd.weights import write_text
+from nas_kd.wishes import Wishes
 
 EXCLUDED = "entropy coding (CPU)"
 MAX_FRAMES = 24  # as many as the Kodak set has; they lie on the device
@@ -39,38 +46,63 @@ MAX_FRAMES = 24  # as many as the Kodak set has; they lie on the device
 
 def energy_of(meter: Meter, work: Pass, device: str, mode: Mode) -> Reading:
     """Energy of one pass in mJ; taken once more where it is rejected."""
-    synchronise = synchroniser(device)
+    return _read(Bench(meter, device), work, mode)
 
+
+class Bench:
+    """A device that this process has alone, and what is known of it; calibrated at the first reading.
+
+    Args:
+        meter: a working one of that device.
+        device: as torch spells it.
+    """
+
+    def __init__(self, meter: Meter, device: str):
+        self.meter, self.device = meter, device
+        self._session: Session | None = None
+
+    def session(self) -> Session:
+        """The session of this process.
+
+        Raises:
+            MeterError: the counter cannot be read.
+            UnusableError: it stalled or decreased.
+        """
+        if self._session is None:
+            known = calibration_of(self.meter, self.device)
+            synchronise = synchroniser(self.device)
+            self._session = Session(self.meter, synchronise=synchronise, known=known)
+        return self._session
+
+
+def _read(bench: Bench, work: Pass, mode: Mode) -> Reading:
     def once() -> Reading:
         try:
-            sensor = sensor_of(device)
+            return bench.session().read(work, mode)
         except MeterError as error:
             return Reading.unavailable(str(error))
         except UnusableError as error:
             return Reading.rejected(str(error))
-        return measure_energy(meter, work, synchronise=synchronise, mode=mode, sensor=sensor)
 
     return measured_twice_at_most(once)
 
 
-@cache
-def sensor_of(device: str) -> Sensor:
-    """How the device's counter behaves, found once per process under a load of products.
+def calibration_of(meter: Meter, device: str) -> Calibration:
+    """How the device's counter behaves and what it draws at rest, found once an hour under a load of products.
 
     Raises:
-        MeterError: there is no meter.
-        UnusableError: the counter stalled or decreased.
+        MeterError: the counter cannot be read.
+        UnusableError: it stalled or decreased.
     """
-    meter = find_meter(device)
-    if isinstance(meter, Reading):
-        raise MeterError(meter.reason)
     side = 1024 if device.startswith("cuda") else 128  # well under a millisecond each
     a = torch.rand(side, side, device=device)
 
     def load() -> None:
         torch.mm(a, a)
 
-    return find_sensor(meter, load, synchronise=synchroniser(device))
+    return known_for_an_hour(
+        meter, lambda: calibrate(meter, load, synchronise=synchroniser(device))
+    )
 
 
 def per_megapixel(frame: Reading) -> Reading:
@@ -104,7 +136,7 @@ def meter_in_words(device: str) -> str:
         return f"no meter: {meter.reason}"
     try:
         with in_use(device).exclusive():
-            sensor = sensor_of(device)
+            sensor = calibration_of(meter, device).sensor
     except (MeterError, UnusableError) as error:
         return f"{meter.name}, unusable: {error}"
     looks = {True: "part of the time", False: "all the time", None: "it is not known how often"}
@@ -115,29 +147,97 @@ def meter_in_words(device: str) -> str:
 def frame_energy(student: Student, device: str, mode: Mode = QUICK, part: str = "both") -> Reading:
     """Energy of a part (encoder, decoder, both) on a 768x512 frame in mJ, from the cache where it is known.
 
-    Waits until it has the device alone: not while this process shares it.
+    On a GPU the pass is the replay of a CUDA graph. Waits until it has the device alone: not while this process
+    shares it. While it has it, what others wait for is measured as well.
     """
     meter = find_meter(device)
     if isinstance(meter, Reading):
         return meter
     try:
         key = _key(student, meter, device, mode, part)
+        return _measured(Wished(student, part, key), meter, device, mode)
     except MeterError as error:
         return Reading.unavailable(str(error))
-    if (known := Readings().get(key)) is not None:
+
+
+class Wished(NamedTuple):
+    """A student's part whose energy is wanted, and the name of its reading."""
+
+    student: Student
+    part: str
+    key: Key
+
+    def to_json(self) -> dict[str, Any]:
+        """What another process needs to measure it."""
+        lmbdas = list(self.student.lmbdas)
+        return {"arch": self.student.arch.to_json(), "lmbdas": lmbdas, "part": self.part}
+
+
+def _measured(wanted: Wished, meter: Meter, device: str, mode: Mode) -> Reading:
+    kept, wishes = Readings(), Wishes(wanted.key.device)
+    if (known := kept.get(wanted.key)) is not None:
         return known
-    work = passes(student.eval().to(device), [noise_frame(device)])[part]
-    with in_use(device).exclusive():
-        reading = energy_of(meter, work, device, mode)
-    Readings().put(key, reading)
+    bench = Bench(meter, device)
+    with (
+        wishes.filed(wanted.key.digest, wanted.to_json()),
+        in_use(device).exclusive(lambda: kept.get(wanted.key) is not None) as alone,
+    ):
+        if not alone and (known := kept.get(wanted.key)) is not None:
+            return known  # another process has measured it meanwhile
+        reading = _of_part(bench, wanted, mode)
+        kept.put(wanted.key, reading)
+        serve(
+            [w for w in wishes.open() if w["name"] != wanted.key.digest],
+            lambda other: _for_another(other, bench, mode, kept),
+        )
     return reading
+
+
+MAX_SERVED = 16
+"""Wishes that are granted in one go: trainings wait meanwhile."""
+
+
+def serve(wishes: list[dict[str, Any]], measure: Callable[[dict[str, Any]], bool]) -> int:
+    """Grant others' wishes until one fails: theirs to find out why. Returns how many were granted."""
+    granted = itertools.takewhile(bool, map(measure, wishes[:MAX_SERVED]))
+    return sum(1 for _ in granted)
+
+
+def _for_another(wish: dict[str, Any], bench: Bench, mode: Mode, kept: Readings) -> bool:
+    student = Student(Arch.from_json(wish["arch"]), tuple(wish["lmbdas"])).eval()
+    key = _key(student, bench.meter, bench.device, mode, wish["part"])
+    if key.digest != wish["name"] or kept.get(key) is not None:
+        return True  # of another mode or precision, or known by now
+    return kept.put(key, _of_part(bench, Wished(student, wish["part"], key), mode))
+
+
+def _of_part(bench: Bench, wanted: Wished, mode: Mode) -> Reading:
+    frame = noise_frame(bench.device)
+    student = wanted.student.eval().to(bench.device)
+    try:
+        work = pass_of(student, [frame], wanted.part, bench.device)
+    except RuntimeError as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        return Reading.unavailable(f"its {wanted.part} cannot be captured as a CUDA graph ({said})")
+    reading = _read(bench, work, mode)
+    if reading.state != "measured":
+        return reading
+    done = asdict(work_of(student, wanted.part, frame))
+    return replace(reading, details=reading.details | {"pass": wanted.key.part, "work": done})
+
+
+def pass_of(student: Student, frames: list[Tensor], part: str, device: str) -> Pass:
+    """The pass whose energy is a student's: the replay of a CUDA graph on a GPU, else the part itself."""
+    if device.startswith("cuda"):
+        return replayed(student, frames, part)
+    return passes(student, frames)[part]
 
 
 def _key(student: Student, meter: Meter, device: str, mode: Mode, part: str) -> Key:
     identity = meter.identity()
     return Key(
         arch=student.arch.key,
-        part=part,
+        part=f"{part}_graph" if device.startswith("cuda") else part,
         device=identity.device,
         driver=identity.driver,
         torch=torch.__version__,
@@ -145,6 +245,7 @@ def _key(student: Student, meter: Meter, device: str, mode: Mode, part: str) -> 
         shape=FRAME,
         mode=mode.name,
         numerics=numerics(device),
+        levels=student.levels,
     )
 
 
@@ -173,8 +274,8 @@ def write_front_energy(
     reading = find_meter(device)
     if not isinstance(reading, Reading):
         frames = [as_frame(image).to(device) for image in images.images[:MAX_FRAMES]]
-        work = passes(student.to(device), frames)["both"]
         with in_use(device).exclusive():
+            work = pass_of(student.to(device), frames, "both", device)
             reading = energy_of(reading, work, device, FULL)
         student.cpu()
     require_real(reading)

@@ -30,15 +30,21 @@ ORDER = (
     *(
         "distill",
         "cost",
+        "meter",
+        "boards",
         "meters",
         "sensor",
+        "readings",
+        "calibration",
+        "windows",
         "energy",
         "exclusive",
+        "wishes",
         "served",
         "obstacles",
-        "readings",
         "latency",
         "passes",
+        "energy_model",
         "scenes",
         "data",
         "overlap",
@@ -101,6 +107,7 @@ ORDER = (
     ),
 )
 ONLY_IN = {"ray": "engine", "pynvml": "meters", "fvcore": "cost", "tensorboardX": "follow"}
+ONLY_IN |= {"amdsmi": "boards", "zeus_apple_silicon": "boards"}
 
 
 def _imported(path: Path) -> set[str]:
