@@ -20,18 +20,14 @@ from nas_kd.data import ImageSet
 from nas_kd.errors import NasKdError
 from nas_kd.evaluate import StudentCodec
 from nas_kd.meters import find_meter
+from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.pictures import crops, sheet, shots, spread
 from nas_kd.reading import Reading
 from nas_kd.space import Arch
 from nas_kd.trial import Anchor, Outcome
 from nas_kd.weights import ARCH, WEIGHTS, load_student
 
-METRIC_NAMES = {
-    "bd_rate": "BD-rate (%)",
-    "flops": "MACs per 768x512 frame",
-    "energy": "energy per 768x512 frame (mJ)",
-    "rd_cost": "R + lambda 255^2 D (bits per pixel)",
-}
+METRIC_NAMES = {name: one.metric for name, one in TABLE.items()}
 STORE = "artifacts"
 PLOT, CROPS = "rd.png", "crops.png"
 PACKAGES = ("torch", "compressai", "optuna", "ray", "fvcore")
@@ -158,8 +154,9 @@ def note(outcome: Outcome, names: tuple[str, ...], arch: dict[str, Any] | None =
         lines.append("")
     if "cost" in attrs:
         lines += _costs(attrs["cost"])
-    if "energy" in attrs:
-        lines += [f"Energy: {_energy(attrs['energy'])}", ""]
+    for name in of_kind(tuple(TABLE), *MEASURED):
+        if name in attrs:
+            lines += [f"{name.capitalize()}: {_energy(attrs[name])}", ""]
     if "seconds" in attrs:
         spent = ", ".join(f"{name} {s:.1f} s" for name, s in attrs["seconds"].items())
         lines += [f"Time: {spent}", ""]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nas_kd.calibration import Calibration, calibrate, known_for_an_hour
-from nas_kd.data import Image8, ImageSet, to_tensor
-from nas_kd.energy import FULL, QUICK, Mode, Session, measured_twice_at_most
+from nas_kd.data import Image8, to_tensor
+from nas_kd.energy import QUICK, Mode, Session, measured_twice_at_most
 from nas_kd.energy_model import work_of
 from nas_kd.errors import MeterError
 from nas_kd.meter import Meter
@@ -24,7 +22,6 @@ from nas_kd.passes import (
     FRAME,
     MEGAPIXELS,
     Pass,
-    best_device,
     in_use,
     noise_frame,
     numerics,
@@ -32,21 +29,19 @@ from nas_kd.passes import (
     replayed,
     synchroniser,
 )
-from nas_kd.reading import Reading, require_real
+from nas_kd.reading import Reading
 from nas_kd.readings import Key, Readings
 from nas_kd.sensor import UnusableError
 from nas_kd.space import Arch
 from nas_kd.student import Student
-from nas_kd.weights import write_text
 from nas_kd.wishes import Wishes
 
 EXCLUDED = "entropy coding (CPU)"
-MAX_FRAMES = 24  # as many as the Kodak set has; they lie on the device
 
 
 def energy_of(meter: Meter, work: Pass, device: str, mode: Mode) -> Reading:
     """Energy of one pass in mJ; taken once more where it is rejected."""
-    return _read(Bench(meter, device), work, mode)
+    return Bench(meter, device).read(work, mode)
 
 
 class Bench:
@@ -74,17 +69,18 @@ class Bench:
             self._session = Session(self.meter, synchronise=synchronise, known=known)
         return self._session
 
+    def read(self, work: Pass, mode: Mode) -> Reading:
+        """Energy of one pass in mJ; taken once more where it is rejected."""
 
-def _read(bench: Bench, work: Pass, mode: Mode) -> Reading:
-    def once() -> Reading:
-        try:
-            return bench.session().read(work, mode)
-        except MeterError as error:
-            return Reading.unavailable(str(error))
-        except UnusableError as error:
-            return Reading.rejected(str(error))
+        def once() -> Reading:
+            try:
+                return self.session().read(work, mode)
+            except MeterError as error:
+                return Reading.unavailable(str(error))
+            except UnusableError as error:
+                return Reading.rejected(str(error))
 
-    return measured_twice_at_most(once)
+        return measured_twice_at_most(once)
 
 
 def calibration_of(meter: Meter, device: str) -> Calibration:
@@ -219,7 +215,7 @@ def _of_part(bench: Bench, wanted: Wished, mode: Mode) -> Reading:
     except RuntimeError as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         return Reading.unavailable(f"its {wanted.part} cannot be captured as a CUDA graph ({said})")
-    reading = _read(bench, work, mode)
+    reading = bench.read(work, mode)
     if reading.state != "measured":
         return reading
     done = asdict(work_of(student, wanted.part, frame))
@@ -254,36 +250,3 @@ def as_frame(image: Image8) -> Tensor:
     x = to_tensor(image)
     down, across = (math.ceil(FRAME[2 + i] / x.shape[2 + i]) for i in (0, 1))
     return x.repeat(1, 1, down, across)[..., : FRAME[2], : FRAME[3]].contiguous()
-
-
-def write_front_energy(
-    folder: Path, student: Student, images: ImageSet, search: Any, device: str | None = None
-) -> None:
-    """Measure a trained student on real pictures; ``energy.json`` keeps both figures.
-
-    Args:
-        folder: an export's; written only where the search measured energy.
-        student: with its trained weights.
-        images: real ones, taken in turn.
-        search: the reading that the search used, or None where it used none.
-        device: the best there is, unless given.
-    """
-    if search is None:
-        return
-    device = device or best_device()
-    reading = find_meter(device)
-    if not isinstance(reading, Reading):
-        frames = [as_frame(image).to(device) for image in images.images[:MAX_FRAMES]]
-        with in_use(device).exclusive():
-            work = pass_of(student.to(device), frames, "both", device)
-            reading = energy_of(reading, work, device, FULL)
-        student.cpu()
-    require_real(reading)
-    both = {
-        "in_search": search,
-        "trained_on_pictures": reading.to_json(),
-        "frame": list(FRAME),
-        "excluded": EXCLUDED,
-        "data_fingerprint": images.fingerprint,
-    }
-    write_text(folder / "energy.json", json.dumps(both, indent=1) + "\n")

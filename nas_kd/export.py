@@ -11,10 +11,10 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from nas_kd import __version__
-from nas_kd.codec_energy import write_front_energy
 from nas_kd.data import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluate import Measured, evaluate_real
+from nas_kd.front_energy import write_front_energy
 from nas_kd.onnx_export import export_onnx
 from nas_kd.polish import best_folder, gained
 from nas_kd.space import Arch
@@ -52,7 +52,7 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = Fa
     if onnx:
         export_onnx(student, temporary)
     write_text(temporary / "card.md", _card(study, trial, measured))
-    write_front_energy(temporary, student, images, trial.user_attrs.get("energy"))
+    write_front_energy(temporary, student, images, trial.user_attrs)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
     return folder

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from nas_kd.codec_energy import (
     energy_ratio,
     per_megapixel,
 )
+from nas_kd.coding_cost import coding_cost, no_coding
 from nas_kd.cost import DECODER, ENCODER, count
 from nas_kd.data import open_images
 from nas_kd.energy import FULL, QUICK, Mode
@@ -72,7 +71,7 @@ def measure_codec(path: Path, quick: bool = False) -> dict[str, Any]:
         latency = _latency(own, others, device, quick)
         energy = _energy(own, others, device, QUICK if quick else FULL)
         memory = memory_bytes(student, own)
-    coding = _coding(student.cpu(), quick) if trained else _none(UNTRAINED)
+    coding = _coding(student.cpu(), quick) if trained else no_coding(UNTRAINED)
     return {
         "codec": str(path),
         "arch": str(student.arch),
@@ -87,13 +86,10 @@ def measure_codec(path: Path, quick: bool = False) -> dict[str, Any]:
         "cost": cost.to_json(),
         "memory_bytes": memory,
         "latency": latency,
-        "entropy_coding": coding,
+        "entropy_coding": {side: found["ms"] for side, found in coding.items()},
+        "entropy_coding_energy": {side: found["mj"] for side, found in coding.items()},
         "energy": energy,
     }
-
-
-def _none(reason: str) -> dict[str, Any]:
-    return {part: Reading.unavailable(reason).to_json() for part in ("encoder", "decoder")}
 
 
 # ---------------------------------------------------------------- latency
@@ -116,29 +112,9 @@ def _latency(
 
 
 def _coding(student: Student, quick: bool) -> dict[str, Any]:
-    """Entropy coding of a photograph on the CPU: a whole pass less its networks, round by round."""
+    """Of a photograph, on the CPU."""
     x = as_frame(open_images("builtin", "eval").images[-1])
-    own = passes(student, [x])
-    coded = student.compress(x, 1.0)
-    works: dict[str, Callable[[], object]] = {
-        "encoder": own["encoder"],
-        "whole encoder": lambda: student.compress(x, 1.0),
-        "decoder": own["decoder"],
-        "whole decoder": lambda: student.decompress(coded["strings"], coded["shape"], 1.0),
-    }
-    runs = (QUICK_RUNS if quick else RUNS)["cpu"]
-    readings = measure_latency(works, synchronise=lambda: None, runs=runs)
-    pairs = {part: (readings[f"whole {part}"], readings[part]) for part in ("encoder", "decoder")}
-    return {part: _difference(*pair).to_json() for part, pair in pairs.items()}
-
-
-def _difference(whole: Reading, part: Reading) -> Reading:
-    if whole.value is None or part.value is None:
-        return Reading.rejected(whole.reason or part.reason or "", {})
-    doubt_ms = math.hypot(*(r.uncertainty for r in (whole, part) if r.uncertainty is not None))
-    if not whole.value - part.value > doubt_ms:
-        return Reading.rejected("not resolved beside the networks", {"doubt_ms": doubt_ms})
-    return Reading.measured(whole.value - part.value, doubt_ms, "ms", "perf_counter")
+    return coding_cost(student, x, (QUICK_RUNS if quick else RUNS)["cpu"])
 
 
 # ---------------------------------------------------------------- energy
@@ -213,6 +189,8 @@ def in_lines(figures: dict[str, Any]) -> list[str]:
     lines += [_latency_line(part, figures["latency"][part]) for part in PARTS]
     coding = {part: _figure(reading) for part, reading in figures["entropy_coding"].items()}
     lines += [f"latency:     entropy coding, {parts}: {said}" for parts, said in _together(coding)]
+    coding = {part: _figure(r) for part, r in figures["entropy_coding_energy"].items()}
+    lines += [f"energy:      entropy coding, {parts}: {said}" for parts, said in _together(coding)]
     absent = {part: found for part, found in figures["energy"].items() if _is_absent(found)}
     said = {part: _figure(found["student"]) for part, found in absent.items()}
     lines += [f"energy:      {parts}: {words}" for parts, words in _together(said)]

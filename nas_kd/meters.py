@@ -14,6 +14,7 @@ from typing import Any
 from nas_kd.boards import board_meter
 from nas_kd.errors import MeterError
 from nas_kd.meter import Conditions, Identity, Meter
+from nas_kd.objectives import of_kind
 from nas_kd.reading import Reading
 
 POWERCAP = Path("/sys/class/powercap")
@@ -352,7 +353,7 @@ def likely_device() -> str:
 
 def require_meter(objectives: tuple[str, ...]) -> None:
     """Raise MeterError where energy is among the objectives and nothing here measures it."""
-    if "energy" in objectives:
+    if of_kind(objectives, "energy"):
         import torch
 
         _require_one(objectives, "cuda" if torch.cuda.is_available() else "cpu")
@@ -360,14 +361,14 @@ def require_meter(objectives: tuple[str, ...]) -> None:
 
 def require_likely_meter(objectives: tuple[str, ...]) -> None:
     """The same without torch, as far as that can be seen: a GPU's meter is looked at later."""
-    if "energy" in objectives and (device := likely_device()) == "cpu":
+    if of_kind(objectives, "energy") and (device := likely_device()) == "cpu":
         _require_one(objectives, device)
 
 
 def _require_one(objectives: tuple[str, ...], device: str) -> None:
     meter = find_meter(device)
     if isinstance(meter, Reading):
-        others = [name for name in objectives if name != "energy"] or ["bd_rate", "flops"]
+        others = of_kind(objectives, "quality", "counted", "latency") or ["bd_rate", "flops"]
         raise MeterError(
             f"energy cannot be measured here ({meter.reason}); run on a machine with a meter, or take it "
             f"out: --objectives {','.join(others)}"

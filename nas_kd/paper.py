@@ -18,13 +18,13 @@ from optuna.trial import FrozenTrial
 from rich.markup import escape
 from rich.table import Table
 
+from nas_kd.codec_energy import frame_energy
 from nas_kd.cost import SHAPE, count
 from nas_kd.errors import UsageError
 from nas_kd.reading import Reading, require_real
 from nas_kd.space import prim
 from nas_kd.student import Student
 from nas_kd.study import Study
-from nas_kd.trial import frame_energy
 from nas_kd.weights import read_arch_file
 
 LMBDA = 0.025

@@ -15,6 +15,7 @@ from nas_kd.baselines import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
 from nas_kd.errors import UsageError
+from nas_kd.objectives import TABLE
 from nas_kd.pictures import spread
 from nas_kd.polish import RECORD, best_folder
 from nas_kd.prepare import baselines_of
@@ -31,12 +32,7 @@ SHOWN_CURVES = 6
 DASHES = ((0, (1, 1)), "-.", (0, (6, 2)))
 """Of classical codecs' curves, which are all grey."""
 
-HEADS = {
-    "bd_rate": "BD-rate\n%",
-    "flops": "GMAC\n768x512",
-    "energy": "mJ per\nframe",
-    "rd_cost": "R-D cost\nbpp",
-}
+HEADS = {name: one.head for name, one in TABLE.items()}
 """Of a table's columns, which are narrow."""
 
 Beside = dict[str, dict[int, dict[str, Any]]]

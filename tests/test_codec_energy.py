@@ -7,15 +7,18 @@ import torch
 
 from nas_kd import codec_energy, trial
 from nas_kd.bd import RDCurve
-from nas_kd.codec_energy import as_frame, energy_ratio, per_megapixel, write_front_energy
+from nas_kd.codec_energy import as_frame, energy_ratio, per_megapixel
+from nas_kd.coding_cost import SIDES, coding_cost, coding_passes, no_coding
 from nas_kd.cost import count
 from nas_kd.data import ImageSet
 from nas_kd.evaluate import Measured
+from nas_kd.front_energy import write_front_energy
 from nas_kd.passes import FRAME, MEGAPIXELS
 from nas_kd.reading import Reading
 from nas_kd.space import prim
 from nas_kd.student import Student
 from nas_kd.study import FAILURES
+from nas_kd.weights import ready
 
 GOOD = Reading.measured(200.0, 2.0, "mJ", "nvml", {"cv": 0.001})
 NONE = Reading.unavailable("no meter")
@@ -29,7 +32,7 @@ def score(reading):
         objectives=("bd_rate", "flops", "energy"),
         lmbdas=(0.01, 0.02, 0.03, 0.04),
         device="cpu",
-        frame_energy=lambda student, device: reading,
+        measures={"energy": lambda student, device, part: reading},
     )
     rate, quality = ([[value] for value in axis] for axis in (POINTS.bpp, POINTS.psnr_db))
     codec = Student(prim(8, 16))
@@ -91,16 +94,23 @@ def pictures():
 
 
 def test_an_export_keeps_the_searchs_energy_beside_its_own(tmp_path):
-    write_front_energy(tmp_path, Student(prim(8, 16)), pictures(), GOOD.to_json(), "mps")
+    attrs = {"energy": GOOD.to_json(), "energy:decoder": GOOD.to_json()}
+    write_front_energy(tmp_path, ready(Student(prim(8, 16))), pictures(), attrs, "mps")
     kept = json.loads((tmp_path / "energy.json").read_text())
     assert Reading.from_json(kept["in_search"]) == GOOD
     again = Reading.from_json(kept["trained_on_pictures"])
     assert (again.state, again.value) == ("unavailable", None)
     assert "has no meter" in again.reason
+    assert set(kept["parts"]) == set(attrs)
+    for side in SIDES:
+        assert Reading.from_json(kept["entropy_coding"][side]["ms"]).state in (
+            "measured",
+            "rejected",
+        )
 
 
 def test_a_search_without_energy_exports_none(tmp_path):
-    write_front_energy(tmp_path, Student(prim(8, 16)), pictures(), None)
+    write_front_energy(tmp_path, Student(prim(8, 16)), pictures(), {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,3 +127,32 @@ def test_the_meter_in_words_has_its_update_period():
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU")
     assert "(measured)" in codec_energy.meter_in_words("cuda")
+
+
+def coded():
+    torch.manual_seed(0)
+    return ready(Student(prim(8, 16))), torch.rand(1, 3, 64, 64)
+
+
+def test_entropy_coding_is_what_compress_and_decompress_do_beside_their_networks():
+    student, x = coded()
+    works, whole = coding_passes(student, x), student.compress(x, 1.0)
+    assert works["encoder"]().strings == [one[0] for one in whole["strings"]]
+    assert torch.equal(works["decoder"]().y_hat, whole["y_hat"])
+
+
+def test_entropy_codings_time_and_energy_stand_under_a_name_of_their_own():
+    student, x = coded()
+    read = []
+
+    def reading(meter, work):
+        read.append(work())
+        return GOOD
+
+    meter = SimpleNamespace(name="rapl")
+    found = coding_cost(student, x, 3, meter, reading)
+    assert [found[side]["mj"]["value"] for side in SIDES] == [GOOD.value] * 2
+    assert len(read) == 2
+    without = coding_cost(student, x, 3, NONE)
+    assert {without[side]["mj"]["reason"] for side in SIDES} == {"no meter"}
+    assert no_coding("untrained")["decoder"]["ms"]["reason"] == "untrained"

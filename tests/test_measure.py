@@ -5,10 +5,11 @@ import pytest
 import torch
 from fakes import FakeMeter, SimulatedDevice
 
+from nas_kd.coding_cost import no_coding
 from nas_kd.cost import count
 from nas_kd.energy import QUICK, measure_energy
 from nas_kd.errors import UsageError
-from nas_kd.measure import PARTS, _latency, _none, in_lines, load_codec
+from nas_kd.measure import PARTS, _latency, in_lines, load_codec
 from nas_kd.passes import memory_bytes, passes
 from nas_kd.reading import Reading
 from nas_kd.space import prim
@@ -22,9 +23,14 @@ def figures():
     torch.manual_seed(0)
     codec = ready(Student(prim(8, 16)))
     own, other = (passes(codec, [torch.rand(1, 3, 64, 64)]) for _ in range(2))
+    coding = {side: one["ms"] for side, one in no_coding("untrained").items()}
     found = {"codec": "a.toml", "arch": "arch", "trained": False, "device": "cpu", "torch": "2"}
     found |= {"numerics": "threads=1", "cost": count(codec).to_json()}
-    found |= {"memory_bytes": memory_bytes(codec, own), "entropy_coding": _none("untrained")}
+    found |= {
+        "memory_bytes": memory_bytes(codec, own),
+        "entropy_coding": coding,
+        "entropy_coding_energy": coding,
+    }
     return found | {"latency": _latency(own, other, "cpu", quick=True)}
 
 

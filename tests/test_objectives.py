@@ -1,0 +1,102 @@
+from types import SimpleNamespace
+
+import pytest
+
+from nas_kd import meters, trial
+from nas_kd.bd import RDCurve
+from nas_kd.cost import count
+from nas_kd.errors import MeterError
+from nas_kd.evaluate import Measured
+from nas_kd.gate import OF_KIND
+from nas_kd.meters import require_likely_meter
+from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.reading import Reading
+from nas_kd.settings import KNOWN_OBJECTIVES, QUALITY, Settings
+from nas_kd.space import prim
+from nas_kd.student import Student
+from nas_kd.study import UNREAD
+
+POINTS = RDCurve((0.1, 0.2, 0.4, 0.8), (28.0, 30.0, 32.0, 34.0))
+
+
+def score(*objectives, curve=POINTS, states=None):
+    """What a trial makes of readings whose value tells kind and part; its curve is the teacher's own."""
+    asked = []
+
+    def measure(kind):
+        def of(student, device, part):
+            asked.append((kind, part))
+            if states is not None:
+                return states[kind, part]
+            return Reading.measured(len(part) + 100 * (kind == "latency"), 0.1, "mJ", "nvml")
+
+        return of
+
+    task = SimpleNamespace(
+        anchor=trial.Anchor(POINTS, (29.0, 33.0)),
+        objectives=objectives,
+        lmbdas=(0.01, 0.02, 0.03, 0.04),
+        device="cpu",
+        measures={kind: measure(kind) for kind in MEASURED},
+    )
+    rate, quality = ([[value] for value in axis] for axis in (curve.bpp, curve.psnr_db))
+    codec = Student(prim(8, 16))
+    measured = Measured("bpp_est", rate, quality, ["a"], "f")
+    cost = count(codec, (1, 3, 64, 64))
+    return trial._score(task, codec, cost, measured, {}), cost, asked
+
+
+def test_the_table_knows_every_objective_that_settings_allow():
+    assert tuple(TABLE) == KNOWN_OBJECTIVES
+    assert set(of_kind(KNOWN_OBJECTIVES, "quality")) == set(QUALITY)
+    assert set(OF_KIND) == set(MEASURED) == set(UNREAD)
+
+
+def test_parts_are_measured_apart_and_each_is_kept_under_its_name():
+    names = ("energy:decoder", "energy:encoder", "latency", "latency:decoder")
+    outcome, _, asked = score("bd_rate", *names)
+    assert outcome.values[1:] == [7, 7, 104, 107]
+    wanted = [
+        ("energy", "decoder"),
+        ("energy", "encoder"),
+        ("latency", "both"),
+        ("latency", "decoder"),
+    ]
+    assert asked == wanted
+    assert [outcome.attrs[name]["value"] for name in names] == outcome.values[1:]
+
+
+def test_parameters_and_the_decoders_macs_are_counted():
+    outcome, cost, asked = score("rd_cost", "params", "flops:decoder", "flops")
+    assert outcome.values[1:] == [cost.parameters, cost.decoder_macs, cost.macs]
+    assert asked == []
+
+
+def test_a_missing_part_leaves_a_trial_without_values():
+    states = {("latency", "decoder"): Reading.rejected("rounds differ")}
+    outcome, *_ = score("rd_cost", "latency:decoder", states=states)
+    assert (outcome.values, outcome.reason) == (None, "latency: rounds differ")
+
+
+def test_a_student_without_a_bd_rate_is_not_measured():
+    worse = RDCurve(POINTS.bpp, tuple(db - 10 for db in POINTS.psnr_db))
+    outcome, _, asked = score("bd_rate", "energy", curve=worse)
+    assert (outcome.values, asked) == (None, [])
+
+
+def test_an_objective_of_energy_needs_a_meter_whatever_its_part(monkeypatch):
+    def none(device):
+        return Reading.unavailable("no meter here")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(meters, "find_meter", none)
+    with pytest.raises(MeterError, match="take it out: --objectives bd_rate,latency$"):
+        require_likely_meter(("bd_rate", "latency", "energy"))
+    with pytest.raises(MeterError, match="no meter here"):
+        require_likely_meter(("bd_rate", "energy:decoder"))
+    require_likely_meter(("bd_rate", "latency:decoder", "params", "flops:decoder"))
+
+
+def test_settings_take_parts():
+    names = ("bd_rate", "flops:decoder", "energy:decoder")
+    assert Settings("s", "demo", objectives=names).objectives == names
