@@ -113,15 +113,20 @@ def known_for_an_hour(
         measure: takes it; may raise.
         folder: where it is kept, by default in the cache of this user.
     """
-    key = {"meter": meter.name, **meter.identity()._asdict()}
-    name = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:32]
-    path = (folder or cache_folder() / "devices") / f"{name}.json"
+    path, key = path_of(meter, folder)
     if (kept := read_record(path, key, VALID_S)) is not None and (known := _read(kept)) is not None:
         return known
     found = measure()
     if meter.name != FAKE:
         write_record(path, key, {"calibration": asdict(found)})
     return found
+
+
+def path_of(meter: Meter, folder: Path | None = None) -> tuple[Path, dict[str, str]]:
+    """The file of what is known of a meter's device, and the key that it is kept under."""
+    key = {"meter": meter.name, **meter.identity()._asdict()}
+    name = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:32]
+    return (folder or cache_folder() / "devices") / f"{name}.json", key
 
 
 def _read(record: dict[str, object]) -> Calibration | None:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nas_kd.calibration import Calibration, calibrate, known_for_an_hour
+from nas_kd.calibration import Calibration, calibrate, known_for_an_hour, path_of
 from nas_kd.data import Image8, to_tensor
-from nas_kd.energy import QUICK, Mode, Session, measured_twice_at_most
+from nas_kd.energy import QUICK, Mode, Seen, Session, measured_twice_at_most
 from nas_kd.energy_model import work_of
 from nas_kd.errors import MeterError
 from nas_kd.meter import Meter
@@ -29,8 +29,8 @@ from nas_kd.passes import (
     replayed,
     synchroniser,
 )
-from nas_kd.reading import Reading
-from nas_kd.readings import Key, Readings
+from nas_kd.reading import FAKE, Reading
+from nas_kd.readings import Key, Readings, read_record, write_record
 from nas_kd.sensor import UnusableError
 from nas_kd.space import Arch
 from nas_kd.student import Student
@@ -65,8 +65,8 @@ class Bench:
         """
         if self._session is None:
             known = calibration_of(self.meter, self.device)
-            synchronise = synchroniser(self.device)
-            self._session = Session(self.meter, synchronise=synchronise, known=known)
+            synchronise, seen = synchroniser(self.device), seen_lately(self.meter)
+            self._session = Session(self.meter, synchronise=synchronise, known=known, seen=seen)
         return self._session
 
     def read(self, work: Pass, mode: Mode) -> Reading:
@@ -80,7 +80,30 @@ class Bench:
             except UnusableError as error:
                 return Reading.rejected(str(error))
 
-        return measured_twice_at_most(once)
+        reading = measured_twice_at_most(once)
+        if self._session is not None and self._session.seen is not None:
+            keep_seen(self.meter, self._session.seen)
+        return reading
+
+
+SEEN_S = 600.0
+"""For so long a look round holds, as long as no other process comes."""
+
+
+def seen_lately(meter: Meter) -> Seen | None:
+    """What the last reading on this device saw, by whatever process of this user."""
+    path, key = path_of(meter)
+    record = read_record(path.with_suffix(".seen"), key, SEEN_S)
+    if record is None:
+        return None
+    return Seen(tuple(record["processes"]), record["temperature_c"])
+
+
+def keep_seen(meter: Meter, seen: Seen) -> None:
+    """Keep it for the next; a fake's is not kept."""
+    path, key = path_of(meter)
+    if meter.name != FAKE:
+        write_record(path.with_suffix(".seen"), key, seen._asdict())
 
 
 def calibration_of(meter: Meter, device: str) -> Calibration:

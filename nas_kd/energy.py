@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from nas_kd.calibration import Calibration, without_load
 from nas_kd.errors import MeterError
@@ -36,18 +36,20 @@ from nas_kd.sensor import (
 )
 from nas_kd.windows import doubts, instant_w, looks_away, window
 
-WARMUP_ITERATIONS = 10
-WARMUP_ITERATIONS_S = 5.0  # long iterations need not be ten
+WARMUP_ITERATIONS = 5
+WARMUP_ITERATIONS_S = 5.0  # long iterations need not be so many
 MAX_WARMUP_S = 30.0
 CLOCK_MOVES = 0.01
 POWER_MOVES = 0.02  # from one chunk of the warm-up to the next
-CHUNK_S, CHUNK_PERIODS, CHUNK_ITERATIONS = 0.25, 5, 2
-"""A chunk of the warm-up lasts the longest of these."""
+CHUNK_S, CHUNK_PERIODS, CHUNK_ITERATIONS, CHUNK_POLLS = 0.15, 5, 2, 60
+"""A chunk of the warm-up lasts the longest of these: the later polls come, the less is known of its ends."""
 CLOCK_SETTLED_READS = 4
-HEAT_S, HEAT_C = 2.0, 1
+HEAT_S, HEAT_C = 4.0, 1
 """A chip that was cold is warm where it gains no more than so many degrees in so many seconds."""
+COLDER_C = 3
+"""A chip is taken for cold where it is so many degrees below what it had after the last reading."""
 WARM_CONDITIONS_EVERY_S = 0.1
-WINDOW_ITERATIONS = 5
+WINDOW_ITERATIONS = 3
 LONG_ITERATION = 0.1  # of an update period
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of this length around a circle are the most even; against gaps drawn at random they took
@@ -82,8 +84,18 @@ class Mode:
 
 
 FULL = Mode("full", 5, 10.0, 100, 0.02, target=0.0, max_s=50.0, warmup_s=5.0)
-QUICK = Mode("quick", 4, 0.4, 8, 0.03)
+QUICK = Mode("quick", 4, 0.25, 6, 0.03, warmup_s=0.3)
 AGREE_CV = 0.02
+
+
+class Seen(NamedTuple):
+    """What the device said after a reading: the next need not look round again among the same processes.
+
+    temperature_c: None where it is not told.
+    """
+
+    processes: tuple[int, ...]
+    temperature_c: int | None
 
 
 @dataclass(frozen=True)
@@ -160,6 +172,7 @@ class Session:
         meter: of the device that iterates.
         synchronise: returns when the device is idle (nothing to do on a CPU).
         known: the device's calibration; without it the counter is looked at while the device rests first.
+        seen: what another session saw some minutes ago, at most.
         timing: clock.
     """
 
@@ -169,10 +182,12 @@ class Session:
         *,
         synchronise: Callable[[], None],
         known: Calibration | None = None,
+        seen: Seen | None = None,
         timing: Timing = REAL_TIME,
     ):
         self.meter, self.synchronise, self.known, self.timing = meter, synchronise, known, timing
-        self._seen: list[Conditions] = []
+        self.seen = seen
+        self._conditions: list[Conditions] = []
         self._is_warm = False
 
     def read(self, iteration: Callable[[], None], mode: Mode = FULL, seed: int = 0) -> Reading:
@@ -195,7 +210,7 @@ class Session:
         except MeterError as error:
             return Reading.unavailable(str(error))
         except UnusableError as error:
-            self._seen, self._is_warm = [], False  # look round again before the next
+            self.seen, self._conditions, self._is_warm = None, [], False  # look round again
             return Reading.rejected(str(error), raw)
 
     def _measure(
@@ -206,9 +221,9 @@ class Session:
         bench.synchronise()
         if self.known is None:
             self.known = without_load(bench.meter, bench.iteration, bench.synchronise, bench.timing)
-        if not self._seen:
-            self._look_round()
-        self._seen = self._seen[-1:]
+        if not self._conditions:
+            self._begin()
+        self._conditions = self._conditions[-1:]
         known = self.known
         seconds = mode.warmup_s if self._is_warm else max(mode.warmup_s, self._heat_s())
         work = bench.warm_up(seconds, known.sensor)
@@ -225,15 +240,24 @@ class Session:
             found["after_s"] = bench.timing.now() - trace.duration_s - loaded_s
             raw["windows"] = windows.kept
             _require_full_speed(trace.conditions)
-        raw |= {"dropped": windows.dropped} | _summary(self._seen)
+        raw |= {"dropped": windows.dropped} | _summary(self._conditions)
         raw["seconds"] = bench.timing.now() - started_s
-        return _reading(bench.meter, raw, mode)
+        reading, last = _reading(bench.meter, raw, mode), self._conditions[-1]
+        if last.processes is not None:
+            self.seen = Seen(last.processes, last.temperature_c)
+        return reading
+
+    def _begin(self) -> None:
+        """Look round, unless that was done lately among these processes; what tells nothing of others is not asked."""
+        now, seen = self.meter.conditions(), self.seen
+        if seen is not None and now.processes is not None and {*now.processes} <= {*seen.processes}:
+            self._conditions = [now]
+            self._is_warm = (now.temperature_c or 0) > (seen.temperature_c or 0) - COLDER_C
+        elif now.processes is not None or now.busy_percent is not None:
+            self._look_round()
 
     def _look_round(self) -> None:
-        """Nothing else computes while this process rests; what tells nothing of others is not asked."""
-        now = self.meter.conditions()
-        if now.processes is None and now.busy_percent is None:
-            return
+        """Nothing else computes while this process rests."""
         self.timing.sleep(LOOK_QUIET_S)
         trace = record(
             *(self.meter, self.timing, self.synchronise, FIND_PERIOD_POLL_S),
@@ -253,14 +277,14 @@ class Session:
 
     def _see(self, trace: Trace) -> None:
         """The same processes all the time."""
-        for before, now in pairwise([*self._seen[-1:], *trace.conditions]):
+        for before, now in pairwise([*self._conditions[-1:], *trace.conditions]):
             if before.processes != now.processes:
                 counts = [len(c.processes or ()) for c in (before, now)]
                 raise UnusableError(
                     f"shared: the processes on the device changed while it was measured "
                     f"({counts[0]} before, {counts[1]} after); measure when nothing else starts there"
                 )
-        self._seen += trace.conditions
+        self._conditions += trace.conditions
 
 
 def measure_energy(
@@ -371,9 +395,20 @@ def _settled(trace: Trace, sensor: Sensor, iteration_s: float) -> bool:
         return False
     if looks_away(sensor) and iteration_s > LONG_ITERATION * sensor.period_s:
         return True
-    chunk_s = max(CHUNK_S, CHUNK_PERIODS * sensor.period_s, CHUNK_ITERATIONS * iteration_s)
+    chunk_s = max(
+        CHUNK_S,
+        CHUNK_PERIODS * sensor.period_s,
+        CHUNK_ITERATIONS * iteration_s,
+        CHUNK_POLLS * _poll_s(trace),
+    )
     powers_mw = recent_powers_mw(trace, sensor.period_s, chunk_s, 2)
     return bool(powers_mw) and max(powers_mw) <= (1 + POWER_MOVES) * min(powers_mw)
+
+
+def _poll_s(trace: Trace) -> float:
+    """The mean time between the latest polls, which a busy interpreter holds up."""
+    latest_s = trace.times_s[-CHUNK_POLLS:]
+    return (latest_s[-1] - latest_s[0]) / max(1, len(latest_s) - 1)
 
 
 def _clock_settled(conditions: list[Conditions]) -> bool:

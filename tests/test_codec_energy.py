@@ -1,4 +1,6 @@
 import json
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,18 +9,31 @@ import torch
 
 from nas_kd import codec_energy, trial
 from nas_kd.bd import RDCurve
-from nas_kd.codec_energy import as_frame, energy_ratio, per_megapixel
+from nas_kd.calibration import Calibration, known_for_an_hour
+from nas_kd.codec_energy import (
+    Wished,
+    _key,
+    _measured,
+    as_frame,
+    energy_ratio,
+    per_megapixel,
+)
 from nas_kd.coding_cost import SIDES, coding_cost, coding_passes, no_coding
 from nas_kd.cost import count
 from nas_kd.data import ImageSet
+from nas_kd.energy import QUICK
 from nas_kd.evaluate import Measured
 from nas_kd.front_energy import write_front_energy
+from nas_kd.meter import Conditions, Identity
 from nas_kd.passes import FRAME, MEGAPIXELS
 from nas_kd.reading import Reading
+from nas_kd.readings import Readings
+from nas_kd.sensor import Sensor
 from nas_kd.space import prim
 from nas_kd.student import Student
 from nas_kd.study import FAILURES
 from nas_kd.weights import ready
+from nas_kd.wishes import Wishes
 
 GOOD = Reading.measured(200.0, 2.0, "mJ", "nvml", {"cv": 0.001})
 NONE = Reading.unavailable("no meter")
@@ -156,3 +171,46 @@ def test_entropy_codings_time_and_energy_stand_under_a_name_of_their_own():
     without = coding_cost(student, x, 3, NONE)
     assert {without[side]["mj"]["reason"] for side in SIDES} == {"no meter"}
     assert no_coding("untrained")["decoder"]["ms"]["reason"] == "untrained"
+
+
+class Spinning:
+    """A meter of 40 W by the real clock, under the name of a real one."""
+
+    name, part_time = "rapl", False
+
+    def read_mj(self):
+        return 40_000 * time.perf_counter() // 40 * 40
+
+    def power_w(self):
+        return None
+
+    def conditions(self):
+        return Conditions()
+
+    def identity(self):
+        return Identity("CPU-spinning", "1")
+
+    def probe(self):
+        return None
+
+
+def test_an_arch_is_measured_once_and_what_others_wait_for_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    small = torch.rand(1, 3, 64, 64)
+    monkeypatch.setattr(codec_energy, "noise_frame", lambda device: small)
+    meter, mode = Spinning(), replace(QUICK, window_s=0.1, max_s=0.5, max_cv=1.0)
+    known_for_an_hour(meter, lambda: Calibration(Sensor(0.001, False), 10.0))
+
+    def wanted(width, part):
+        student = Student(prim(8, width), (0.01,))
+        return Wished(student, part, _key(student, meter, "cpu", mode, part))
+
+    own, other = wanted(16, "decoder"), wanted(24, "encoder")
+    with Wishes("CPU-spinning").filed(other.key.digest, other.to_json()):
+        reading = _measured(own, meter, "cpu", mode)
+    assert reading.state == "measured", reading
+    assert reading.value == pytest.approx(40_000 * reading.details["iteration_s"], rel=0.05)
+    assert reading.details["work"]["kernels"] > 10
+    assert _measured(own, meter, "cpu", mode) == reading
+    assert Readings().get(other.key).state == "measured"

@@ -29,7 +29,7 @@ def measure(device, meter=None, *, iteration=None, mode=QUICK, **settings):
 # ---------------------------------------------------------------- the figure
 
 
-@pytest.mark.parametrize(("mode", "iterations"), [(QUICK, 40), (FULL, 1000)])
+@pytest.mark.parametrize(("mode", "iterations"), [(QUICK, 25), (FULL, 1000)])
 def test_energy_is_power_times_time(mode, iterations):
     device = SimulatedDevice(load_w=300, idle_w=60, iteration_ms=10, update_ms=20)
     reading = measure(device, mode=mode)
@@ -66,7 +66,7 @@ def test_edges_beat_reading_at_the_ends_of_a_window():
             device.iteration()
         errors.append((meter.read_mj() - before_mj) / (300 * (device.clock() - start_s)) / 1000 - 1)
     assert max(map(abs, errors)) > 0.05
-    assert measure(device).value == pytest.approx(3000, rel=0.002)
+    assert measure(device, mode=FULL).value == pytest.approx(3000, rel=0.002)
 
 
 def test_twice_the_work_costs_twice_the_energy():
@@ -142,8 +142,8 @@ def test_two_energies_differ_by_more_than_two_standard_uncertainties():
 KNOWN = Calibration(Sensor(0.02, False), 60.0)
 
 
-@pytest.mark.parametrize(("iteration_ms", "seconds"), [(200, 2.0), (4, 0.5), (1500, 6.0)])
-def test_warm_up_takes_ten_iterations_or_five_seconds(iteration_ms, seconds):
+@pytest.mark.parametrize(("iteration_ms", "seconds"), [(200, 1.0), (4, 0.3), (1500, 6.0)])
+def test_warm_up_takes_five_iterations_or_five_seconds(iteration_ms, seconds):
     device, begun = SimulatedDevice(iteration_ms=iteration_ms), []
 
     def iteration():
@@ -157,7 +157,7 @@ def test_warm_up_takes_ten_iterations_or_five_seconds(iteration_ms, seconds):
 
 
 @pytest.mark.parametrize(
-    ("settles_s", "seconds", "settled"), [(0, 3.7, True), (8, 10.5, True), (99, 34, False)]
+    ("settles_s", "seconds", "settled"), [(0, 3.7, True), (8, 9.5, True), (99, 34, False)]
 )
 def test_warm_up_waits_for_the_clock_but_not_for_ever(settles_s, seconds, settled):
     def conditions(now_s):
@@ -220,7 +220,7 @@ def test_a_reading_that_does_not_agree_in_time_says_what_it_has():
 
 
 def test_what_was_measured_at_another_clock_is_dropped():
-    device = LivelyDevice(iteration_ms=4, clocks=((3.6, 0.8),))
+    device = LivelyDevice(iteration_ms=4, clocks=((2.4, 0.8),))
     meter = FakeMeter(
         device, conditions=lambda now_s: device.conditions(now_s)._replace(temperature_c=None)
     )
@@ -238,14 +238,41 @@ def test_a_drift_that_is_seen_is_in_the_uncertainty():
 # ---------------------------------------------------------------- several in one session
 
 
-def test_a_device_that_is_known_is_measured_in_under_six_seconds_and_then_in_three():
+def test_a_device_that_is_known_is_measured_in_under_eight_seconds_and_then_in_two():
     device = LivelyDevice(iteration_ms=4, tau_s=0.1, update_ms=20)
     meter = FakeMeter(device, conditions=device.conditions)
     known = calibrate(meter, device.iteration, synchronise=device.synchronise, timing=device.timing)
     session = Session(meter, synchronise=device.synchronise, timing=device.timing, known=known)
     seconds = [session.read(device.iteration, QUICK).details["seconds"] for _ in range(3)]
-    assert seconds[0] < 6
-    assert max(seconds[1:]) < 3
+    assert seconds[0] < 8
+    assert max(seconds[1:]) < 2
+
+
+def test_a_look_round_holds_while_no_other_process_comes():
+    device = LivelyDevice(iteration_ms=4, tau_s=20, neighbours=((30.0, 99.0, 80),))
+    device.heat = 1.0
+    meter = FakeMeter(device, conditions=device.conditions)
+
+    def once(seen):
+        session = Session(
+            meter,
+            synchronise=device.synchronise,
+            timing=device.timing,
+            known=KNOWN,
+            seen=seen,
+        )
+        return session.read(device.iteration, QUICK), session.seen
+
+    first, seen = once(None)
+    second, seen = once(seen)
+    assert first.details["seconds"] > 5
+    assert second.details["seconds"] < 2
+    cold, _ = once(seen._replace(temperature_c=80))
+    assert cold.details["seconds"] > 4
+    device.sleep(30 - device.clock())
+    with_neighbour, seen = once(seen)
+    assert (with_neighbour.state, seen) == ("rejected", None)
+    assert "60 % busy" in with_neighbour.reason
 
 
 def test_rest_after_load_is_told_from_rest():
@@ -385,7 +412,7 @@ def test_windows_that_disagree_are_rejected_with_their_figures(max_cv, state):
 @pytest.mark.parametrize(("power_share", "state"), [(0.95, "measured"), (0.85, "rejected")])
 def test_counter_and_instant_power_must_agree(power_share, state):
     device = SimulatedDevice(queued=2)
-    reading = measure(device, FakeMeter(device, power_share=power_share))
+    reading = measure(device, FakeMeter(device, power_share=power_share), mode=FULL)
     assert reading.state == state
     if state == "rejected":
         assert "the counter says 300.0 W and instant power 255.0 W" in reading.reason
