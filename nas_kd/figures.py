@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.bd import RDCurve
 from nas_kd.front import Point, hypervolume, pareto_front, reference_point
+from nas_kd.objectives import of_kind
 from nas_kd.paper import PAPER
 from nas_kd.pictures import spread
 from nas_kd.report import COLOURS, SHOWN_CURVES
@@ -51,7 +52,8 @@ def complete(study: Study) -> list[FrozenTrial]:
 def panes(study: Study) -> list[Pane]:
     """The front, two objectives at a time."""
     quality = "rd_cost" if "rd_cost" in study.settings.objectives else "bd_rate"
-    pairs = (("flops", quality), ("energy", quality), ("flops", "energy"))
+    energy = next(iter(of_kind(study.settings.objectives, "energy")), "energy")
+    pairs = (("flops", quality), (energy, quality), ("flops", energy))
     return [_pane(study, x, y) for x, y in pairs]
 
 

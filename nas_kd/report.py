@@ -14,8 +14,9 @@ from rich.table import Table
 from nas_kd.baselines import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.bd import RDCurve
 from nas_kd.data import open_images
+from nas_kd.energy_model import of_trials
 from nas_kd.errors import UsageError
-from nas_kd.objectives import TABLE
+from nas_kd.objectives import TABLE, of_kind
 from nas_kd.pictures import spread
 from nas_kd.polish import RECORD, best_folder
 from nas_kd.prepare import baselines_of
@@ -81,7 +82,16 @@ def front_json(study: Study, baselines: Beside | None = None) -> dict[str, Any]:
         "trials": {name: states.count(name) for name in sorted(set(states))},
         "front": [_member(study, t) for t in study.front()],
         "alike": alike(study),
+        "energy_models": _energy_models(study),
     } | ({} if baselines is None else {"baselines": baselines})
+
+
+def _energy_models(study: Study) -> dict[str, Any]:
+    """Beside the measured energies: how far off a model of MACs, bytes and kernels is that was fitted to them."""
+    found = {
+        name: of_trials(study.trials, name) for name in of_kind(study.settings.objectives, "energy")
+    }
+    return {name: model.to_json() for name, model in found.items() if model is not None}
 
 
 def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:

@@ -7,14 +7,18 @@ from nas_kd.bd import RDCurve
 from nas_kd.cost import count
 from nas_kd.errors import MeterError
 from nas_kd.evaluate import Measured
+from nas_kd.figures import panes
 from nas_kd.gate import OF_KIND
 from nas_kd.meters import require_likely_meter
 from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.reading import Reading
+from nas_kd.report import _energy_models
+from nas_kd.sampler import history_of
 from nas_kd.settings import KNOWN_OBJECTIVES, QUALITY, Settings
 from nas_kd.space import prim
 from nas_kd.student import Student
-from nas_kd.study import UNREAD
+from nas_kd.study import UNREAD, Study
+from nas_kd.trial import Outcome
 
 POINTS = RDCurve((0.1, 0.2, 0.4, 0.8), (28.0, 30.0, 32.0, 34.0))
 
@@ -100,3 +104,22 @@ def test_an_objective_of_energy_needs_a_meter_whatever_its_part(monkeypatch):
 def test_settings_take_parts():
     names = ("bd_rate", "flops:decoder", "energy:decoder")
     assert Settings("s", "demo", objectives=names).objectives == names
+
+
+def test_a_study_of_parts_has_its_models_and_its_panes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(
+        Settings("s", "demo", "mini", ("bd_rate", "flops", "energy:decoder"), sampler="random")
+    )
+    for i, width in enumerate((16, 24, 32, 48, 64, 80, 96, 128, 160)):
+        number, _ = study.ask(9)
+        work = {"macs": width * 10**8, "bytes": 10**8 + i % 3, "kernels": 50 + i}
+        reading = Reading.measured(2.0 * width, 0.1, "mJ", "nvml", {"work": work}).to_json()
+        attrs = {"energy:decoder": reading}
+        study.tell(number, Outcome([30.0 - i, width * 1e8, 2.0 * width], attrs=attrs))
+    models = _energy_models(study)
+    assert set(models) == {"energy:decoder"}
+    assert models["energy:decoder"]["error_percent"] < 1
+    assert [pane.reason for pane in panes(study)] == [None] * 3
+    lasts = history_of(study.trials, study.space, 0).costs["energy:decoder"].values()
+    assert sorted(lasts)[0] == 32.0
