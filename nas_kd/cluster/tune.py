@@ -27,10 +27,11 @@ from nas_kd.cluster.file_transfer import Away, Home, lent, mark, root_of, shares
 from nas_kd.cluster.worker import Paced, failure_of, paced_trial
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.errors import NasKdError, UsageError
+from nas_kd.study.first_readings import FirstReadings, was_read
 from nas_kd.study.polish import polish, polished_key
 from nas_kd.study.prepare import Listen, task_of
 from nas_kd.study.ranking import score
-from nas_kd.study.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, Study
+from nas_kd.study.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, UNREAD, Study
 from nas_kd.study.trial import CHECKPOINT, Outcome
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -82,12 +83,13 @@ class OverStudy(Searcher):
         self.study, self.budget, self.prepared, self.listen = study, budget, prepared, listen
         self.numbers: dict[str, int] = {}
         self.failures_in_a_row = 0
+        self.first_readings = FirstReadings(any(map(was_read, study.trials)))
         self.last_message: Any = None
         self.quiet_until = 0.0
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration, None to wait, or FINISHED."""
-        if self.failures_in_a_row >= MAX_FAILURES:
+        if self.failures_in_a_row >= MAX_FAILURES or self.first_readings.failed:
             return Searcher.FINISHED
         if time.monotonic() < self.quiet_until:
             return None
@@ -112,6 +114,7 @@ class OverStudy(Searcher):
             return
         outcome = outcome_of_result(None if error else result)
         state = self.study.tell(number, outcome)
+        self.first_readings.hear(outcome)
         if is_fault(outcome, state):
             self.failures_in_a_row += 1
             self.last_message = outcome.attrs.get("message", outcome.reason)
@@ -223,7 +226,8 @@ def is_fault(outcome: Outcome, state: TrialState) -> bool:
     """
     reason = outcome.reason or ""
     given_up = reason in DEATHS and state == TrialState.PRUNED
-    return given_up or reason == INTERRUPTED or reason.startswith(FAILURES)
+    failed = reason.startswith(FAILURES) and not reason.startswith(UNREAD)
+    return given_up or reason == INTERRUPTED or failed
 
 
 def run_trials(
@@ -257,6 +261,7 @@ def run_trials(
         ).fit()
     if searcher.failures_in_a_row >= MAX_FAILURES:
         raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
+    searcher.first_readings.require(study.settings.objectives)
 
 
 def _resources(gpus_per_trial: float) -> dict[str, float]:

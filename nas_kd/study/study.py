@@ -29,7 +29,9 @@ from nas_kd.study.trial import CHECKPOINT, Outcome
 from nas_kd.study.trial_artifacts import METRIC_NAMES, attach, attach_same, constraints_of
 
 FAILURES = ("crash", "energy", "latency")
-"""Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
+"""Beginnings of reasons that say nothing about the arch: such a trial is FAIL."""
+UNREAD = ("energy", "latency")
+"""Beginnings of reasons of trials that were trained and could not be measured: they are FAIL and in the budget."""
 DEFAULT_BUDGET = 20
 DEATHS = ("worker_died", "out_of_memory")
 """Reasons that may be the arch's fault: such a trial is tried again, MAX_DEATHS times in all."""
@@ -155,8 +157,24 @@ class Study:
 
     def counted(self) -> int:
         """Trials that the budget counts: finished, with values or without."""
-        trials = [t for t in self.trials if t.state in COUNTED]
-        return sum(t.user_attrs.get("reason") not in REFUSED for t in trials)
+        trials = self.trials
+        retried = {t.user_attrs.get("retry_of") for t in trials}
+        unread = sum(_is_unread(t) and t.number not in retried for t in trials)
+        done = [t for t in trials if t.state in COUNTED]
+        return unread + sum(t.user_attrs.get("reason") not in REFUSED for t in done)
+
+    def line_up_unread(self) -> int:
+        """Line up again what was trained and could not be measured: its checkpoint is there."""
+        with self.locks.exclusive():
+            trials = self.trials
+            retried = {t.user_attrs.get("retry_of") for t in trials}
+            read = {t.user_attrs.get("arch_key") for t in trials if t.state in COUNTED}
+            again = [t for t in trials if _is_unread(t) and t.number not in retried]
+            again = [t for t in again if t.user_attrs.get("arch_key") not in read]
+            for trial in again:
+                params = trial.system_attrs.get("fixed_params", {}) | trial.params
+                self.optuna.enqueue_trial(params, user_attrs={"retry_of": trial.number})
+        return len(again)
 
     def affordable(self, budget: int | None) -> int:
         """The budget, no more than a grid has points; by default the whole grid, else 20."""
@@ -296,7 +314,7 @@ class Study:
         if any(t.state == TrialState.WAITING for t in trials):
             return True
         taken = (*COUNTED, TrialState.RUNNING)
-        tried = {t.user_attrs.get("arch_key") for t in trials if t.state in taken}
+        tried = {t.user_attrs.get("arch_key") for t in trials if t.state in taken or _is_unread(t)}
         point = next((p for p in grid if self.space.arch(p).key not in tried), None)
         if point is not None:
             self.optuna.enqueue_trial(point)
@@ -426,6 +444,11 @@ def _loaded(name: str, storage: RDBStorage) -> optuna.Study | None:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
+
+
+def _is_unread(trial: FrozenTrial) -> bool:
+    reason = trial.user_attrs.get("reason", "")
+    return trial.state == TrialState.FAIL and reason.startswith(UNREAD)
 
 
 def _keys(trials: list[FrozenTrial]) -> set[str]:
