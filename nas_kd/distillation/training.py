@@ -7,7 +7,6 @@ resumed takes the very steps it would have taken.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from nas_kd.data.images import Image8, at_least, derived_seed, to_device
 from nas_kd.distillation.feed import Feed
 from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.errors import TrialFailed
+from nas_kd.files import write_bytes
 from nas_kd.recipe import Recipe
 
 CHECK_EVERY = 20
@@ -256,7 +256,7 @@ class Run:
         return metrics
 
     def save(self) -> None:
-        """Write the checkpoint under a temporary name, then rename it."""
+        """Write the checkpoint, whole or not at all."""
         if self.checkpoint is None:
             return
         state = {
@@ -267,15 +267,9 @@ class Run:
             "adapters": None if self.adapters is None else self.adapters.state_dict(),
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_suffix(f".tmp{os.getpid()}")
         packed = BytesIO()
         torch.save(state, packed)
-        try:
-            # Written by Python: torch's own writer does not say that a disk is full.
-            temporary.write_bytes(packed.getbuffer())
-            os.replace(temporary, self.checkpoint)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_bytes(self.checkpoint, packed.getbuffer())
 
     def _restore(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_kd.codec.checkpoint import write_text
 from nas_kd.codec.student import Student
 from nas_kd.data.images import Image8, ImageSet, to_tensor
 from nas_kd.errors import MeterError
+from nas_kd.files import write_text
 from nas_kd.measurement.counter import Sensor, UnusableError, find_sensor
 from nas_kd.measurement.energy import FULL, QUICK, Mode, measure_energy, measured_twice_at_most
 from nas_kd.measurement.meters import Meter, find_meter

@@ -6,12 +6,12 @@ device, driver, torch, precision, shape and mode.
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nas_kd.errors import UsageError
+from nas_kd.files import write_text
 from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.places import user_cache
 
@@ -84,11 +84,9 @@ class Readings:
         if reading.state != "measured":
             return False
         record = {"key": key.to_json(), "reading": reading.to_json(), "unix_s": int(time.time())}
-        temporary = self.folder / f".{key.digest}.{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
-            os.replace(temporary, self.folder / f"{key.digest}.json")
+            write_text(self.folder / f"{key.digest}.json", json.dumps(record, indent=1) + "\n")
         except OSError:
             return False
         return True

@@ -23,6 +23,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from nas_kd.errors import StudyError
+from nas_kd.files import is_still
 
 LOCKED_S = 60.0
 """How long a locked SQLite database is waited for; backups and copies hold it for seconds."""
@@ -145,7 +146,7 @@ class FileLocks:
         while True:
             with self._opened() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if _is_still(lock, self.folder / ALL):  # else tidied away while it was waited for
+                if is_still(self.folder / ALL, lock):  # else tidied away while it was waited for
                     yield
                     return
 
@@ -191,13 +192,6 @@ class FileLocks:
         except BlockingIOError:
             return True
         path.unlink(missing_ok=True)
-        return False
-
-
-def _is_still(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
         return False
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from nas_kd.codec.checkpoint import (
     require_unfinished,
     save_student,
     weights_digest,
-    write_text,
 )
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import LMBDAS, Student
@@ -30,6 +29,7 @@ from nas_kd.errors import TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.classical import classical_curve
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate, evaluate_real
+from nas_kd.files import write_bytes, write_text
 from nas_kd.measurement.networks import best_device, training_on
 from nas_kd.teachers.families import ONE_BY_ONE, FixedRate
 from nas_kd.teachers.targets import PoolRecipe
@@ -133,13 +133,13 @@ def _serve(codec: FixedRate, stem: str, out: Path) -> str:
     """
     with torch.no_grad():
         codec.model.eval().update(force=True, update_quantiles=True)
-    temporary = out / f".{stem}.{os.getpid()}"
-    torch.save(codec.model.state_dict(), temporary)
-    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()[:8]
+    packed = BytesIO()
+    torch.save(codec.model.state_dict(), packed)
+    digest = hashlib.sha256(packed.getbuffer()).hexdigest()[:8]
     file = out / f"{stem}-{digest}.pth.tar"
-    for older in out.glob(f"{stem}-*.pth.tar"):
+    write_bytes(file, packed.getbuffer())
+    for older in set(out.glob(f"{stem}-*.pth.tar")) - {file}:
         older.unlink()
-    os.replace(temporary, file)
     return file.name
 
 
