@@ -23,19 +23,14 @@ from fakes import FakeMeter, SimulatedDevice
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import Arch, load_space, prim
 from nas_kd.codec.student import Student
+from nas_kd.device import best_device, synchroniser
 from nas_kd.measurement.codec_energy import energy_of
 from nas_kd.measurement.counter import Sensor, Trace, find_edges, record
+from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import FULL, QUICK, measure_energy
 from nas_kd.measurement.latency import QUICK_RUNS, RUNS, measure_latency
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import (
-    best_device,
-    graph_replay,
-    in_use,
-    noise_frame,
-    passes,
-    synchroniser,
-)
+from nas_kd.measurement.networks import graph_replay, noise_frame, passes
 from nas_kd.measurement.reading import Reading
 
 PRIM_WIDTHS = (16, 32, 48, 64, 96, 128)

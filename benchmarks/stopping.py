@@ -36,10 +36,11 @@ from search import RESULTS, Table, hardware
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, load_space
 from nas_kd.codec.student import LMBDAS, Student
-from nas_kd.data.images import crop_pool, derived_seed, open_images
+from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.seeds import derived_seed
 from nas_kd.study.prepare import SLICE_LR
 from nas_kd.study.study import STOPPED, Settings, Study
 from nas_kd.study.successive_halving import rungs_of

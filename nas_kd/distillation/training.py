@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_kd.data.images import Image8, at_least, derived_seed, to_device
+from nas_kd.data.images import Image8, at_least, to_device
 from nas_kd.distillation.feed import Feed
 from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.errors import TrialFailed
 from nas_kd.files import write_bytes
 from nas_kd.recipe import Recipe
+from nas_kd.seeds import derived_seed
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: a look waits for the device."""

@@ -15,22 +15,14 @@ from torch import Tensor
 
 from nas_kd.codec.student import Student
 from nas_kd.data.images import Image8, ImageSet, to_tensor
+from nas_kd.device import best_device, numerics, synchroniser
 from nas_kd.errors import MeterError
 from nas_kd.files import write_text
 from nas_kd.measurement.counter import Sensor, UnusableError, find_sensor
+from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import FULL, QUICK, Mode, measure_energy, measured_twice_at_most
 from nas_kd.measurement.meters import Meter, find_meter
-from nas_kd.measurement.networks import (
-    FRAME,
-    MEGAPIXELS,
-    Pass,
-    best_device,
-    in_use,
-    noise_frame,
-    numerics,
-    passes,
-    synchroniser,
-)
+from nas_kd.measurement.networks import FRAME, MEGAPIXELS, Pass, noise_frame, passes
 from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.measurement.reading_cache import Key, Readings
 

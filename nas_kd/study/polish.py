@@ -13,7 +13,7 @@ from nas_kd.codec.checkpoint import load_student, ready, save_student
 from nas_kd.distillation.training import Run
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.measurement.networks import training_on
+from nas_kd.measurement.device_lock import training_on
 from nas_kd.study.study import INTERRUPTED, Study
 from nas_kd.study.trial import CHECKPOINT, Task, bd_rate_of, rd_cost
 

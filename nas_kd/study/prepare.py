@@ -14,11 +14,11 @@ from typing import Any
 from nas_kd.codec.space import Choice, SearchSpace, load_space
 from nas_kd.data.images import ImageSet, held, open_images
 from nas_kd.data.overlap import warn_of_overlap
+from nas_kd.device import best_device
 from nas_kd.distillation.training import Report
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.evaluation.bd_rate import RDCurve, quality_interval
 from nas_kd.evaluation.classical import beside, classical_curve, lacking
-from nas_kd.measurement.networks import best_device
 from nas_kd.places import CACHE
 from nas_kd.study.ranking import draws, in_order
 from nas_kd.study.settings import TEACHER, Settings

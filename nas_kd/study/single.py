@@ -12,9 +12,9 @@ from rich.table import Table
 from nas_kd.codec.checkpoint import require_unfinished
 from nas_kd.codec.space import Arch, SearchSpace, load_space
 from nas_kd.data.picture_files import require_writable
+from nas_kd.device import best_device, one_thread
 from nas_kd.errors import NasKdError, SpaceError, TrialFailed
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import best_device, one_thread
 from nas_kd.measurement.reading import Reading
 from nas_kd.places import CACHE
 from nas_kd.study.prepare import Listen, anchor_of, configuration, targets, task_of, told_of, warm

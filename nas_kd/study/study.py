@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.codec.student import LMBDAS
-from nas_kd.data.images import derived_seed
 from nas_kd.errors import StudyError
 from nas_kd.places import STUDIES
+from nas_kd.seeds import derived_seed
 from nas_kd.study.front import pareto_front
 from nas_kd.study.grid import grid_points, listed_points, under
 from nas_kd.study.limits import REFUSED, excess, reason_of

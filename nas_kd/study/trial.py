@@ -14,15 +14,16 @@ from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.cost import Cost, count
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
-from nas_kd.data.images import ImageSet, derived_seed
+from nas_kd.data.images import ImageSet
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Report, Run
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.measurement.codec_energy import frame_energy
-from nas_kd.measurement.networks import training_on
+from nas_kd.measurement.device_lock import training_on
 from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.seeds import derived_seed
 from nas_kd.study.cost_gate import gate
 from nas_kd.study.limits import Limits, excess, reason_of
 from nas_kd.supernet.from_teacher import Inherited
