@@ -24,6 +24,7 @@ from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
 from nas_kd.study.acquisition import expected_improvement
 from nas_kd.study.front import pareto_front
 from nas_kd.study.settings import QUALITY, checked
+from nas_kd.study.storage import lined_up
 from nas_kd.study.surrogate import Features, Surrogate
 
 START = 8
@@ -249,7 +250,7 @@ def history_of(trials: list[FrozenTrial], space: SearchSpace, quality: int) -> H
     """What the trials of a study say of its archs; ``quality`` is the place of that objective."""
     found, stopped = History(), list[tuple[Arch, FrozenTrial]]()
     for trial in trials:
-        params = trial.system_attrs.get("fixed_params", {}) | trial.params
+        params = lined_up(trial) | trial.params
         if trial.state == TrialState.FAIL or not set(space.vary) <= set(params):
             continue
         arch, attrs = space.arch({name: params[name] for name in space.vary}), trial.user_attrs

@@ -23,7 +23,19 @@ from nas_kd.study.grid import grid_points, listed_points, under
 from nas_kd.study.limits import REFUSED, excess, reason_of
 from nas_kd.study.sampler import History, make_sampler
 from nas_kd.study.settings import DATABASE, Settings, from_stored, require_study, study_name
-from nas_kd.study.storage import full_url, is_there, locks_of, new_driver, open_storage, shown
+from nas_kd.study.storage import (
+    constraints_set,
+    full_url,
+    is_there,
+    lined_up,
+    live_trial,
+    locks_of,
+    new_driver,
+    open_storage,
+    set_attr,
+    set_constraints,
+    shown,
+)
 from nas_kd.study.successive_halving import goes_on
 from nas_kd.study.trial import CHECKPOINT, Outcome
 from nas_kd.study.trial_artifacts import METRIC_NAMES, attach, attach_same, constraints_of
@@ -182,9 +194,9 @@ class Study:
 
     def _retry(self, trial: FrozenTrial, deaths: int) -> None:
         """Line up again, then fail: dying in between neither loses the trial nor doubles it."""
-        params = trial.system_attrs.get("fixed_params", {}) | trial.params
-        lined_up = any(t.user_attrs.get("retry_of") == trial.number for t in self.trials)
-        if params and not lined_up:
+        params = lined_up(trial) | trial.params
+        waits = any(t.user_attrs.get("retry_of") == trial.number for t in self.trials)
+        if params and not waits:
             attrs = {"retry_of": trial.number, "deaths": deaths}
             self.optuna.enqueue_trial(params, user_attrs=attrs)
         self.optuna.tell(trial.number, state=TrialState.FAIL)
@@ -245,11 +257,11 @@ class Study:
                 if proposed is None or proposed not in _keys(self.trials) - _keys(trials):
                     return self._settled(trial)
             # Another driver has just taken this arch: propose again, knowing of it.
-            trial = optuna.Trial(self.optuna, trial._trial_id)
+            trial = live_trial(self.optuna, trial)
 
     def _proposal(self, trial: optuna.Trial, trials: list[FrozenTrial]) -> str | None:
         """Key of the arch that the sampler's model proposes, where it has one and nothing was lined up."""
-        if trials[trial.number].system_attrs.get("fixed_params"):
+        if lined_up(trials[trial.number]):
             return None
         choices = trial.relative_params
         if not set(self.space.vary) <= set(choices):
@@ -324,15 +336,14 @@ class Study:
     def _tell_known(self, trial: FrozenTrial, known: FrozenTrial) -> None:
         attrs = {k: v for k, v in known.user_attrs.items() if k not in OWN_ATTRS}
         self._set_attrs(trial, attrs | {"same_as": known.number})
-        short = known.system_attrs.get("constraints", [0.0, 0.0])
-        self.optuna._storage.set_trial_system_attr(trial._trial_id, "constraints", short)
-        attach_same(optuna.Trial(self.optuna, trial._trial_id), known.number)
+        set_constraints(self.optuna, trial, constraints_set(known) or [0.0, 0.0])
+        attach_same(live_trial(self.optuna, trial), known.number)
         values = known.values if known.state == TrialState.COMPLETE else None
         self.optuna.tell(trial.number, values, state=known.state)
 
     def _set_attrs(self, trial: FrozenTrial, attrs: dict[str, Any]) -> None:
         for key, value in attrs.items():
-            self.optuna._storage.set_trial_user_attr(trial._trial_id, key, value)
+            set_attr(self.optuna, trial, key, value)
 
     def tell(self, number: int, outcome: Outcome) -> TrialState:
         """Store what came of a trial; returns the state it now has.
@@ -358,7 +369,7 @@ class Study:
         self._finish(trial, outcome)
 
     def _attach(self, trial: FrozenTrial, outcome: Outcome) -> None:
-        shown_as = optuna.Trial(self.optuna, trial._trial_id)
+        shown_as = live_trial(self.optuna, trial)
         with suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead meanwhile
             attach(shown_as, self.folder, outcome, self.settings.objectives)
 
