@@ -23,6 +23,7 @@ from nas_kd.distillation.feed import Feed
 from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.errors import TrialFailed
 from nas_kd.files import write_bytes
+from nas_kd.reasons import Reason
 from nas_kd.recipe import Recipe
 from nas_kd.seeds import derived_seed
 
@@ -253,7 +254,7 @@ class Run:
     def _look(self, terms: dict[str, Tensor]) -> dict[str, float]:
         metrics = {name: float(term.detach()) for name, term in terms.items()}
         if not math.isfinite(metrics["loss"]):
-            raise TrialFailed("nan", f"loss is {metrics['loss']} at step {self.step}")
+            raise TrialFailed(Reason.NAN, f"loss is {metrics['loss']} at step {self.step}")
         return metrics
 
     def save(self) -> None:

@@ -22,6 +22,7 @@ from nas_kd.evaluation.published import is_kodak, shown
 from nas_kd.evaluation.rate_distortion import StudentCodec
 from nas_kd.files import write_text
 from nas_kd.places import ASSETS
+from nas_kd.reasons import Reason
 from nas_kd.report.crops import crops, data_uri, shots, spread
 from nas_kd.report.figures import (
     Figure,
@@ -238,7 +239,7 @@ def _reason(study: Study, trial: FrozenTrial) -> str:
     if "same_as" in attrs:
         return f"same arch as trial {attrs['same_as']}"
     again = [t.number for t in study.trials if t.user_attrs.get("retry_of") == trial.number]
-    said = attrs.get("reason") or ("interrupted" if again else "")
+    said = attrs.get("reason") or (Reason.INTERRUPTED if again else "")
     return f"{said}, again as trial {again[0]}" if again else said
 
 

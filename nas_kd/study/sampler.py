@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
 from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
+from nas_kd.reasons import OVER_LIMIT, Reason
 from nas_kd.study.acquisition import expected_improvement
 from nas_kd.study.front import pareto_front
 from nas_kd.study.settings import QUALITY, checked
@@ -266,7 +267,7 @@ def history_of(trials: list[FrozenTrial], space: SearchSpace, quality: int) -> H
             found.pending.append(arch)
         elif trial.state == TrialState.PRUNED and attrs.get("rungs"):
             stopped.append((arch, trial))
-        elif trial.state == TrialState.PRUNED and not attrs.get("reason", "").startswith("over_"):
+        elif trial.state == TrialState.PRUNED and Reason.of(attrs.get("reason")) not in OVER_LIMIT:
             found.lacks[arch] = attrs.get("constraints", [0.0])[0] or np.nan
     found.quality |= _guessed(stopped, trials, quality)
     return found

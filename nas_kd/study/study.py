@@ -17,10 +17,11 @@ from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.errors import StudyError
 from nas_kd.places import STUDIES
+from nas_kd.reasons import DEATHS, FAILURES, REFUSED, Reason
 from nas_kd.seeds import derived_seed
 from nas_kd.study.front import pareto_front
 from nas_kd.study.grid import grid_points, listed_points, under
-from nas_kd.study.limits import REFUSED, excess, reason_of
+from nas_kd.study.limits import excess, reason_of
 from nas_kd.study.sampler import History, make_sampler
 from nas_kd.study.settings import DATABASE, Settings, from_stored, require_study, study_name
 from nas_kd.study.storage import (
@@ -40,16 +41,9 @@ from nas_kd.study.successive_halving import goes_on
 from nas_kd.study.trial import CHECKPOINT, Outcome
 from nas_kd.study.trial_artifacts import METRIC_NAMES, attach, attach_same, constraints_of
 
-FAILURES = ("crash", "energy", "latency")
-"""Beginnings of reasons that say nothing about the arch: such a trial is FAIL, outside the budget."""
 DEFAULT_BUDGET = 20
-DEATHS = ("worker_died", "out_of_memory")
-"""Reasons that may be the arch's fault: such a trial is tried again, MAX_DEATHS times in all."""
 MAX_DEATHS = 3
-INTERRUPTED = "interrupted"
-"""Reason of a trial that its surroundings ended (disk full, driver gone): always tried again."""
-STOPPED = "stopped at step"
-"""Beginning of the reason of a trial that early stopping ended."""
+"""Of one arch's workers, before it is given up."""
 OWN_ATTRS = ("arch", "arch_key", "driver", "retry_of", "deaths")
 """What a trial does not take over from an earlier one of the same arch."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -168,7 +162,7 @@ class Study:
     def counted(self) -> int:
         """Trials that the budget counts: finished, with values or without."""
         trials = [t for t in self.trials if t.state in COUNTED]
-        return sum(t.user_attrs.get("reason") not in REFUSED for t in trials)
+        return sum(Reason.of(t.user_attrs.get("reason")) not in REFUSED for t in trials)
 
     def affordable(self, budget: int | None) -> int:
         """The budget, no more than a grid has points; by default the whole grid, else 20."""
@@ -360,7 +354,7 @@ class Study:
                 self._settle_twins()
             state = self.trials[number].state
         # A failed trial goes on from its checkpoint, a stopped one may; the others are through.
-        if state in COUNTED and not (outcome.reason or "").startswith(STOPPED):
+        if state in COUNTED and Reason.of(outcome.reason) != Reason.STOPPED:
             (self.student_folder(trial) / CHECKPOINT).unlink(missing_ok=True)
         return state
 
@@ -388,14 +382,15 @@ class Study:
         if outcome.values is not None:
             self.optuna.tell(trial.number, outcome.values)
             return
-        reason = outcome.reason or "crash"
+        said = outcome.reason or Reason.CRASH
+        reason = Reason.of(said)
         deaths = trial.user_attrs.get("deaths", 0) + (reason in DEATHS)
-        self._set_attrs(trial, {"reason": reason, "deaths": deaths})
-        if reason == INTERRUPTED or (reason in DEATHS and deaths < MAX_DEATHS):
+        self._set_attrs(trial, {"reason": said, "deaths": deaths})
+        if reason == Reason.INTERRUPTED or (reason in DEATHS and deaths < MAX_DEATHS):
             self._retry(trial, deaths)
         else:
-            failed = reason.startswith(FAILURES)
-            self.optuna.tell(trial.number, state=TrialState.FAIL if failed else TrialState.PRUNED)
+            state = TrialState.FAIL if reason in FAILURES else TrialState.PRUNED
+            self.optuna.tell(trial.number, state=state)
 
     def front(self) -> list[FrozenTrial]:
         """The Pareto front's trials, one per arch, by the first objective."""

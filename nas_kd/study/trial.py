@@ -23,6 +23,7 @@ from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.measurement.codec_energy import frame_energy
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.reasons import Reason
 from nas_kd.seeds import derived_seed
 from nas_kd.study.cost_gate import gate
 from nas_kd.study.limits import Limits, excess, reason_of
@@ -197,7 +198,7 @@ def _score(
         attrs["energy"] = reading.to_json()
         values["energy"] = reading.value_or_none
         if values["energy"] is None:
-            return Outcome(None, f"energy: {reading.reason}", 0.0, attrs)
+            return Outcome(None, Reason.ENERGY.because(reading.reason), 0.0, attrs)
     if bd.value is None and "bd_rate" in task.objectives:
         return Outcome(None, bd.reason, bd.uncovered_db, attrs)
     return Outcome([values[name] for name in task.objectives], None, 0.0, attrs)
@@ -206,5 +207,5 @@ def _score(
 def bd_rate_of(anchor: Anchor, measured: Measured) -> BDRate:
     """BD-rate of a measured student over the study's interval, or the reason why there is none."""
     if anchor.interval_db is None:
-        return BDRate(None, "too_few_points", None, None, 0.0, (0.0, 0.0))
+        return BDRate(None, Reason.TOO_FEW_POINTS, None, None, 0.0, (0.0, 0.0))
     return bd_rate(anchor.curve, measured.curve(), anchor.interval_db)

@@ -32,6 +32,7 @@ from nas_kd.evaluation.classical import classical_curve
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate, evaluate_real
 from nas_kd.files import write_bytes, write_text
 from nas_kd.measurement.device_lock import training_on
+from nas_kd.reasons import Reason
 from nas_kd.seeds import derived_seed
 from nas_kd.teachers.families import ONE_BY_ONE, FixedRate
 from nas_kd.teachers.targets import PoolRecipe
@@ -181,7 +182,7 @@ def _real_bpp(model: Any, images: ImageSet, level: int) -> float:
         coded = model.compress(x)
         decoded = model.decompress(coded["strings"], coded["shape"])["x_hat"]
         if psnr_db(to_image(decoded), to_image(model(x)["x_hat"])) < 60:
-            raise TrialFailed("mismatch", f"level {level}: decoder and encoder disagree")
+            raise TrialFailed(Reason.MISMATCH, f"level {level}: decoder and encoder disagree")
         bits = 8 * sum(len(string) for part in coded["strings"] for string in part)
         rates.append(bits / (image.shape[0] * image.shape[1]))
     return float(np.mean(rates))
