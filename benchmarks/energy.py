@@ -1,39 +1,38 @@
-"""Does the count of MACs order energy? MACs, latency and mJ per frame of nine archs.
+"""Seconds and scatter of an energy reading, its share of a search, and whether MACs order millijoules.
 
-    python benchmarks/energy.py [--quick]
+    python benchmarks/energy.py [--table]
 
-Where there is no meter the energy is absent with its reason, and the protocol is tried on a simulated
-counter instead, whose errors are known: those figures say ``simulated``. The last line is one JSON object.
+Nine archs are measured as a search does, where there is a meter; ``--table`` prints the schemes before and after on
+simulated devices alone. What comes of simulation says so. The last line is one JSON object.
 """
 
 import argparse
 import json
 import random
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
+from energy_simulated import in_markdown, repeats, schemes, shares
 from scipy.stats import spearmanr
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
-from fakes import FakeMeter, SimulatedDevice
 
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import Arch, load_space, prim
 from nas_kd.codec.student import Student
-from nas_kd.device import best_device, synchroniser
-from nas_kd.measurement.codec_energy import energy_of
-from nas_kd.measurement.counter import Sensor, Trace, find_edges, record
+from nas_kd.device import best_device
+from nas_kd.measurement.codec_energy import Bench, pass_of
 from nas_kd.measurement.device_lock import in_use
-from nas_kd.measurement.energy import FULL, QUICK, measure_energy
-from nas_kd.measurement.latency import QUICK_RUNS, RUNS, measure_latency
+from nas_kd.measurement.energy import QUICK
+from nas_kd.measurement.energy_model import fitted, work_of
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import graph_replay, noise_frame, passes
+from nas_kd.measurement.networks import (
+    noise_frame,
+    passes,
+)
 from nas_kd.measurement.reading import Reading
 
 PRIM_WIDTHS = (16, 32, 48, 64, 96, 128)
+REPEATS = 5
 
 
 def archs() -> dict[str, Arch]:
@@ -46,146 +45,60 @@ def archs() -> dict[str, Arch]:
     return named
 
 
-def rows(device, meter, quick):
-    frame = noise_frame(device)
-    mode, runs = (QUICK, QUICK_RUNS) if quick else (FULL, RUNS)
+def rows(bench: Bench):
+    """The archs one after the other in one session; on a GPU as a graph, and eagerly beside it."""
+    frame = noise_frame(bench.device)
     for name, arch in archs().items():
         torch.manual_seed(0)
-        student = Student(arch).eval()
-        row = {"arch": name, "macs": count(student).macs}
-        work = passes(student.to(device), [frame])["both"]
-        times = measure_latency({"a": work}, synchronise=synchroniser(device), runs=runs[device])
-        found = times["a"]
-        row["latency_ms"] = (found.details or found.raw)["median_ms"]
-        row["latency_state"] = found.state
-        if not isinstance(meter, Reading):
-            row |= energies(meter, work, device, mode)
-        print(json.dumps(row), flush=True)
+        student = Student(arch).eval().to(bench.device)
+        begun_s = time.monotonic()
+        reading = bench.read(pass_of(student, [frame], "both", bench.device), QUICK)
+        row = {"arch": name, "macs": count(student).macs, "seconds": time.monotonic() - begun_s}
+        row |= {"energy": reading.to_json(), "work": work_of(student, "both", frame)}
+        if bench.device == "cuda":
+            row["eager"] = bench.read(passes(student, [frame])["both"], QUICK).to_json()
+        print(json.dumps(row | {"work": vars(row["work"])}), flush=True)
         yield row
 
 
-def energies(meter, work, device, mode):
-    started = time.monotonic()
-    found = {"energy": energy_of(meter, work, device, mode).to_json()}
-    found["seconds"] = time.monotonic() - started
-    if device == "cuda":
-        found["graph"] = energy_of(meter, graph_replay(work), device, mode).to_json()
-    return found
-
-
-def repeatability(meter, device, mode):
-    """CV in percent over five readings of one arch, and the seconds of a reading."""
-    work = passes(Student(prim(64)).eval().to(device), [noise_frame(device)])["both"]
-    readings, started = [], time.monotonic()
-    for _ in range(5):
-        readings.append(energy_of(meter, work, device, mode))
-    seconds = (time.monotonic() - started) / 5
-    values = [r.value for r in readings if r.value is not None]
-    if len(values) < 5:
-        return None, seconds
-    return 100 * statistics.stdev(values) / statistics.fmean(values), seconds
-
-
-def rank_correlation(pairs):
-    """Spearman's rho, or None for fewer than four pairs."""
-    pairs = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 3 else None
-
-
-# ---------------------------------------------------------------- on a simulated counter
-
-
-def window_errors(update_ms=97, windows=200):
-    """Percent by which a 1 s window of 10 ms iterations is off: at its ends, and between edges."""
-    device = SimulatedDevice(iteration_ms=10, update_ms=update_ms)
-    meter, draw, ends, edges = FakeMeter(device), random.Random(0), [], []
-    device.sleep(1)
-
-    def work(trace: Trace) -> None:
-        for _ in range(100):
-            device.iteration()
-            trace.steps += 1
-
-    for _ in range(windows):
-        device.sleep(0.2 + 0.2 * draw.random())  # idle, as before any window
-        trace = record(meter, device.timing, device.synchronise, 0.005, work)
-        true_mj = 3000 * trace.steps
-        ends.append(100 * ((trace.values_mj[-1] - trace.values_mj[0]) / true_mj - 1))
-        first, last = span(trace, update_ms / 1000)
-        edges.append(100 * ((last[1] - first[1]) / (last[0] - first[0]) / 300e3 - 1))
+def on_hardware(bench: Bench) -> dict:
+    with in_use(bench.device).exclusive():
+        done = list(rows(bench))
+        student = Student(prim(64)).eval().to(bench.device)
+        work = pass_of(student, [noise_frame(bench.device)], "both", bench.device)
+        values = [bench.read(work, QUICK).value for _ in range(REPEATS)]
+    known = [row for row in done if row["energy"]["value"] is not None]
+    mj = [row["energy"]["value"] for row in known]
+    model = fitted([row["work"] for row in known], mj)
+    macs = [row["macs"] for row in known]
+    there = None not in values
     return {
-        "sync_points": summary(ends),
-        "edges": summary(edges),
+        "seconds_per_reading": statistics.fmean(row["seconds"] for row in done),
+        "cv_percent": 100 * statistics.stdev(values) / statistics.fmean(values) if there else None,
+        "spearman_macs_energy": float(spearmanr(macs, mj).statistic) if len(mj) > 3 else None,
+        "model_error_percent": None if model is None else model.error_percent,
     }
-
-
-def span(trace, period_s):
-    found = find_edges(trace, period_s)
-    return [(edge.time_s, edge.mj) for edge in (found[0], found[-1])]
-
-
-def summary(errors):
-    return {
-        "mean_percent": round(statistics.fmean(errors), 3),
-        "worst_percent": round(max(map(abs, errors)), 3),
-    }
-
-
-def part_time_errors(part_time, readings=12):
-    """Percent by which 100 ms iterations are off whose sensor looks for 25 of every 100 ms."""
-    errors = []
-    for seed in range(readings):
-        device = SimulatedDevice(iteration_ms=100, update_ms=100, looks_ms=25, late_w=150)
-        device.sleep(0.013 * seed)
-        reading = measure_energy(
-            FakeMeter(device),
-            device.iteration,
-            synchronise=device.synchronise,
-            mode=FULL,
-            sensor=Sensor(0.1, part_time),
-            timing=device.timing,
-            seed=seed,
-        )
-        if reading.value is not None:
-            errors.append(100 * (reading.value / 22500 - 1))
-    return summary(errors) | {"readings": len(errors)}
-
-
-def simulated():
-    found = window_errors()
-    found["part_time_without_gaps"] = part_time_errors(False)
-    found["part_time_with_gaps"] = part_time_errors(True)
-    device = SimulatedDevice(iteration_ms=7, update_ms=97)
-    reading = measure_energy(
-        FakeMeter(device), device.iteration, synchronise=device.synchronise, timing=device.timing
-    )
-    found["seconds_of_a_full_reading"] = round(reading.details["seconds"], 1)
-    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--table", action="store_true", help="simulated devices alone")
+    table_alone = parser.parse_args().table
+    found = schemes()
+    print("\n".join(in_markdown(found)), flush=True)
+    simulated = repeats() | {"share_of_search": shares(found)}
     device = best_device()
-    meter = find_meter(device)
-    available = not isinstance(meter, Reading)
-    result = {"available": available, "reason": None if available else meter.reason}
-    result |= {"cv_percent": None, "seconds_per_reading": None, "spearman_macs_energy": None}
-    with in_use(device).exclusive():
-        done = list(rows(device, meter, quick))
-        if available:
-            mode = QUICK if quick else FULL
-            result["cv_percent"], result["seconds_per_reading"] = repeatability(meter, device, mode)
-    result["spearman_macs_latency"] = rank_correlation(
-        [(row["macs"], row["latency_ms"]) for row in done]
-    )
-    for name, kind in (("energy", "energy"), ("graph_energy", "graph")):
-        pairs = [(row["macs"], row.get(kind, {}).get("value")) for row in done]
-        result[f"spearman_macs_{name}"] = rank_correlation(pairs)
-    result["simulated"] = simulated()
+    meter = Reading.unavailable("--table asks for none") if table_alone else find_meter(device)
+    names = ("seconds_per_reading", "cv_percent", "spearman_macs_energy", "model_error_percent")
+    result = {"available": not isinstance(meter, Reading), "reason": None} | dict.fromkeys(names)
+    if isinstance(meter, Reading):
+        result["reason"] = meter.reason
+    else:
+        result |= on_hardware(Bench(meter, device))
+    # By simulation of the engine, of trials of 2,000 steps on an H200, in any case.
+    result["share_of_search"] = simulated["share_of_search"]["7.3 s of training"]["after"]
     result["device"] = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    print(json.dumps(result))
+    print(json.dumps(result | {"simulated": simulated}))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ export python
 wanted() { [[ " $parts " == *" $1 "* ]]; }
 
 run machine 120 bash -c 'nvidia-smi; nas_kd doctor'
-wanted tests && run tests "${TESTS_S:-900}" "$python" -m pytest -q -m gpu -p no:cacheprovider
-wanted energy && run energy "${ENERGY_S:-1800}" "$python" benchmarks/energy.py ${QUICK:+--quick}
+wanted tests && run tests "${TESTS_S:-300}" "$python" -m pytest -q -m gpu -p no:cacheprovider
+wanted energy && run energy "${ENERGY_S:-300}" "$python" benchmarks/energy.py
 wanted speed && run speed 600 bash -c 'nas_kd measure nas_kd/assets/teachers/mini --quick --json'
 wanted speed && run distill "${DISTILL_S:-1200}" "$python" benchmarks/distill.py ${QUICK:+--quick} --out "$out/distill.json"
 wanted train && run train "${TRAIN_S:-1200}" "$python" benchmarks/train_mini.py --out "$out/mini" --steps "${STEPS:-20000}"

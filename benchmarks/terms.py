@@ -30,7 +30,7 @@ from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.study.prepare import interval_db
-from nas_kd.supernet.warmup import BUILT_IN, load_shared
+from nas_kd.supernet.warmup import TEACHERS, load_shared
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
 
@@ -70,7 +70,7 @@ def weights_of(arm: str) -> tuple[Weights, float]:
 def begun(init: str, arch, pool: TargetPool, teacher) -> Student:
     """A student before its first step: a transform codec, or a slice of the shared weights that come with nas-kd."""
     if init == "slice":
-        shared = load_shared(BUILT_IN / "demo-mini", load_space("demo"), teacher.lmbdas)
+        shared = load_shared(TEACHERS / "demo-mini", load_space("demo"), teacher.lmbdas)
         return shared.student(arch)
     student = Student(arch, teacher.lmbdas)
     student.start_from(pool.pictures())

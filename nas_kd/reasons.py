@@ -45,7 +45,9 @@ class Reason(StrEnum):
 
 
 FAILURES = (Reason.CRASH, Reason.ENERGY, Reason.LATENCY)
-"""They say nothing about the arch: such a trial is FAIL, outside the budget."""
+"""They say nothing about the arch: such a trial is FAIL."""
+UNREAD = (Reason.ENERGY, Reason.LATENCY)
+"""Of trials that were trained and could not be measured: they are FAIL and in the budget."""
 DEATHS = (Reason.WORKER_DIED, Reason.OUT_OF_MEMORY)
 """May be the arch's fault: such a trial is tried again, a few times in all. INTERRUPTED, which its surroundings
 did (disk full, driver gone), is always tried again."""

@@ -68,6 +68,8 @@ def search(
             take_over(study)
             if reaped := study.reap():
                 listen("reaped", reaped)
+            if unread := study.line_up_unread():
+                listen("reaped", unread)
             if study.counted() < budget or unpolished(study):
                 prepared = prepare(study, teacher, listen, machine.pool_gb)
                 with nullcontext(after) if after is not None else ExitStack() as up:

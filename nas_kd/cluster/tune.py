@@ -27,7 +27,8 @@ from nas_kd.cluster.file_transfer import Away, Home, lent, mark, root_of, shares
 from nas_kd.cluster.worker import Paced, failure_of, paced_trial
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.errors import NasKdError, UsageError
-from nas_kd.reasons import DEATHS, FAILURES, Reason
+from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
+from nas_kd.study.first_readings import FirstReadings, was_read
 from nas_kd.study.polish import polish, polished_key
 from nas_kd.study.prepare import Listen, task_of
 from nas_kd.study.ranking import score
@@ -83,12 +84,13 @@ class OverStudy(Searcher):
         self.study, self.budget, self.prepared, self.listen = study, budget, prepared, listen
         self.numbers: dict[str, int] = {}
         self.failures_in_a_row = 0
+        self.first_readings = FirstReadings(any(map(was_read, study.trials)))
         self.last_message: Any = None
         self.quiet_until = 0.0
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration, None to wait, or FINISHED."""
-        if self.failures_in_a_row >= MAX_FAILURES:
+        if self.failures_in_a_row >= MAX_FAILURES or self.first_readings.failed:
             return Searcher.FINISHED
         if time.monotonic() < self.quiet_until:
             return None
@@ -113,6 +115,7 @@ class OverStudy(Searcher):
             return
         outcome = outcome_of_result(None if error else result)
         state = self.study.tell(number, outcome)
+        self.first_readings.hear(outcome)
         if is_fault(outcome, state):
             self.failures_in_a_row += 1
             self.last_message = outcome.attrs.get("message", outcome.reason)
@@ -224,7 +227,8 @@ def is_fault(outcome: Outcome, state: TrialState) -> bool:
     """
     reason = Reason.of(outcome.reason)
     given_up = reason in DEATHS and state == TrialState.PRUNED
-    return given_up or reason in (Reason.INTERRUPTED, *FAILURES)
+    failed = reason in FAILURES and reason not in UNREAD
+    return given_up or reason == Reason.INTERRUPTED or failed
 
 
 def run_trials(
@@ -258,6 +262,7 @@ def run_trials(
         ).fit()
     if searcher.failures_in_a_row >= MAX_FAILURES:
         raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
+    searcher.first_readings.require(study.settings.objectives)
 
 
 def _resources(gpus_per_trial: float) -> dict[str, float]:

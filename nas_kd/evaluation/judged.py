@@ -105,10 +105,8 @@ def _on_set(
     published: list[str],
     kodak: bool,
 ) -> OnSet:
-    if isinstance(codec, Student):
-        measured = evaluate_real(codec, images)
-    else:
-        measured = evaluate(codec, images)
+    real = isinstance(codec, Student)
+    measured = evaluate_real(codec, images) if real else evaluate(codec, images)  # type: ignore[arg-type]
     curve = measured.curve()
     versus = {name: compare(name, images, curve) for name in measured_here}
     for name in published:

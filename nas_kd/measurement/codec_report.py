@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from nas_kd.measurement.codec_energy import (
 )
 from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import FULL, QUICK, Mode
+from nas_kd.measurement.entropy_coding_cost import coding_cost, no_coding
 from nas_kd.measurement.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
 from nas_kd.measurement.meters import Meter, find_meter
 from nas_kd.measurement.networks import (
@@ -82,6 +82,7 @@ def measured(subject: Subject, quick: bool = False) -> dict[str, Any]:
         energy = _energy(own, others, device, QUICK if quick else FULL)
         memory = memory_bytes(model, own)
     uncoded = subject.uncoded
+    coding = _coding(model.cpu(), quick) if uncoded is None else no_coding(uncoded)
     return {
         "codec": subject.name,
         "arch": subject.arch,
@@ -96,13 +97,10 @@ def measured(subject: Subject, quick: bool = False) -> dict[str, Any]:
         "cost": cost.to_json(),
         "memory_bytes": memory,
         "latency": latency,
-        "entropy_coding": _coding(model.cpu(), quick) if uncoded is None else _none(uncoded),
+        "entropy_coding": {side: found["ms"] for side, found in coding.items()},
+        "entropy_coding_energy": {side: found["mj"] for side, found in coding.items()},
         "energy": energy,
     }
-
-
-def _none(reason: str) -> dict[str, Any]:
-    return {part: Reading.unavailable(reason).to_json() for part in ("encoder", "decoder")}
 
 
 # ---------------------------------------------------------------- latency
@@ -125,29 +123,9 @@ def _latency(
 
 
 def _coding(student: Student, quick: bool) -> dict[str, Any]:
-    """Entropy coding of a photograph on the CPU: a whole pass less its networks, round by round."""
+    """Of a photograph, on the CPU."""
     x = as_frame(open_images("builtin", "eval").images[-1])
-    own = passes(student, [x])
-    coded = student.compress(x, 1.0)
-    works: dict[str, Callable[[], object]] = {
-        "encoder": own["encoder"],
-        "whole encoder": lambda: student.compress(x, 1.0),
-        "decoder": own["decoder"],
-        "whole decoder": lambda: student.decompress(coded["strings"], coded["shape"], 1.0),
-    }
-    runs = (QUICK_RUNS if quick else RUNS)["cpu"]
-    readings = measure_latency(works, synchronise=lambda: None, runs=runs)
-    pairs = {part: (readings[f"whole {part}"], readings[part]) for part in ("encoder", "decoder")}
-    return {part: _difference(*pair).to_json() for part, pair in pairs.items()}
-
-
-def _difference(whole: Reading, part: Reading) -> Reading:
-    if whole.value is None or part.value is None:
-        return Reading.rejected(whole.reason or part.reason or "", {})
-    doubt_ms = math.hypot(*(r.uncertainty for r in (whole, part) if r.uncertainty is not None))
-    if not whole.value - part.value > doubt_ms:
-        return Reading.rejected("not resolved beside the networks", {"doubt_ms": doubt_ms})
-    return Reading.measured(whole.value - part.value, doubt_ms, "ms", "perf_counter")
+    return coding_cost(student, x, (QUICK_RUNS if quick else RUNS)["cpu"])
 
 
 # ---------------------------------------------------------------- energy
@@ -222,6 +200,8 @@ def in_lines(figures: dict[str, Any]) -> list[str]:
     lines += [_latency_line(part, figures["latency"][part]) for part in PARTS]
     coding = {part: _figure(reading) for part, reading in figures["entropy_coding"].items()}
     lines += [f"latency:     entropy coding, {parts}: {said}" for parts, said in _together(coding)]
+    coding = {part: _figure(r) for part, r in figures["entropy_coding_energy"].items()}
+    lines += [f"energy:      entropy coding, {parts}: {said}" for parts, said in _together(coding)]
     absent = {part: found for part, found in figures["energy"].items() if _is_absent(found)}
     said = {part: _figure(found["student"]) for part, found in absent.items()}
     lines += [f"energy:      {parts}: {words}" for parts, words in _together(said)]

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from nas_kd.measurement.meters import Conditions, Meter
+from nas_kd.measurement.meter import Conditions, Meter
 
-MIN_EDGES = 20
+MIN_EDGES = 5  # of one window; all windows of a reading together have MIN_EDGES_IN_ALL
+MIN_EDGES_IN_ALL = 20
 STALL_PERIODS = 10  # a counter that stands still for so many update periods has stalled
 FIND_PERIOD_POLL_S = 0.002
-WINDOW_POLL_S = 0.005
+WINDOW_POLL_S = 0.002
 MAX_POLL_SHARE = 0.01  # of the time: reading the counter must not slow the launching thread
 POWER_EVERY_S = 0.05
 CONDITIONS_EVERY_S = 0.5
@@ -89,8 +90,9 @@ class Trace:
 class _Recorder:
     """Polls a meter into a trace; what goes wrong in its thread is raised at the end."""
 
-    def __init__(self, meter: Meter, now: Callable[[], float]):
+    def __init__(self, meter: Meter, now: Callable[[], float], conditions_every_s: float):
         self.meter, self.now, self.trace = meter, now, Trace()
+        self.conditions_every_s = conditions_every_s
         # Not at the ends, where the device rests for a moment.
         self.power_due_s, self.conditions_due_s = now() + POWER_EVERY_S, -math.inf
         self.error: Exception | None = None
@@ -114,7 +116,7 @@ class _Recorder:
             if (power_w := self.meter.power_w()) is not None:
                 trace.powers_w.append(power_w)
         if after_s >= self.conditions_due_s:
-            self.conditions_due_s = after_s + CONDITIONS_EVERY_S
+            self.conditions_due_s = after_s + self.conditions_every_s
             trace.conditions.append(self.meter.conditions())
 
 
@@ -124,6 +126,7 @@ def record(
     synchronise: Callable[[], None],
     poll_s: float,
     work: Callable[[Trace], None],
+    conditions_every_s: float = CONDITIONS_EVERY_S,
 ) -> Trace:
     """Do some work, which counts its own steps, while the counter is read every ``poll_s``.
 
@@ -131,7 +134,7 @@ def record(
         MeterError: the counter could not be read.
     """
     synchronise()
-    recorder = _Recorder(meter, timing.now)
+    recorder = _Recorder(meter, timing.now, conditions_every_s)
     start_s = timing.now()
     recorder.poll()
     with timing.every(poll_s, recorder.poll):
@@ -162,34 +165,68 @@ class Edge(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """Mean power between the first and the last edge."""
+    """Mean power between two edges; ``partly`` is the part of an iteration by which they are off whole ones."""
 
     power_mw: float
     relative_uncertainty: float
     edges: int
     first_s: float
     last_s: float
+    partly: float = 0.0
 
 
-def slope(trace: Trace, period_s: float) -> Slope:
-    """Mean power between the first and the last edge.
+def slope(
+    trace: Trace, period_s: float, iteration_s: float = 0.0, fewest: int = MIN_EDGES
+) -> Slope:
+    """Mean power between the first edge and one of the last, as whole a number of iterations later as there is one.
 
     Raises:
-        UnusableError: the counter decreased or stalled, or changed fewer than 20 times.
+        UnusableError: the counter decreased or stalled, or changed fewer times than that.
     """
     begin_s, end_s = trace.between_s
     edges = [e for e in find_edges(trace, period_s) if begin_s <= e.time_s <= end_s]
-    if len(edges) < MIN_EDGES:
+    if len(edges) < fewest:
         raise UnusableError(
             f"the counter changed {len(edges)} times in a window of {trace.duration_s:.3g} s, "
-            f"fewer than {MIN_EDGES}: use a longer window"
+            f"fewer than {fewest}: use a longer window"
         )
-    first, last = edges[0], edges[-1]
+    first, (last, partly) = edges[0], _after_whole_iterations(edges, iteration_s)
     span_s = last.time_s - first.time_s
     # An edge lies anywhere in its width with equal chance: standard deviation width / sqrt(12).
     doubt_s = math.hypot(first.width_s, last.width_s) / math.sqrt(12)
     power_mw = (last.mj - first.mj) / span_s
-    return Slope(power_mw, doubt_s / span_s, len(edges), first.time_s, last.time_s)
+    return Slope(power_mw, doubt_s / span_s, len(edges), first.time_s, last.time_s, partly)
+
+
+def _after_whole_iterations(edges: list[Edge], iteration_s: float) -> tuple[Edge, float]:
+    """An iteration whose power is uneven counts in part where a window ends inside of it."""
+    last = edges[-1]
+    if iteration_s <= 0 or last.time_s - edges[0].time_s < 2 * iteration_s:
+        return last, 0.5 if iteration_s > 0 else 0.0
+
+    def partly(edge: Edge) -> float:
+        passed = (edge.time_s - edges[0].time_s) / iteration_s
+        return abs(passed - round(passed))
+
+    late = [e for e in edges if e.time_s > last.time_s - 1.5 * iteration_s] or [last]
+    best = min(reversed(late), key=partly)
+    return best, partly(best)
+
+
+def recent_powers_mw(trace: Trace, period_s: float, chunk_s: float, chunks: int) -> list[float]:
+    """Mean power in each of the latest chunks of a trace that still grows; none where it is too short."""
+    n = len(trace.times_s)  # of the two lists the one that grows last
+    since = next(
+        (i for i in range(n) if trace.times_s[i] > trace.times_s[n - 1] - chunk_s * (chunks + 1)), 0
+    )
+    edges = find_edges(Trace(trace.times_s[since:n], trace.values_mj[since:n]), period_s)
+    if not edges or edges[-1].time_s - edges[0].time_s < chunks * chunk_s:
+        return []
+    ends_s = [edges[-1].time_s - k * chunk_s for k in range(chunks, -1, -1)]
+    near = [min(edges, key=lambda e, at=at: abs(e.time_s - at)) for at in ends_s]  # type: ignore[misc]
+    if any(b.time_s <= a.time_s for a, b in pairwise(near)):
+        return []
+    return [(b.mj - a.mj) / (b.time_s - a.time_s) for a, b in pairwise(near)]
 
 
 def find_edges(trace: Trace, period_s: float) -> list[Edge]:
@@ -233,7 +270,7 @@ def overlap_s(stretches: list[tuple[float, float]], first_s: float, last_s: floa
 
 @dataclass(frozen=True)
 class Sensor:
-    """How a counter behaves: found by a load, once per device and driver.
+    """How a counter behaves: found by a load, once per device, driver and hour.
 
     part_time: whether it looks only part of each period; None: not known, and assumed.
     swing: what the on-off load showed, 0 (it looks all the time) to 1; None where not tried.
@@ -244,13 +281,20 @@ class Sensor:
     swing: float | None = None
 
 
+class Look(NamedTuple):
+    """What ``find_sensor`` saw: the sensor, and the power of rest right after load, where it could be told."""
+
+    sensor: Sensor
+    pause_w: float | None
+
+
 def find_sensor(
     meter: Meter,
     load: Callable[[], None],
     *,
     synchronise: Callable[[], None],
     timing: Timing = REAL_TIME,
-) -> Sensor:
+) -> Look:
     """The update period under 3 s of load, and whether the sensor looks part-time.
 
     Args:
@@ -270,14 +314,15 @@ def find_sensor(
             load()
             synchronise()
 
-    def all_the_time(trace: Trace) -> None:
-        busy(FIND_PERIOD_S)
+    def seen(work: Callable[[Trace], None]) -> Trace:
+        return record(meter, timing, synchronise, FIND_PERIOD_POLL_S, work)
 
-    loaded = record(meter, timing, synchronise, FIND_PERIOD_POLL_S, all_the_time)
+    loaded = seen(lambda trace: busy(FIND_PERIOD_S))
     period_s = update_period_s([loaded])
     length_s = PART_TIME_PERIODS * period_s
+    pause = seen(lambda trace: timing.sleep(min(length_s, MAX_PART_TIME_S)))
     if meter.part_time is not None or length_s > MAX_PART_TIME_S:
-        return Sensor(period_s, meter.part_time)
+        return Look(Sensor(period_s, meter.part_time), _power_w(pause, period_s))
 
     def on_and_off(trace: Trace) -> None:
         start_s, half_s = timing.now(), period_s * PART_TIME_DETUNING / 2
@@ -286,12 +331,16 @@ def find_sensor(
             busy(max(0.0, off_s - timing.now()))
             timing.sleep(max(0.0, off_s + half_s - timing.now()))
 
-    idle = record(
-        meter, timing, synchronise, FIND_PERIOD_POLL_S, lambda trace: timing.sleep(length_s)
-    )
-    mixed = record(meter, timing, synchronise, FIND_PERIOD_POLL_S, on_and_off)
-    swing = _swing(loaded, idle, mixed, period_s)
-    return Sensor(period_s, None if swing is None else swing > PART_TIME_SWING, swing)
+    swing = _swing(loaded, pause, seen(on_and_off), period_s)
+    sensor = Sensor(period_s, None if swing is None else swing > PART_TIME_SWING, swing)
+    return Look(sensor, _power_w(pause, period_s))
+
+
+def _power_w(trace: Trace, period_s: float) -> float | None:
+    try:
+        return slope(trace, period_s).power_mw / 1000
+    except UnusableError:
+        return None  # a counter may sleep while its device does
 
 
 def _swing(loaded: Trace, idle: Trace, mixed: Trace, period_s: float) -> float | None:

@@ -82,15 +82,23 @@ class Device:
             yield between_steps
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, unless: Callable[[], bool] = lambda: False) -> Iterator[bool]:
         """Have it alone; waits until every process that shares it is between two steps.
 
         Never inside this process's own ``shared``: it would wait for itself.
+
+        Args:
+            unless: asked once no other measurement is under way; where it holds, nobody is disturbed and the block
+                runs without the device (it gets False).
         """
         with _opened(self._gate) as gate, _opened(self._use) as use:
             fcntl.flock(gate, fcntl.LOCK_EX)
-            fcntl.flock(use, fcntl.LOCK_EX)
-            yield
+            if unless():
+                fcntl.flock(gate, fcntl.LOCK_UN)
+                yield False
+            else:
+                fcntl.flock(use, fcntl.LOCK_EX)
+                yield True
 
 
 @contextmanager

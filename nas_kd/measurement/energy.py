@@ -2,51 +2,59 @@
 
 ::
 
-    context alive - quiet 5 s - idle 5 s - warm-up - K windows between edges - checks - mJ +- mJ
+    look round - warm up until settled - windows between edges, until they agree - checks - mJ +- mJ
 
 A sensor that looks only part of each update period (A100, H100: 25 of 100 ms) may look at the
 same place of every iteration. So longer iterations are started at places spread evenly over the
-period, and the idle energy of the gaps is taken out again.
+period, and the energy of the gaps is taken out again.
 """
 
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from nas_kd.errors import MeterError
+from nas_kd.measurement.calibration import Calibration, without_load
 from nas_kd.measurement.counter import (
     FIND_PERIOD_POLL_S,
     MAX_POLL_SHARE,
+    MIN_EDGES_IN_ALL,
     REAL_TIME,
     WINDOW_POLL_S,
     Sensor,
-    Slope,
     Timing,
     Trace,
     UnusableError,
-    overlap_s,
+    recent_powers_mw,
     record,
-    slope,
-    update_period_s,
 )
-from nas_kd.measurement.meters import Conditions, Meter
+from nas_kd.measurement.meter import Conditions, Meter
 from nas_kd.measurement.reading import Reading
+from nas_kd.measurement.windows import doubts, instant_w, looks_away, window
 
-MIN_WARMUP_ITERATIONS = 50
+WARMUP_ITERATIONS = 5
+WARMUP_ITERATIONS_S = 5.0  # long iterations need not be so many
 MAX_WARMUP_S = 30.0
 CLOCK_MOVES = 0.01
-CLOCK_SETTLED_READS = 4  # 2 s, one read each 0.5 s
+POWER_MOVES = 0.02  # from one chunk of the warm-up to the next
+CHUNK_S, CHUNK_PERIODS, CHUNK_ITERATIONS, CHUNK_POLLS = 0.15, 5, 2, 60
+"""A chunk of the warm-up lasts the longest of these: the later polls come, the less is known of its ends."""
+CLOCK_SETTLED_READS = 4
+HEAT_S, HEAT_C = 4.0, 1
+"""A chip that was cold is warm where it gains no more than so many degrees in so many seconds."""
+COLDER_C = 3
+"""A chip is taken for cold where it is so many degrees below what it had after the last reading."""
+WARM_CONDITIONS_EVERY_S = 0.1
+WINDOW_ITERATIONS = 3
 LONG_ITERATION = 0.1  # of an update period
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of this length around a circle are the most even; against gaps drawn at random they took
 the scatter of a 10 s window from 3.0 to 0.5 % (simulated: 100 ms iterations, 25 of 100 ms seen)."""
-LOOKS_FOR = 0.25  # of the period, sensors of A100 and H100 (Yang et al., arXiv 2312.02741)
-MAX_DISAGREEMENT = 0.10  # between the counter and instant power
-MIN_POWERS = 10
+LOOK_QUIET_S, LOOK_S = 1.0, 0.5  # what NVML calls utilisation looks back for up to a second
 BUSY_WHILE_IDLE_PERCENT = 5
 GAIN_ERROR = 0.05  # of the sensor; the same for all students on one card
 
@@ -55,7 +63,10 @@ GAIN_ERROR = 0.05  # of the sensor; the same for all students on one card
 class Mode:
     """How long to measure, and what scatter to believe.
 
-    Windows last ``window_s`` or ``window_periods`` update periods, whichever is longer.
+    Windows last ``window_s`` or ``window_periods`` update periods, whichever is longer. There are ``windows`` of
+    them, then twice as many and so on, until the relative uncertainty is ``target`` or ``max_s`` would be passed.
+    ``max_cv`` is of ``windows`` long ones, each put together from those that follow each other; above AGREE_CV they
+    go on as well.
     """
 
     name: str
@@ -63,17 +74,28 @@ class Mode:
     window_s: float
     window_periods: int
     max_cv: float
-    quiet_s: float = 5.0
-    idle_s: float = 5.0
-    warmup_s: float = 5.0
+    target: float = 0.01
+    max_s: float = 20.0
+    warmup_s: float = 0.5
 
     def __post_init__(self) -> None:
         if self.windows < 2:
             raise MeterError(f"windows is {self.windows}: the scatter needs 2 or more; ask for 3")
 
 
-FULL = Mode("full", 5, 10.0, 100, 0.02)
-QUICK = Mode("quick", 3, 5.0, 0, 0.03)
+FULL = Mode("full", 5, 10.0, 100, 0.02, target=0.0, max_s=50.0, warmup_s=5.0)
+QUICK = Mode("quick", 4, 0.25, 6, 0.03, warmup_s=0.3)
+AGREE_CV = 0.02
+
+
+class Seen(NamedTuple):
+    """What the device said after a reading: the next need not look round again among the same processes.
+
+    temperature_c: None where it is not told.
+    """
+
+    processes: tuple[int, ...]
+    temperature_c: int | None
 
 
 @dataclass(frozen=True)
@@ -85,24 +107,23 @@ class _Bench:
     synchronise: Callable[[], None]
     timing: Timing
 
-    def record(self, poll_s: float, work: Callable[[Trace], None]) -> Trace:
-        return record(self.meter, self.timing, self.synchronise, poll_s, work)
+    def record(
+        self, poll_s: float, work: Callable[[Trace], None], conditions_every_s: float
+    ) -> Trace:
+        return record(self.meter, self.timing, self.synchronise, poll_s, work, conditions_every_s)
 
-    def rest(self, seconds: float) -> Callable[[Trace], None]:
-        """Work that is none."""
-        return lambda trace: self.timing.sleep(seconds)
-
-    def warm_up(self, seconds: float) -> Callable[[Trace], None]:
-        """At least so long and 50 iterations, until the clock has settled."""
+    def warm_up(self, seconds: float, sensor: Sensor) -> Callable[[Trace], None]:
+        """At least so long and some iterations, until clock and power have settled."""
 
         def work(trace: Trace) -> None:
-            start_s = self.timing.now()
-            while (passed_s := self.timing.now() - start_s) < MAX_WARMUP_S or (
-                trace.steps < MIN_WARMUP_ITERATIONS
-            ):
-                enough = passed_s >= seconds and trace.steps >= MIN_WARMUP_ITERATIONS
-                if enough and _settled(trace.conditions):
-                    break
+            start_s = looked_s = self.timing.now()
+            while (passed_s := self.timing.now() - start_s) < MAX_WARMUP_S or trace.steps < 1:
+                iterations = WARMUP_ITERATIONS if passed_s < WARMUP_ITERATIONS_S else 1
+                enough = passed_s >= seconds and trace.steps >= iterations
+                if enough and start_s + passed_s - looked_s > CHUNK_S / 4:
+                    looked_s = start_s + passed_s
+                    if _settled(trace, sensor, passed_s / trace.steps):
+                        break
                 self.iteration()
                 trace.steps += 1
 
@@ -124,7 +145,8 @@ class _Bench:
     ) -> Callable[[Trace], None]:
         """About a period of work at a time, each begun at another place of the period."""
         chunk = max(1, round(period_s / iteration_s))
-        place, lead_s = draw.random(), period_s * (1 + (1 + GOLDEN) * draw.random())
+        cycle_s = max(period_s, chunk * iteration_s + period_s / 2)
+        place, lead_s = draw.random(), cycle_s * (1 + (1 + GOLDEN) * draw.random())
 
         def work(trace: Trace) -> None:
             start_s = self.timing.now()
@@ -143,174 +165,253 @@ class _Bench:
         return work
 
 
+class Session:
+    """Readings one after the other on a device that is this process's own all the time.
+
+    Args:
+        meter: of the device that iterates.
+        synchronise: returns when the device is idle (nothing to do on a CPU).
+        known: the device's calibration; without it the counter is looked at while the device rests first.
+        seen: what another session saw some minutes ago, at most.
+        timing: clock.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        *,
+        synchronise: Callable[[], None],
+        known: Calibration | None = None,
+        seen: Seen | None = None,
+        timing: Timing = REAL_TIME,
+    ):
+        self.meter, self.synchronise, self.known, self.timing = meter, synchronise, known, timing
+        self.seen = seen
+        self._conditions: list[Conditions] = []
+        self._is_warm = False
+
+    def read(self, iteration: Callable[[], None], mode: Mode = FULL, seed: int = 0) -> Reading:
+        """Gross energy of one iteration in mJ: everything the device draws while it iterates.
+
+        The net energy, idle power taken out, is in the details. The uncertainty is of one standard
+        deviation; the sensor's gain error, the same for all that runs on one card, is not in it.
+
+        Args:
+            iteration: queues or does one iteration; ``synchronise`` waits for all that is queued.
+            mode: how long.
+            seed: of the places at which windows begin.
+        """
+        if (reason := self.meter.probe()) is not None:
+            return Reading.unavailable(reason)
+        bench = _Bench(self.meter, iteration, self.synchronise, self.timing)
+        raw: dict[str, Any] = {"mode": mode.name, "windows": []}
+        try:
+            return self._measure(bench, mode, random.Random(seed), raw)
+        except MeterError as error:
+            return Reading.unavailable(str(error))
+        except UnusableError as error:
+            self.seen, self._conditions, self._is_warm = None, [], False  # look round again
+            return Reading.rejected(str(error), raw)
+
+    def _measure(
+        self, bench: _Bench, mode: Mode, draw: random.Random, raw: dict[str, Any]
+    ) -> Reading:
+        started_s = bench.timing.now()
+        bench.iteration()  # the device's context is alive while it rests
+        bench.synchronise()
+        if self.known is None:
+            self.known = without_load(bench.meter, bench.iteration, bench.synchronise, bench.timing)
+        if not self._conditions:
+            self._begin()
+        self._conditions = self._conditions[-1:]
+        known = self.known
+        seconds = mode.warmup_s if self._is_warm else max(mode.warmup_s, self._heat_s())
+        work = bench.warm_up(seconds, known.sensor)
+        warmup = bench.record(FIND_PERIOD_POLL_S, work, WARM_CONDITIONS_EVERY_S)
+        iteration_s = warmup.duration_s / warmup.steps
+        raw |= asdict(known) | {"settled": _settled(warmup, known.sensor, iteration_s)}
+        self._see(warmup)
+        self._is_warm = True
+        loaded_s = bench.timing.now() - warmup.duration_s
+        windows = _Windows(bench, mode, known, warmup, draw)
+        while not windows.suffice():
+            trace, found = windows.next()
+            self._see(trace)
+            found["after_s"] = bench.timing.now() - trace.duration_s - loaded_s
+            raw["windows"] = windows.kept
+            _require_full_speed(trace.conditions)
+        raw |= {"dropped": windows.dropped} | _summary(self._conditions)
+        raw["seconds"] = bench.timing.now() - started_s
+        reading, last = _reading(bench.meter, raw, mode), self._conditions[-1]
+        if last.processes is not None:
+            self.seen = Seen(last.processes, last.temperature_c)
+        return reading
+
+    def _begin(self) -> None:
+        """Look round, unless that was done lately among these processes; what tells nothing of others is not asked."""
+        now, seen = self.meter.conditions(), self.seen
+        if seen is not None and now.processes is not None and {*now.processes} <= {*seen.processes}:
+            self._conditions = [now]
+            self._is_warm = (now.temperature_c or 0) > (seen.temperature_c or 0) - COLDER_C
+        elif now.processes is not None or now.busy_percent is not None:
+            self._look_round()
+
+    def _look_round(self) -> None:
+        """Nothing else computes while this process rests."""
+        self.timing.sleep(LOOK_QUIET_S)
+        trace = record(
+            *(self.meter, self.timing, self.synchronise, FIND_PERIOD_POLL_S),
+            lambda trace: self.timing.sleep(LOOK_S),
+            WARM_CONDITIONS_EVERY_S,
+        )
+        busy = [c.busy_percent for c in trace.conditions if c.busy_percent is not None]
+        if busy and statistics.median(busy) > BUSY_WHILE_IDLE_PERCENT:
+            raise UnusableError(
+                f"shared: the device is {statistics.median(busy):.0f} % busy while this process rests"
+            )
+        self._see(trace)
+
+    def _heat_s(self) -> float:
+        """How long the temperature is to be looked at, where the device tells it."""
+        return 0.0 if self.meter.conditions().temperature_c is None else HEAT_S
+
+    def _see(self, trace: Trace) -> None:
+        """The same processes all the time."""
+        for before, now in pairwise([*self._conditions[-1:], *trace.conditions]):
+            if before.processes != now.processes:
+                counts = [len(c.processes or ()) for c in (before, now)]
+                raise UnusableError(
+                    f"shared: the processes on the device changed while it was measured "
+                    f"({counts[0]} before, {counts[1]} after); measure when nothing else starts there"
+                )
+        self._conditions += trace.conditions
+
+
 def measure_energy(
     meter: Meter,
     iteration: Callable[[], None],
     *,
     synchronise: Callable[[], None],
     mode: Mode = FULL,
-    sensor: Sensor | None = None,
+    known: Calibration | None = None,
     timing: Timing = REAL_TIME,
     seed: int = 0,
 ) -> Reading:
-    """Gross energy of one iteration in mJ: everything the device draws while it iterates.
-
-    The net energy, idle power taken out, is in the details. The uncertainty is of one standard
-    deviation; the sensor's gain error, the same for all that runs on one card, is not in it.
-
-    Args:
-        meter: of the device that iterates.
-        iteration: queues or does one iteration; ``synchronise`` waits for all that is queued.
-        synchronise: returns when the device is idle (nothing to do on a CPU).
-        mode: how long.
-        sensor: what ``find_sensor`` found; without it the update period comes from the warm-up.
-        timing: clock.
-        seed: of the places at which windows begin.
-    """
-    if (reason := meter.probe()) is not None:
-        return Reading.unavailable(reason)
-    bench = _Bench(meter, iteration, synchronise, timing)
-    raw: dict[str, Any] = {"mode": mode.name, "windows": []}
-    try:
-        return _measure(bench, mode, sensor, random.Random(seed), raw)
-    except MeterError as error:
-        return Reading.unavailable(str(error))
-    except UnusableError as error:
-        return Reading.rejected(str(error), raw)
+    """One reading in a ``Session`` of its own."""
+    session = Session(meter, synchronise=synchronise, known=known, timing=timing)
+    return session.read(iteration, mode, seed)
 
 
-def _measure(
-    bench: _Bench, mode: Mode, sensor: Sensor | None, draw: random.Random, raw: dict[str, Any]
-) -> Reading:
-    started_s = bench.timing.now()
-    bench.iteration()  # the device's context is alive while its idle power is taken
-    bench.synchronise()
-    bench.timing.sleep(mode.quiet_s)
-    resting = bench.record(FIND_PERIOD_POLL_S, bench.rest(mode.idle_s))
-    warmup = bench.record(FIND_PERIOD_POLL_S, bench.warm_up(mode.warmup_s))
-    if sensor is None:
-        sensor = Sensor(update_period_s([resting, warmup]), bench.meter.part_time)
-    raw |= {"sensor": asdict(sensor), "clock_settled": _settled(warmup.conditions)}
-    raw |= _idle(resting, sensor.period_s)
-    seen = resting.conditions + warmup.conditions
-    for trace in _windows(bench, mode, sensor, warmup, draw):
-        seen += trace.conditions
-        _require_alone(resting.conditions, seen)
-        raw["windows"].append(_window(trace, sensor, raw["idle_w"]))
-        _require_full_speed(trace.conditions)
-    raw |= _summary(seen[len(resting.conditions) :])
-    raw["seconds"] = bench.timing.now() - started_s
-    return _reading(bench.meter, raw, mode.max_cv)
+# ---------------------------------------------------------------- windows
 
 
-def _windows(
-    bench: _Bench, mode: Mode, sensor: Sensor, warmup: Trace, draw: random.Random
-) -> Iterable[Trace]:
-    poll_s = max(WINDOW_POLL_S, warmup.reading_s / len(warmup.times_s) / MAX_POLL_SHARE)
-    seconds = max(mode.window_s, mode.window_periods * sensor.period_s)
-    iteration_s = warmup.duration_s / warmup.steps
-    for _ in range(mode.windows):
-        if _looks_away(sensor) and iteration_s > LONG_ITERATION * sensor.period_s:
-            work = bench.spread(seconds, sensor.period_s, iteration_s, draw)
+class _Windows:
+    """Windows until they agree; those from before a change of the clock are dropped."""
+
+    def __init__(
+        self,
+        bench: _Bench,
+        mode: Mode,
+        known: Calibration,
+        warmup: Trace,
+        draw: random.Random,
+    ):
+        self.bench, self.mode, self.known, self.draw = bench, mode, known, draw
+        self.kept: list[dict[str, Any]] = []
+        self.dropped = 0
+        self.spent_s = 0.0
+        self.iteration_s = warmup.duration_s / warmup.steps
+        reads = max(1, len(warmup.times_s))
+        self.poll_s = max(WINDOW_POLL_S, warmup.reading_s / reads / MAX_POLL_SHARE)
+        sensor = known.sensor
+        self.spread = looks_away(sensor) and (self.iteration_s > LONG_ITERATION * sensor.period_s)
+        self.seconds = self._length_s()
+
+    def _length_s(self) -> float:
+        mode, period_s = self.mode, self.known.sensor.period_s
+        # An edge is seen no sooner than the next poll.
+        seconds = max(mode.window_s, mode.window_periods * max(period_s, self.poll_s))
+        seconds = max(seconds, WINDOW_ITERATIONS * self.iteration_s)
+        if self.spread and mode.target:
+            # About one look at work instead of a gap, in each of the windows.
+            return max(seconds, period_s / mode.target / math.sqrt(mode.windows))
+        return seconds
+
+    def suffice(self) -> bool:
+        """Whether there are enough; asked only where there are ``windows`` of them, or twice as many, and so on."""
+        n, mode = len(self.kept), self.mode
+        times, rest = divmod(n, mode.windows)
+        if rest or times & (times - 1) or not times:
+            return self.spent_s > 2 * mode.max_s
+        agree = doubts(self.kept, mode.windows)
+        if agree.relative <= mode.target and agree.cv <= AGREE_CV:
+            return True
+        moves = agree.drift_mj > mode.target * agree.mean_mj
+        if self.spent_s * (1.5 if moves else 2) > mode.max_s:
+            return True
+        if moves:  # not settled yet: the latest half counts
+            self._drop(n // 2)
+        return False
+
+    def _drop(self, count: int) -> None:
+        self.dropped += count
+        self.kept = self.kept[count:]
+
+    def next(self) -> tuple[Trace, dict[str, Any]]:
+        """One more; the same work at another moment of the sensor's pattern."""
+        bench, every_s = self.bench, max(0.1, min(0.5, self.seconds / 4))
+        bench.timing.sleep(self.draw.random() * min(self.iteration_s, self.seconds / 4))
+        if self.spread:
+            period_s = self.known.sensor.period_s
+            work = bench.spread(self.seconds, period_s, self.iteration_s, self.draw)
         else:
-            work = bench.steady(seconds)
-        yield bench.record(poll_s, work)
+            work = bench.steady(self.seconds)
+        trace = bench.record(self.poll_s, work, every_s)
+        self.spent_s += trace.duration_s
+        found = window(trace, self.known)
+        if self.kept and _clock_moved(self.kept[-1]["clock_mhz"], found["clock_mhz"]):
+            self._drop(len(self.kept))
+        self.kept.append(found)
+        return trace, found
 
 
-def _looks_away(sensor: Sensor) -> bool:
-    return sensor.part_time is not False
-
-
-def _window(trace: Trace, sensor: Sensor, idle_w: float | None) -> dict[str, Any]:
-    found = slope(trace, sensor.period_s)
-    power_mw, busy_s = found.power_mw, trace.duration_s
-    if trace.work_s:
-        power_mw, busy_s = _without_gaps(trace, found, idle_w), _length_s(trace.work_s)
-    iteration_s = busy_s / trace.steps
-    energy_mj = power_mw * iteration_s
-    alias = _alias_of_places if trace.work_s else _alias
-    return {
-        "mj": energy_mj,
-        "edge_mj": energy_mj * found.relative_uncertainty,
-        "alias_mj": energy_mj * alias(found, sensor, iteration_s, idle_w),
-        "power_w": power_mw / 1000,
-        "instant_w": _instant_w(trace, found),
-        "iteration_s": iteration_s,
-        "iterations": trace.steps,
-        "edges": found.edges,
-        "gap_s": trace.duration_s - busy_s,
-    }
-
-
-def _without_gaps(trace: Trace, found: Slope, idle_w: float | None) -> float:
-    """Mean power in mW of the work between the first and the last edge."""
-    if idle_w is None:
-        raise UnusableError("idle power is unknown, and the gaps of a part-time sensor need it")
-    span_s = found.last_s - found.first_s
-    work_s = overlap_s(trace.work_s, found.first_s, found.last_s)
-    return (found.power_mw * span_s - 1000 * idle_w * (span_s - work_s)) / work_s
-
-
-def _length_s(stretches: list[tuple[float, float]]) -> float:
-    return sum(end - begin for begin, end in stretches)
-
-
-def _alias(found: Slope, sensor: Sensor, iteration_s: float, idle_w: float | None) -> float:
-    """Relative error of a part-time sensor that sees the same place of many iterations.
-
-    A look of a quarter of the period sees up to half an iteration too much of its high part,
-    whose power is at most as far over the mean as the mean over idle. Looks that drift through
-    n iterations average that to 1 / (pi n); near a fraction with denominator q, to 1 / q.
-    Windows begun elsewhere show it as scatter too, but not those of an exact resonance.
-    """
-    if not _looks_away(sensor):
-        return 0.0
-    updates = max(1, round((found.last_s - found.first_s) / sensor.period_s))
-    ratio = (found.last_s - found.first_s) / updates / iteration_s
-    amplitude = min(1.0, iteration_s / (2 * LOOKS_FOR * sensor.period_s))
-    swing = 1 - 1000 * (idle_w or 0.0) / found.power_mw
-    drift = (updates * abs(q * ratio - round(q * ratio)) for q in range(1, 6))
-    left = max(min(1.0, 1 / (math.pi * max(n, 1e-9))) / q for q, n in enumerate(drift, start=1))
-    return max(0.0, amplitude * swing * left / math.sqrt(3))
-
-
-def _alias_of_places(
-    found: Slope, sensor: Sensor, iteration_s: float, idle_w: float | None
-) -> float:
-    """Relative error of places spread evenly: about one look at work instead of a gap, or back.
-
-    In simulation windows scatter by no more: 1.1 to 1.5 % of 5 s, 0.4 to 0.6 % of 10 s.
-    """
-    swing = 1 - 1000 * (idle_w or 0.0) / found.power_mw
-    return max(0.0, swing) * sensor.period_s / (found.last_s - found.first_s)
-
-
-def _instant_w(trace: Trace, found: Slope) -> float | None:
-    """Mean instant power; it must agree with the counter."""
-    if len(trace.powers_w) < MIN_POWERS:
-        return None
-    instant_w, counter_w = statistics.fmean(trace.powers_w), found.power_mw / 1000
-    if abs(instant_w - counter_w) > MAX_DISAGREEMENT * counter_w:
-        raise UnusableError(
-            f"the counter says {counter_w:.1f} W and instant power {instant_w:.1f} W: "
-            f"more than {MAX_DISAGREEMENT:.0%} apart"
-        )
-    return instant_w
-
-
-def _idle(trace: Trace, period_s: float) -> dict[str, Any]:
-    """Idle power, or null and why; the gross energy stands without it."""
-    try:
-        return {"idle_w": slope(trace, period_s).power_mw / 1000}
-    except UnusableError as error:
-        return {"idle_w": None, "idle_reason": str(error)}
+def _clock_moved(before_mhz: float | None, now_mhz: float | None) -> bool:
+    if before_mhz is None or now_mhz is None:
+        return False
+    return abs(now_mhz - before_mhz) > CLOCK_MOVES * before_mhz
 
 
 # ---------------------------------------------------------------- conditions
 
 
-def _settled(conditions: list[Conditions]) -> bool:
-    """Whether the clock moved under 1 % lately; a device that tells none counts as settled."""
+def _settled(trace: Trace, sensor: Sensor, iteration_s: float) -> bool:
+    """Whether clock and power have settled lately.
+
+    A device that tells no clock is judged by its power alone, and work at which a part-time sensor looks away is not
+    judged by power.
+    """
+    told = list(trace.conditions)
+    if not _clock_settled(told) or not _heat_settled(told):
+        return False
+    if looks_away(sensor) and iteration_s > LONG_ITERATION * sensor.period_s:
+        return True
+    chunk_s = max(
+        CHUNK_S,
+        CHUNK_PERIODS * sensor.period_s,
+        CHUNK_ITERATIONS * iteration_s,
+        CHUNK_POLLS * _poll_s(trace),
+    )
+    powers_mw = recent_powers_mw(trace, sensor.period_s, chunk_s, 2)
+    return bool(powers_mw) and max(powers_mw) <= (1 + POWER_MOVES) * min(powers_mw)
+
+
+def _poll_s(trace: Trace) -> float:
+    """The mean time between the latest polls, which a busy interpreter holds up."""
+    latest_s = trace.times_s[-CHUNK_POLLS:]
+    return (latest_s[-1] - latest_s[0]) / max(1, len(latest_s) - 1)
+
+
+def _clock_settled(conditions: list[Conditions]) -> bool:
     clocks = [c.clock_mhz for c in conditions if c.clock_mhz is not None]
     if len(clocks) < len(conditions) or not clocks:
         return True
@@ -318,20 +419,10 @@ def _settled(conditions: list[Conditions]) -> bool:
     return len(latest) == CLOCK_SETTLED_READS and max(latest) <= (1 + CLOCK_MOVES) * min(latest)
 
 
-def _require_alone(resting: list[Conditions], seen: list[Conditions]) -> None:
-    """The same processes all the time, and nothing busy while this one rests."""
-    for before, now in pairwise(seen):
-        if before.processes != now.processes:
-            counts = [len(c.processes or ()) for c in (before, now)]
-            raise UnusableError(
-                f"shared: the processes on the device changed while it was measured "
-                f"({counts[0]} before, {counts[1]} after); measure when nothing else starts there"
-            )
-    busy = [c.busy_percent for c in resting if c.busy_percent is not None]
-    if busy and statistics.median(busy) > BUSY_WHILE_IDLE_PERCENT:
-        raise UnusableError(
-            f"shared: the device is {statistics.median(busy):.0f} % busy while this process rests"
-        )
+def _heat_settled(conditions: list[Conditions]) -> bool:
+    reads = round(HEAT_S / WARM_CONDITIONS_EVERY_S)
+    heat = [c.temperature_c for c in conditions[-reads:] if c.temperature_c is not None]
+    return not heat or heat[-1] - heat[0] <= HEAT_C
 
 
 def _require_full_speed(conditions: list[Conditions]) -> None:
@@ -355,24 +446,23 @@ def _summary(conditions: list[Conditions]) -> dict[str, Any]:
 # ---------------------------------------------------------------- the reading
 
 
-def _reading(meter: Meter, raw: dict[str, Any], max_cv: float) -> Reading:
+def _reading(meter: Meter, raw: dict[str, Any], mode: Mode) -> Reading:
     """The windows' mean with its uncertainty; the details keep what it was made of."""
     windows = raw["windows"]
-    energies_mj = [window["mj"] for window in windows]
-    mean_mj = statistics.fmean(energies_mj)
-    scatter_mj = statistics.stdev(energies_mj)
-    raw["cv"] = scatter_mj / mean_mj
-    if raw["cv"] > max_cv:
-        raise UnusableError(f"the windows vary by {raw['cv']:.1%}, more than {max_cv:.1%}")
-    root = math.sqrt(len(windows))
-    budget_mj = {
-        "edge_mj": math.hypot(*(window["edge_mj"] for window in windows)) / len(windows),
-        "repeat_mj": scatter_mj / root,
-        "alias_mj": _alias_of_all(windows),
-    }
+    if (edges := sum(window["edges"] for window in windows)) < MIN_EDGES_IN_ALL:
+        raise UnusableError(
+            f"the counter changed {edges} times in all windows, fewer than {MIN_EDGES_IN_ALL}: use longer windows"
+        )
+    if len(windows) < mode.windows:
+        raise UnusableError("the clock kept changing, so that no windows could be compared")
+    found = doubts(windows, mode.windows)
+    raw["cv"] = found.cv
+    if found.cv > mode.max_cv:
+        raise UnusableError(f"the windows vary by {found.cv:.1%}, more than {mode.max_cv:.1%}")
+    raw["instant_w"] = instant_w(windows)
     time_s = statistics.fmean(window["iteration_s"] for window in windows)
-    idle_w = raw["idle_w"]
-    details = raw | budget_mj
+    idle_w, mean_mj = raw["idle_w"], found.mean_mj
+    details = raw | {k: v for k, v in asdict(found).items() if k not in ("mean_mj", "cv")}
     details |= {
         "net_mj": None if idle_w is None else mean_mj - 1000 * idle_w * time_s,
         "gain_error_mj": GAIN_ERROR * mean_mj,
@@ -380,15 +470,7 @@ def _reading(meter: Meter, raw: dict[str, Any], max_cv: float) -> Reading:
         "iteration_s": time_s,
         "identity": meter.identity()._asdict(),
     }
-    return Reading.measured(mean_mj, math.hypot(*budget_mj.values()), "mJ", meter.name, details)
-
-
-def _alias_of_all(windows: list[dict[str, Any]]) -> float:
-    """Windows with places are independent of each other; those without share their resonance."""
-    aliases_mj = [window["alias_mj"] for window in windows]
-    if any(window["gap_s"] for window in windows):
-        return math.hypot(*aliases_mj) / len(windows)
-    return statistics.fmean(aliases_mj)
+    return Reading.measured(mean_mj, found.uncertainty_mj, "mJ", meter.name, details)
 
 
 def differ(first: Reading, second: Reading) -> bool | None:

@@ -1,4 +1,4 @@
-"""Meters: NVML's energy counter for a GPU, RAPL's for a CPU, behind one small protocol.
+"""Meters: NVML's energy counter for a GPU, RAPL's for a CPU, a board's own where it has one.
 
 The only file that imports pynvml, and only once a meter is used.
 """
@@ -9,65 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from nas_kd.device import best_device
 from nas_kd.errors import MeterError
+from nas_kd.measurement.boards import board_meter
+from nas_kd.measurement.meter import Conditions, Identity, Meter
 from nas_kd.measurement.reading import Reading
+from nas_kd.objectives import of_kind
 
 POWERCAP = Path("/sys/class/powercap")
-
-
-class Conditions(NamedTuple):
-    """What a device says of itself at one moment; None is what it does not say.
-
-    slowdown: thermal and hardware reasons for a lowered clock. processes: those that use it.
-    busy_percent: share of the last moments in which it computed.
-    """
-
-    clock_mhz: int | None = None
-    temperature_c: int | None = None
-    slowdown: tuple[str, ...] = ()
-    power_capped: bool = False
-    processes: tuple[int, ...] | None = None
-    busy_percent: int | None = None
-
-
-class Identity(NamedTuple):
-    """Which device, and under which driver: part of the name of every reading of it."""
-
-    device: str
-    driver: str
-
-
-class Meter(Protocol):
-    """A cumulative energy counter of one device, and what else the device says.
-
-    part_time: whether its sensor looks only part of the time; None where nobody knows before
-    it is tried.
-    """
-
-    name: str
-    part_time: bool | None
-
-    def read_mj(self) -> float:
-        """Energy in mJ since some fixed moment; it only grows unless the counter was reset.
-
-        Raises:
-            MeterError: the counter cannot be read (any more).
-        """
-
-    def power_w(self) -> float | None:
-        """Power at this moment, by another way than the counter, or None without one."""
-
-    def conditions(self) -> Conditions:
-        """Clock, temperature, slowdown and processes."""
-
-    def identity(self) -> Identity:
-        """The device's UUID and its driver."""
-
-    def probe(self) -> str | None:
-        """Why this meter is unusable, in words, or None when it works."""
 
 
 # ---------------------------------------------------------------- NVML
@@ -357,7 +308,11 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def find_meter(
-    device: str, *, uuid_of: Callable[[str], str] = cuda_uuid, powercap: Path = POWERCAP
+    device: str,
+    *,
+    uuid_of: Callable[[str], str] = cuda_uuid,
+    powercap: Path = POWERCAP,
+    board: Callable[[str], Meter | None] = board_meter,
 ) -> Meter | Reading:
     """A working meter for a torch device (``cuda``, ``cuda:1``, ``cpu``), or why there is none.
 
@@ -365,18 +320,23 @@ def find_meter(
         device: as torch spells it.
         uuid_of: from a CUDA device to its UUID.
         powercap: where the kernel shows the RAPL zones.
+        board: the meter of a device that has one of its own, if this is such a machine.
     """
-    kind = device.partition(":")[0]
-    if kind not in ("cuda", "cpu"):
-        return Reading.unavailable(
-            f"device {device} has no meter: NVML measures cuda and RAPL measures cpu"
-        )
     try:
-        meter: Meter = RaplMeter(powercap) if kind == "cpu" else NvmlMeter(uuid_of(device))
+        meter = board(device) or _usual_meter(device, uuid_of, powercap)
         reason = meter.probe()
     except MeterError as error:
-        reason = str(error)
+        return Reading.unavailable(str(error))
     return meter if reason is None else Reading.unavailable(reason)
+
+
+def _usual_meter(device: str, uuid_of: Callable[[str], str], powercap: Path) -> Meter:
+    match device.partition(":")[0]:
+        case "cpu":
+            return RaplMeter(powercap)
+        case "cuda":
+            return NvmlMeter(uuid_of(device))
+    raise MeterError(f"device {device} has no meter: NVML measures cuda and RAPL measures cpu")
 
 
 def likely_device() -> str:
@@ -394,20 +354,20 @@ def likely_device() -> str:
 
 def require_meter(objectives: tuple[str, ...]) -> None:
     """Raise MeterError where energy is among the objectives and nothing here measures it."""
-    if "energy" in objectives:
+    if of_kind(objectives, "energy"):
         _require_one(objectives, best_device())
 
 
 def require_likely_meter(objectives: tuple[str, ...]) -> None:
     """The same without torch, as far as that can be seen: a GPU's meter is looked at later."""
-    if "energy" in objectives and (device := likely_device()) == "cpu":
+    if of_kind(objectives, "energy") and (device := likely_device()) == "cpu":
         _require_one(objectives, device)
 
 
 def _require_one(objectives: tuple[str, ...], device: str) -> None:
     meter = find_meter(device)
     if isinstance(meter, Reading):
-        others = [name for name in objectives if name != "energy"] or ["bd_rate", "flops"]
+        others = of_kind(objectives, "quality", "counted", "latency") or ["bd_rate", "flops"]
         raise MeterError(
             f"energy cannot be measured here ({meter.reason}); run on a machine with a meter, or take it "
             f"out: --objectives {','.join(others)}"

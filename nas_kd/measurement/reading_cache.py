@@ -1,21 +1,23 @@
-"""Energy readings kept for later: one small file each, in this user's cache folder.
+"""Readings kept for later: one small file each, in this user's cache folder.
 
 What an arch costs does not depend on its weights, so a reading serves every study on the same
-device, driver, torch, precision, shape and mode.
+device, driver, torch, precision, shape and mode. What is known of a device serves for an hour.
 """
 
 import hashlib
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nas_kd.errors import UsageError
 from nas_kd.files import write_text
 from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.places import user_cache
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when the way of measuring changes so that figures are no longer comparable."""
 
 
@@ -23,8 +25,9 @@ PROTOCOL = 1
 class Key:
     """What a reading depends on.
 
-    part: what was run (``encoder``, ``decoder``, ``both``, ``both_graph``). numerics: precision
-    of products, benchmark and determinism settings, and threads where they matter.
+    part: what was run (``encoder``, ``decoder``, ``both``), with ``_graph`` where as a CUDA graph, and what was read
+    where it was not energy (``latency both``). numerics: precision of products, benchmark and determinism settings,
+    and threads where they matter. levels: rate points of the student; with more than one its latents are scaled.
     """
 
     arch: str
@@ -36,6 +39,7 @@ class Key:
     shape: tuple[int, ...]
     mode: str
     numerics: str = ""
+    levels: int = 1
     protocol: int = PROTOCOL
 
     def to_json(self) -> dict[str, object]:
@@ -66,13 +70,11 @@ class Readings:
 
     def get(self, key: Key) -> Reading | None:
         """The reading of this key, if there is one that can be read."""
+        record = read_record(self.folder / f"{key.digest}.json", key.to_json())
         try:
-            record = json.loads((self.folder / f"{key.digest}.json").read_text())
-            if record["key"] == key.to_json():
-                return Reading.from_json(record["reading"])
-        except (OSError, ValueError, KeyError, TypeError, UsageError):
-            pass  # a cache: what cannot be read is measured again
-        return None
+            return None if record is None else Reading.from_json(record["reading"])
+        except (KeyError, UsageError):
+            return None
 
     def put(self, key: Key, reading: Reading) -> bool:
         """Keep a measured reading; others are not kept. False where nothing can be written.
@@ -83,10 +85,29 @@ class Readings:
         require_real(reading)
         if reading.state != "measured":
             return False
-        record = {"key": key.to_json(), "reading": reading.to_json(), "unix_s": int(time.time())}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / f"{key.digest}.json", json.dumps(record, indent=1) + "\n")
-        except OSError:
-            return False
-        return True
+        path = self.folder / f"{key.digest}.json"
+        return write_record(path, key.to_json(), {"reading": reading.to_json()})
+
+
+def read_record(
+    path: Path, key: dict[str, Any], valid_s: float = math.inf
+) -> dict[str, Any] | None:
+    """What ``write_record`` kept under this key, unless it is older; None where it cannot be read."""
+    try:
+        record = json.loads(path.read_text())
+        if record["key"] == key and time.time() - valid_s <= record["unix_s"] <= time.time() + 1:
+            return record
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a cache: what cannot be read is measured again
+    return None
+
+
+def write_record(path: Path, key: dict[str, Any], content: dict[str, Any]) -> bool:
+    """Keep a record, whole or not at all; False where nothing can be written."""
+    record = {"key": key, **content, "unix_s": time.time()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(record, indent=1) + "\n")
+    except OSError:
+        return False
+    return True

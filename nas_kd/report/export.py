@@ -17,7 +17,7 @@ from nas_kd.data.similarity import in_words
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
 from nas_kd.files import replacing_folder, write_text
-from nas_kd.measurement.codec_energy import write_front_energy
+from nas_kd.measurement.front_energy import write_front_energy
 from nas_kd.report.hub import CONFIG, RD, README, config, header, usage
 from nas_kd.study.polish import best_folder, gained
 from nas_kd.study.study import Study
@@ -55,7 +55,7 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = Fa
             export_onnx(student, temporary)
         write_text(temporary / README, header() + _card(study, trial, measured) + usage())
         write_text(temporary / CONFIG, config())
-        write_front_energy(temporary, student, images, trial.user_attrs.get("energy"))
+        write_front_energy(temporary, student, images, trial.user_attrs)
     return folder
 
 

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.evaluation.bd_rate import RDCurve
+from nas_kd.objectives import of_kind
 from nas_kd.report.crops import spread
 from nas_kd.report.paper import PAPER
 from nas_kd.report.tables import COLOURS, SHOWN_CURVES
@@ -50,7 +51,8 @@ def complete(study: Study) -> list[FrozenTrial]:
 def panes(study: Study) -> list[Pane]:
     """The front, two objectives at a time."""
     quality = "rd_cost" if "rd_cost" in study.settings.objectives else "bd_rate"
-    pairs = (("flops", quality), ("energy", quality), ("flops", "energy"))
+    energy = next(iter(of_kind(study.settings.objectives, "energy")), "energy")
+    pairs = (("flops", quality), (energy, quality), ("flops", energy))
     return [_pane(study, x, y) for x, y in pairs]
 
 

@@ -21,6 +21,7 @@ from nas_kd.evaluation.classical import beside
 from nas_kd.evaluation.published import is_kodak, shown
 from nas_kd.evaluation.rate_distortion import StudentCodec
 from nas_kd.files import write_text
+from nas_kd.objectives import TABLE
 from nas_kd.places import ASSETS
 from nas_kd.reasons import Reason
 from nas_kd.report.crops import crops, data_uri, shots, spread
@@ -54,20 +55,7 @@ BEGUN = {
     "teacher": "slices of the teacher, its channels in the order of their importance",
     "scratch": "a linear transform codec, or noise where there is no trunk",
 }
-HOW = {
-    "rd_cost": "R + lambda 255^2 D in bits per pixel, estimated rates, D of 8-bit pictures scaled to [0, 1]; the "
-    "mean over levels and pictures.",
-    "bd_rate": "BD-rate against {anchor}: Akima interpolation of log rate over PSNR, on the mean curves over the "
-    "pictures, integrated over one PSNR interval for the whole study; rates are estimated from "
-    "likelihoods. The bars are half the 95 % bootstrap interval of the mean of the pictures' own BD-rates, each "
-    "over the middle half of the teacher's range on it: how far another choice of such pictures might move it. "
-    "All trials are judged by the same pictures, so differences between them are less uncertain than the bars.",
-    "flops": "Multiply-accumulates of one forward pass, encoder and decoder, on one 768x512 picture, counted by "
-    "fvcore (one multiply-add is one); exact, no uncertainty. Encoder and decoder both run the hyper-decoder and the "
-    "entropy parameters, which the pass runs once: their costs add up to more than the whole.",
-    "energy": "Energy of one forward pass, encoder and decoder without entropy coding, on one 768x512 picture, by a "
-    "hardware counter; the bars are standard uncertainties.",
-}
+HOW = {name: one.how for name, one in TABLE.items()}
 
 
 @dataclass(frozen=True)

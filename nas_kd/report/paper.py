@@ -23,9 +23,9 @@ from nas_kd.codec.cost import SHAPE, count
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
+from nas_kd.measurement.codec_energy import frame_energy
 from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.study.study import Study
-from nas_kd.study.trial import frame_energy
 
 LMBDA = 0.025
 TEACHER = "bmshj2018-hyperprior:5"

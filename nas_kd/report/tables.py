@@ -17,6 +17,8 @@ from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.evaluation.published import against_published, require_kodak, split_names
 from nas_kd.files import replacing
+from nas_kd.measurement.energy_model import of_trials
+from nas_kd.objectives import TABLE, of_kind
 from nas_kd.report.crops import spread
 from nas_kd.study.polish import RECORD, best_folder
 from nas_kd.study.prepare import baselines_of
@@ -32,12 +34,7 @@ SHOWN_CURVES = 6
 DASHES = ((0, (1, 1)), "-.", (0, (6, 2)))
 """Of classical codecs' curves, which are all grey."""
 
-HEADS = {
-    "bd_rate": "BD-rate\n%",
-    "flops": "GMAC\n768x512",
-    "energy": "mJ per\nframe",
-    "rd_cost": "R-D cost\nbpp",
-}
+HEADS = {name: one.head for name, one in TABLE.items()}
 """Of a table's columns, which are narrow."""
 
 Beside = dict[str, dict[int, dict[str, Any]]]
@@ -90,7 +87,16 @@ def front_json(study: Study, baselines: Beside | None = None) -> dict[str, Any]:
         "trials": {name: states.count(name) for name in sorted(set(states))},
         "front": [_member(study, t) for t in study.front()],
         "alike": alike(study),
+        "energy_models": _energy_models(study),
     } | ({} if baselines is None else {"baselines": baselines})
+
+
+def _energy_models(study: Study) -> dict[str, Any]:
+    """Beside the measured energies: how far off a model of MACs, bytes and kernels is that was fitted to them."""
+    found = {
+        name: of_trials(study.trials, name) for name in of_kind(study.settings.objectives, "energy")
+    }
+    return {name: model.to_json() for name, model in found.items() if model is not None}
 
 
 def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:

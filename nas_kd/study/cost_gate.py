@@ -41,6 +41,8 @@ def latency_ms(student: Student, device: str, side: str) -> Reading:
 
 
 METERS: dict[str, Measure] = {"max_mj": energy_mj, "max_latency_ms": latency_ms}
+OF_KIND: dict[str, Measure] = {"energy": energy_mj, "latency": latency_ms}
+"""What measures an objective of a kind."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A sampler that knows what is cheap: MACs are exact for any arch, only quality has to be guessed.
 
-A Gaussian process predicts the quality objective (bd_rate or rd_cost) of archs, another the energy where it is an
-objective; candidates (random archs, mutations and crossings of the front, then the best ones' neighbours) are
+A Gaussian process predicts the quality objective (bd_rate or rd_cost) of archs, others the energy or latency where it
+is an objective; candidates (random archs, mutations and crossings of the front, then the best ones' neighbours) are
 ranked by expected hypervolume improvement, in closed form (improvement.py), times the chance of being feasible.
 Infeasible trials teach that chance by the decibels they lack, stopped ones the quality by their loss at the
 rung; trials under way count as if they had ended as predicted.
@@ -20,7 +20,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
+from nas_kd.codec.macs import ArchCost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
+from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.reasons import OVER_LIMIT, Reason
 from nas_kd.study.acquisition import expected_improvement
 from nas_kd.study.front import pareto_front
@@ -59,12 +61,13 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 class History:
     """What is known of the archs tried so far, or of another study's.
 
-    quality: value and its extra standard deviation by arch. energy: in mJ. lacks: decibels missing, 0 where
-    feasible. ratios: of each limit the logarithm of cost over limit. pending: under way. taken: not to be proposed.
+    quality: value and its extra standard deviation by arch. costs: of each measured objective by arch. lacks:
+    decibels missing, 0 where feasible. ratios: of each limit the logarithm of cost over limit. pending: under way.
+    taken: not to be proposed.
     """
 
     quality: dict[Arch, tuple[float, float]] = field(default_factory=dict)
-    energy: dict[Arch, float] = field(default_factory=dict)
+    costs: dict[str, dict[Arch, float]] = field(default_factory=dict)
     lacks: dict[Arch, float] = field(default_factory=dict)
     ratios: dict[str, dict[Arch, float]] = field(default_factory=dict)
     pending: list[Arch] = field(default_factory=list)
@@ -78,8 +81,10 @@ class History:
             arch = Arch.from_json(row["arch"])
             if row["quality"] is not None:
                 found.quality[arch] = row["quality"], 0.0
-            if row["energy"] is not None:
-                found.energy[arch] = row["energy"]
+            # Rows that an earlier version kept know of one energy alone.
+            for name, value in row.get("costs", {"energy": row.get("energy")}).items():
+                if value is not None:
+                    found.costs.setdefault(name, {})[arch] = value
             if row["lacks"] is not None:
                 found.lacks[arch] = row["lacks"]
         return found
@@ -256,9 +261,9 @@ def history_of(trials: list[FrozenTrial], space: SearchSpace, quality: int) -> H
             continue
         arch, attrs = space.arch({name: params[name] for name in space.vary}), trial.user_attrs
         found.taken.add(arch)
-        energy = (attrs.get("energy") or {}).get("value")
-        if energy:
-            found.energy[arch] = energy
+        for name in of_kind(tuple(TABLE), *MEASURED):
+            if value := (attrs.get(name) or {}).get("value"):
+                found.costs.setdefault(name, {})[arch] = value
         for name, ratio in attrs.get("limit_ratios", {}).items():
             found.ratios.setdefault(name, {})[arch] = float(np.log(ratio))
         if trial.state == TrialState.COMPLETE:
@@ -308,9 +313,7 @@ class _Model:
         archs, y, noise = self._quality(sampler.before)
         self.rates = Surrogate(self._x(archs), self._log(y), noise / self._ratio(y), seed)
         before = sampler.before or History()
-        self.energy = self._of(
-            {a: float(np.log(v)) for a, v in (before.energy | history.energy).items()}
-        )
+        self.measured = {name: self._log_cost(name, before) for name in sampler.costs}
         self.lacks = self._of(_signed(before.lacks | history.lacks))
         self.limits = [
             self._of(r) for r in history.ratios.values() if any(v > 0 for v in r.values())
@@ -366,17 +369,21 @@ class _Model:
         """The cost objectives [n, c]; an energy not measured yet at ``node`` deviations from its mean."""
         columns = []
         for name in self.sampler.costs:
-            if name == "flops":
-                columns.append([float(self.features.cost(a).total.macs) for a in archs])
+            if TABLE[name].kind == "counted":
+                columns.append([_counted(name, self.features.cost(a)) for a in archs])
             else:
-                columns.append(self._energies(archs, node))
+                columns.append(self._guessed(name, archs, node))
         return np.array(columns, float).reshape(len(columns), len(archs)).T
 
-    def _energies(self, archs: list[Arch], node: float) -> list[float]:
-        known = self.history.energy
-        if self.energy is None:
+    def _log_cost(self, name: str, before: History) -> Surrogate | None:
+        known = before.costs.get(name, {}) | self.history.costs.get(name, {})
+        return self._of({a: float(np.log(v)) for a, v in known.items()})
+
+    def _guessed(self, name: str, archs: list[Arch], node: float) -> list[float]:
+        known, model = self.history.costs.get(name, {}), self.measured[name]
+        if model is None:
             return [known.get(a, 1.0) for a in archs]
-        mean, sd = self.energy.predict(self._x(archs))
+        mean, sd = model.predict(self._x(archs))
         guessed = np.exp(mean + node * sd)
         return [known.get(a, float(g)) for a, g in zip(archs, guessed, strict=True)]
 
@@ -401,7 +408,7 @@ class _Model:
         x = self._x(archs)
         mean, sd = self.quality(x)
         total = np.zeros(len(archs))
-        uncertain = "energy" in self.sampler.costs and self.energy is not None
+        uncertain = any(model is not None for model in self.measured.values())
         for node, weight in zip(NODES, WEIGHTS, strict=True) if uncertain else ((0.0, 1.0),):
             costs = self._costs(archs, float(node))
             total += weight * expected_improvement(mean, sd, costs, self.points, self.reference)
@@ -410,6 +417,11 @@ class _Model:
                 level, doubt = model.predict(x)
                 total *= ndtr(-level / doubt)
         return total
+
+
+def _counted(name: str, cost: ArchCost) -> float:
+    side = cost.decoder if TABLE[name].part == "decoder" else cost.total
+    return float(side.parameters if name == "params" else side.macs)
 
 
 def _signed(lacks: dict[Arch, float]) -> dict[Arch, float]:

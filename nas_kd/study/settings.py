@@ -38,7 +38,18 @@ from nas_kd.toml_file import read_table
 """What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""
 DATABASE = "study.db"
 
-Objective = Literal["bd_rate", "flops", "energy", "rd_cost"]
+Objective = Literal[
+    "bd_rate",
+    "flops",
+    "energy",
+    "rd_cost",
+    "energy:decoder",
+    "energy:encoder",
+    "latency",
+    "latency:decoder",
+    "params",
+    "flops:decoder",
+]
 OBJECTIVES: tuple[Objective, ...] = ("bd_rate", "flops", "energy")
 KNOWN_OBJECTIVES: tuple[str, ...] = get_args(Objective)
 """rd_cost is R + lmbda 255^2 D: what there is to compare by where a curve has too few levels for a BD-rate."""

@@ -17,7 +17,7 @@ from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.errors import StudyError
 from nas_kd.places import STUDIES
-from nas_kd.reasons import DEATHS, FAILURES, REFUSED, Reason
+from nas_kd.reasons import DEATHS, FAILURES, REFUSED, UNREAD, Reason
 from nas_kd.seeds import derived_seed
 from nas_kd.study.front import pareto_front
 from nas_kd.study.grid import grid_points, listed_points, under
@@ -161,8 +161,24 @@ class Study:
 
     def counted(self) -> int:
         """Trials that the budget counts: finished, with values or without."""
-        trials = [t for t in self.trials if t.state in COUNTED]
-        return sum(Reason.of(t.user_attrs.get("reason")) not in REFUSED for t in trials)
+        trials = self.trials
+        retried = {t.user_attrs.get("retry_of") for t in trials}
+        unread = sum(_is_unread(t) and t.number not in retried for t in trials)
+        done = [t for t in trials if t.state in COUNTED]
+        return unread + sum(Reason.of(t.user_attrs.get("reason")) not in REFUSED for t in done)
+
+    def line_up_unread(self) -> int:
+        """Line up again what was trained and could not be measured: its checkpoint is there."""
+        with self.locks.exclusive():
+            trials = self.trials
+            retried = {t.user_attrs.get("retry_of") for t in trials}
+            read = {t.user_attrs.get("arch_key") for t in trials if t.state in COUNTED}
+            again = [t for t in trials if _is_unread(t) and t.number not in retried]
+            again = [t for t in again if t.user_attrs.get("arch_key") not in read]
+            for trial in again:
+                params = lined_up(trial) | trial.params
+                self.optuna.enqueue_trial(params, user_attrs={"retry_of": trial.number})
+        return len(again)
 
     def affordable(self, budget: int | None) -> int:
         """The budget, no more than a grid has points; by default the whole grid, else 20."""
@@ -302,7 +318,7 @@ class Study:
         if any(t.state == TrialState.WAITING for t in trials):
             return True
         taken = (*COUNTED, TrialState.RUNNING)
-        tried = {t.user_attrs.get("arch_key") for t in trials if t.state in taken}
+        tried = {t.user_attrs.get("arch_key") for t in trials if t.state in taken or _is_unread(t)}
         point = next((p for p in grid if self.space.arch(p).key not in tried), None)
         if point is not None:
             self.optuna.enqueue_trial(point)
@@ -432,6 +448,11 @@ def _loaded(name: str, storage: RDBStorage) -> optuna.Study | None:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
+
+
+def _is_unread(trial: FrozenTrial) -> bool:
+    reason = Reason.of(trial.user_attrs.get("reason"))
+    return trial.state == TrialState.FAIL and reason in UNREAD
 
 
 def _keys(trials: list[FrozenTrial]) -> set[str]:

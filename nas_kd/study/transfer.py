@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.codec.space import Arch
 from nas_kd.errors import StudyError
+from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.reasons import REFUSED, Reason
 from nas_kd.study.settings import QUALITY
 from nas_kd.study.study import COUNTED, Study, open_study
@@ -50,12 +51,12 @@ def _row(trial: FrozenTrial, study: Study, place: int | None, front: bool) -> di
     arch, attrs = Arch.from_json(trial.user_attrs["arch"]), trial.user_attrs
     done = trial.state == TrialState.COMPLETE
     params = study.space.params_of(arch)
-    energy = attrs.get("energy") or {}
+    measured = {name: attrs.get(name) or {} for name in of_kind(tuple(TABLE), *MEASURED)}
     return {
         "arch": arch.to_json(),
         "params": params,
         "front": front and params is not None,
         "quality": trial.values[place] if done and place is not None else None,
         "lacks": 0.0 if done else attrs.get("constraints", [0.0])[0] or None,
-        "energy": energy.get("value"),
+        "costs": {name: r["value"] for name, r in measured.items() if r.get("value") is not None},
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from nas_kd.distillation.training import Recipe, Report, Run
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
-from nas_kd.measurement.codec_energy import frame_energy
 from nas_kd.measurement.device_lock import training_on
-from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.measurement.reading import require_real
+from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.reasons import Reason
 from nas_kd.seeds import derived_seed
-from nas_kd.study.cost_gate import gate
+from nas_kd.study.cost_gate import OF_KIND, Measure, gate
 from nas_kd.study.limits import Limits, excess, reason_of
 from nas_kd.supernet.from_teacher import Inherited
 from nas_kd.supernet.shared_weights import Shared
@@ -78,7 +78,7 @@ class Task:
     limits: Limits = Limits()
     device: str = "cpu"
     shared: Shared | Inherited | None = None
-    frame_energy: Callable[[Student, str], Reading] = frame_energy
+    measures: Mapping[str, Measure] = field(default_factory=lambda: OF_KIND)
 
 
 @dataclass
@@ -162,8 +162,8 @@ def run_trial(
     except TrialFailed as failure:
         return Outcome(None, failure.reason, 0.0, attrs | {"message": str(failure)})
     seconds["evaluate"] = time.perf_counter() - started - sum(seconds.values())
-    if "energy" in task.objectives:
-        doing("measure energy")
+    if measured_ones := of_kind(task.objectives, *MEASURED):
+        doing(f"measure {TABLE[measured_ones[0]].kind}")
     outcome = _score(task, student, cost, measured, attrs)
     save_student(student, folder, {"rd": measured.to_json(), "steps": task.recipe.steps})
     seconds["rest"] = time.perf_counter() - started - sum(seconds.values())
@@ -190,17 +190,19 @@ def _score(
     bd = bd_rate_of(task.anchor, measured)
     attrs |= {"bd_pchip": bd.pchip, "bd_psnr_db": bd.bd_psnr_db, "uncovered_db": bd.uncovered_db}
     attrs["rd_cost"] = rd_cost(measured, task.lmbdas)
-    values: dict[str, float | None] = {"bd_rate": bd.value, "rd_cost": attrs["rd_cost"]}
-    values["flops"] = float(cost.macs)
-    if "energy" in task.objectives:
-        reading = task.frame_energy(student, task.device)
-        require_real(reading)
-        attrs["energy"] = reading.to_json()
-        values["energy"] = reading.value_or_none
-        if values["energy"] is None:
-            return Outcome(None, Reason.ENERGY.because(reading.reason), 0.0, attrs)
     if bd.value is None and "bd_rate" in task.objectives:
         return Outcome(None, bd.reason, bd.uncovered_db, attrs)
+    values: dict[str, float | None] = {"bd_rate": bd.value, "rd_cost": attrs["rd_cost"]}
+    values |= {"flops": float(cost.macs), "flops:decoder": float(cost.decoder_macs)}
+    values["params"] = float(cost.parameters)
+    for name in of_kind(task.objectives, *MEASURED):
+        kind = TABLE[name].kind
+        reading = task.measures[kind](student, task.device, TABLE[name].part)
+        require_real(reading)
+        attrs[name] = reading.to_json()
+        values[name] = reading.value_or_none
+        if values[name] is None:
+            return Outcome(None, Reason(kind).because(reading.reason), 0.0, attrs)
     return Outcome([values[name] for name in task.objectives], None, 0.0, attrs)
 
 

@@ -20,15 +20,11 @@ from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.codec.space import Arch
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
+from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.study.storage import set_constraints
 from nas_kd.study.trial import Outcome
 
-METRIC_NAMES = {
-    "bd_rate": "BD-rate (%)",
-    "flops": "MACs per 768x512 frame",
-    "energy": "energy per 768x512 frame (mJ)",
-    "rd_cost": "R + lambda 255^2 D (bits per pixel)",
-}
+METRIC_NAMES = {name: one.metric for name, one in TABLE.items()}
 STORE = "artifacts"
 PLOT, CROPS = "rd.png", "crops.png"
 PACKAGES = ("torch", "compressai", "optuna", "ray", "fvcore")
@@ -104,8 +100,9 @@ def note(outcome: Outcome, names: tuple[str, ...], arch: dict[str, Any] | None =
         lines.append("")
     if "cost" in attrs:
         lines += _costs(attrs["cost"])
-    if "energy" in attrs:
-        lines += [f"Energy: {_energy(attrs['energy'])}", ""]
+    for name in of_kind(tuple(TABLE), *MEASURED):
+        if name in attrs:
+            lines += [f"{name.capitalize()}: {_energy(attrs[name])}", ""]
     if "seconds" in attrs:
         spent = ", ".join(f"{name} {s:.1f} s" for name, s in attrs["seconds"].items())
         lines += [f"Time: {spent}", ""]

@@ -8,17 +8,13 @@ from optuna.trial import FrozenTrial
 
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate
+from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.study.prepare import interval_db
 from nas_kd.study.study import Study
 
-UNITS = {
-    "bd_rate": "BD-rate %",
-    "flops": "GMAC (768x512)",
-    "energy": "mJ per frame",
-    "rd_cost": "R-D cost bpp",
-}
-SCALE = {"bd_rate": 1.0, "flops": 1e-9, "energy": 1.0, "rd_cost": 1.0}
-EXACT = ("flops",)
+UNITS = {name: one.unit for name, one in TABLE.items()}
+SCALE = {name: one.scale for name, one in TABLE.items()}
+EXACT = tuple(of_kind(tuple(TABLE), "counted"))
 """Objectives that are computed from the arch alone, without doubt."""
 
 
@@ -103,7 +99,10 @@ def overlapping(spans: Sequence[tuple[int, float, float]]) -> list[list[int]]:
     return [group for group in groups if len(group) > 1]
 
 
-SAID = {"bd_rate": "BD-rate on these pictures", "energy": "measured energy"}
+SAID = {"bd_rate": "BD-rate on these pictures"} | {
+    name: f"measured {' of the '.join(name.split(':'))}"
+    for name in of_kind(tuple(TABLE), *MEASURED)
+}
 
 
 def notes(study: Study) -> list[str]:

@@ -410,7 +410,7 @@ def test_only_a_raylet_that_dies_before_its_ray_is_over_interrupts(monkeypatch, 
         ("worker_died", TrialState.PRUNED, True),
         ("interrupted", TrialState.FAIL, True),
         ("crash", TrialState.FAIL, True),
-        ("energy: noisy", TrialState.FAIL, True),
+        ("energy: noisy", TrialState.FAIL, False),
     ],
 )
 def test_what_counts_towards_giving_up(reason, state, fault):

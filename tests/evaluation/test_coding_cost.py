@@ -11,7 +11,7 @@ from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import ImageSet
 from nas_kd.evaluation import coding_cost as cost
 from nas_kd.evaluation.coding_cost import FileCodec, classical_codec, peak_mb, student_codec
-from nas_kd.teachers.teacher import BUILT_IN
+from nas_kd.places import TEACHERS
 
 PICTURES = [np.zeros((64, 96, 3), np.uint8), np.full((128, 64, 3), 7, np.uint8)]
 SET = ImageSet("made", PICTURES, ("small", "large"), ((64, 96), (128, 64)), "f")
@@ -56,7 +56,7 @@ def test_both_sides_of_the_largest_picture_are_measured():
 
 
 def test_a_student_and_a_classical_codec_are_asked_for_whole_files():
-    mini, jpeg = student_codec(load_student(BUILT_IN / "mini")), classical_codec("jpeg")
+    mini, jpeg = student_codec(load_student(TEACHERS / "mini")), classical_codec("jpeg")
     assert mini.setting == "level 3"
     assert mini.encode(PICTURES[0])[:4] == b"NKD1"
     assert re.fullmatch(r"quality \d+, optimize True", jpeg.setting)

@@ -18,9 +18,9 @@ from nas_kd.evaluation import judged as judging
 from nas_kd.evaluation.classical import compare
 from nas_kd.evaluation.published import published
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
-from nas_kd.teachers.teacher import BUILT_IN
+from nas_kd.places import TEACHERS
 
-MINI = BUILT_IN / "mini"
+MINI = TEACHERS / "mini"
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,9 @@ from nas_kd.evaluation.published import (
     require_kodak,
     split_names,
 )
-from nas_kd.teachers.teacher import BUILT_IN
+from nas_kd.places import TEACHERS
 
-ORACLE = json.loads((Path(__file__).parent / "expected" / "kodak_bd.json").read_text())
+ORACLE = json.loads((Path(__file__).parents[1] / "expected" / "kodak_bd.json").read_text())
 
 
 def against(anchor: str, test: str):
@@ -149,7 +149,7 @@ def named_kodak(tmp_path_factory) -> Path:
 
 def test_a_folder_with_kodaks_names_and_other_pictures_is_refused(named_kodak):
     assert not is_kodak(open_images(str(named_kodak), "eval"))
-    command = ["eval", str(BUILT_IN / "mini"), "--data", str(named_kodak), "--versus", "vtm,jpeg"]
+    command = ["eval", str(TEACHERS / "mini"), "--data", str(named_kodak), "--versus", "vtm,jpeg"]
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, UsageError)
     said = str(done.exception)

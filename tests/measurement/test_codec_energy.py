@@ -1,10 +1,13 @@
 import json
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
@@ -12,14 +15,24 @@ from nas_kd.data.images import ImageSet
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.rate_distortion import Measured
 from nas_kd.measurement import codec_energy
+from nas_kd.measurement.calibration import Calibration, known_for_an_hour
 from nas_kd.measurement.codec_energy import (
+    Wished,
+    _key,
+    _measured,
     as_frame,
     energy_ratio,
     per_megapixel,
-    write_front_energy,
 )
+from nas_kd.measurement.counter import Sensor
+from nas_kd.measurement.energy import QUICK
+from nas_kd.measurement.entropy_coding_cost import SIDES, coding_cost, coding_passes, no_coding
+from nas_kd.measurement.front_energy import write_front_energy
+from nas_kd.measurement.meter import Conditions, Identity
 from nas_kd.measurement.networks import FRAME, MEGAPIXELS
 from nas_kd.measurement.reading import Reading
+from nas_kd.measurement.reading_cache import Readings
+from nas_kd.measurement.wishes import Wishes
 from nas_kd.reasons import FAILURES, Reason
 from nas_kd.study import trial
 
@@ -35,7 +48,7 @@ def score(reading):
         objectives=("bd_rate", "flops", "energy"),
         lmbdas=(0.01, 0.02, 0.03, 0.04),
         device="cpu",
-        frame_energy=lambda student, device: reading,
+        measures={"energy": lambda student, device, part: reading},
     )
     rate, quality = ([[value] for value in axis] for axis in (POINTS.bpp, POINTS.psnr_db))
     codec = Student(prim(8, 16))
@@ -97,16 +110,23 @@ def pictures():
 
 
 def test_an_export_keeps_the_searchs_energy_beside_its_own(tmp_path):
-    write_front_energy(tmp_path, Student(prim(8, 16)), pictures(), GOOD.to_json(), "mps")
+    attrs = {"energy": GOOD.to_json(), "energy:decoder": GOOD.to_json()}
+    write_front_energy(tmp_path, ready(Student(prim(8, 16))), pictures(), attrs, "mps")
     kept = json.loads((tmp_path / "energy.json").read_text())
     assert Reading.from_json(kept["in_search"]) == GOOD
     again = Reading.from_json(kept["trained_on_pictures"])
     assert (again.state, again.value) == ("unavailable", None)
     assert "has no meter" in again.reason
+    assert set(kept["parts"]) == set(attrs)
+    for side in SIDES:
+        assert Reading.from_json(kept["entropy_coding"][side]["ms"]).state in (
+            "measured",
+            "rejected",
+        )
 
 
 def test_a_search_without_energy_exports_none(tmp_path):
-    write_front_energy(tmp_path, Student(prim(8, 16)), pictures(), None)
+    write_front_energy(tmp_path, Student(prim(8, 16)), pictures(), {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,3 +143,75 @@ def test_the_meter_in_words_has_its_update_period():
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU")
     assert "(measured)" in codec_energy.meter_in_words("cuda")
+
+
+def coded():
+    torch.manual_seed(0)
+    return ready(Student(prim(8, 16))), torch.rand(1, 3, 64, 64)
+
+
+def test_entropy_coding_is_what_compress_and_decompress_do_beside_their_networks():
+    student, x = coded()
+    works, whole = coding_passes(student, x), student.compress(x, 1.0)
+    assert works["encoder"]().strings == [one[0] for one in whole["strings"]]
+    assert torch.equal(works["decoder"]().y_hat, whole["y_hat"])
+
+
+def test_entropy_codings_time_and_energy_stand_under_a_name_of_their_own():
+    student, x = coded()
+    read = []
+
+    def reading(meter, work):
+        read.append(work())
+        return GOOD
+
+    meter = SimpleNamespace(name="rapl")
+    found = coding_cost(student, x, 3, meter, reading)
+    assert [found[side]["mj"]["value"] for side in SIDES] == [GOOD.value] * 2
+    assert len(read) == 2
+    without = coding_cost(student, x, 3, NONE)
+    assert {without[side]["mj"]["reason"] for side in SIDES} == {"no meter"}
+    assert no_coding("untrained")["decoder"]["ms"]["reason"] == "untrained"
+
+
+class Spinning:
+    """A meter of 40 W by the real clock, under the name of a real one."""
+
+    name, part_time = "rapl", False
+
+    def read_mj(self):
+        return 40_000 * time.perf_counter() // 40 * 40
+
+    def power_w(self):
+        return None
+
+    def conditions(self):
+        return Conditions()
+
+    def identity(self):
+        return Identity("CPU-spinning", "1")
+
+    def probe(self):
+        return None
+
+
+def test_an_arch_is_measured_once_and_what_others_wait_for_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    small = torch.rand(1, 3, 64, 64)
+    monkeypatch.setattr(codec_energy, "noise_frame", lambda device: small)
+    meter, mode = Spinning(), replace(QUICK, window_s=0.1, max_s=0.5, max_cv=1.0)
+    known_for_an_hour(meter, lambda: Calibration(Sensor(0.001, False), 10.0))
+
+    def wanted(width, part):
+        student = Student(prim(8, width), (0.01,))
+        return Wished(student, part, _key(student, meter, "cpu", mode, part))
+
+    own, other = wanted(16, "decoder"), wanted(24, "encoder")
+    with Wishes("CPU-spinning").filed(other.key.digest, other.to_json()):
+        reading = _measured(own, meter, "cpu", mode)
+    assert reading.state == "measured", reading
+    assert reading.value == pytest.approx(40_000 * reading.details["iteration_s"], rel=0.05)
+    assert reading.details["work"]["kernels"] > 10
+    assert _measured(own, meter, "cpu", mode) == reading
+    assert Readings().get(other.key).state == "measured"

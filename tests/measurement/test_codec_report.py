@@ -9,8 +9,9 @@ from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
-from nas_kd.measurement.codec_report import PARTS, _latency, _none, in_lines
+from nas_kd.measurement.codec_report import PARTS, _latency, in_lines
 from nas_kd.measurement.energy import QUICK, measure_energy
+from nas_kd.measurement.entropy_coding_cost import no_coding
 from nas_kd.measurement.networks import memory_bytes, passes
 from nas_kd.measurement.reading import Reading
 
@@ -21,9 +22,14 @@ def figures():
     torch.manual_seed(0)
     codec = ready(Student(prim(8, 16)))
     own, other = (passes(codec, [torch.rand(1, 3, 64, 64)]) for _ in range(2))
+    coding = {side: one["ms"] for side, one in no_coding("untrained").items()}
     found = {"codec": "a.toml", "arch": "arch", "trained": False, "device": "cpu", "torch": "2"}
     found |= {"numerics": "threads=1", "excluded": "coding", "cost": count(codec).to_json()}
-    found |= {"memory_bytes": memory_bytes(codec, own), "entropy_coding": _none("untrained")}
+    found |= {
+        "memory_bytes": memory_bytes(codec, own),
+        "entropy_coding": coding,
+        "entropy_coding_energy": coding,
+    }
     return found | {"latency": _latency(own, other, "cpu", quick=True)}
 
 

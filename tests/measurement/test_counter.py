@@ -11,7 +11,7 @@ from nas_kd.measurement.counter import REAL_TIME, UnusableError, find_sensor, ov
 def find(device, **settings):
     meter = FakeMeter(device, **{"part_time": None, **settings})
     work = {"synchronise": device.synchronise, "timing": device.timing}
-    return find_sensor(meter, device.iteration, **work)
+    return find_sensor(meter, device.iteration, **work).sensor
 
 
 @pytest.mark.parametrize("update_ms", [10, 20, 97, 100])

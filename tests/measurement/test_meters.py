@@ -11,7 +11,8 @@ from fakes import FakeNvml, PowercapTree, SimulatedDevice
 
 from nas_kd.errors import MeterError
 from nas_kd.measurement.energy import QUICK, measure_energy
-from nas_kd.measurement.meters import Conditions, NvmlMeter, RaplMeter, find_meter
+from nas_kd.measurement.meter import Conditions
+from nas_kd.measurement.meters import NvmlMeter, RaplMeter, find_meter
 from nas_kd.measurement.reading import Reading
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from nas_kd.cli.main import app
 from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.errors import NasKdError, UsageError
+from nas_kd.places import TEACHERS
 from nas_kd.report.hub import CONFIG, FILES, README, header, push
-from nas_kd.teachers.teacher import BUILT_IN
 
-MINI = BUILT_IN / "mini"
+MINI = TEACHERS / "mini"
 
 
 class Hub(ThreadingHTTPServer):

@@ -20,11 +20,11 @@ from nas_kd.evaluation.classical import classical_curve
 from nas_kd.evaluation.rate_distortion import evaluate_real
 from nas_kd.measurement.codec_energy import ENERGY
 from nas_kd.measurement.reading import Reading
+from nas_kd.places import TEACHERS
 from nas_kd.report import leaderboard as boards
 from nas_kd.report.export import rd_file
-from nas_kd.teachers.teacher import BUILT_IN
 
-MINI = BUILT_IN / "mini"
+MINI = TEACHERS / "mini"
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_it_finds_more_than_random_draws():
 
 def test_an_energy_that_is_measured_is_learned_where_it_is_not():
     there = history(DEMO, 16)
-    there.energy = {a: 1e-6 * arch_cost(a).total.macs ** 0.8 for a in there.quality}
+    there.costs["energy"] = {a: 1e-6 * arch_cost(a).total.macs ** 0.8 for a in there.quality}
     from nas_kd.study.sampler import _Model
 
     model = _Model(ours(DEMO, objectives=("bd_rate", "flops", "energy")), there)
@@ -126,7 +126,8 @@ def test_an_energy_that_is_measured_is_learned_where_it_is_not():
     guessed = model._costs(unseen)[:, 1]
     wanted = [1e-6 * arch_cost(a).total.macs ** 0.8 for a in unseen]
     assert guessed == pytest.approx(wanted, rel=0.1)
-    assert model._costs(list(there.energy))[:, 1].tolist() == list(there.energy.values())
+    known = there.costs["energy"]
+    assert model._costs(list(known))[:, 1].tolist() == list(known.values())
     assert DEMO.arch(ours(DEMO, objectives=("flops", "energy", "rd_cost")).propose(there))
 
 

@@ -110,7 +110,7 @@ def test_the_built_in_teachers_arch_can_be_given_as_an_arch_file(tmp_path: Path)
 
 def test_the_card_of_the_built_in_teacher_is_true_of_its_weights():
     teacher = load_teacher("mini")
-    folder = Path(__file__).parents[2] / "nas_kd" / "teachers" / "mini"
+    folder = Path(__file__).parents[2] / "nas_kd" / "assets" / "teachers" / "mini"
     card = json.loads((folder / "card.json").read_text())
     assert card["sha256"] == teacher.fingerprint
     assert card["psnr_db"] == sorted(card["psnr_db"])

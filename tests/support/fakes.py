@@ -1,5 +1,7 @@
 """Fake meters and a simulated device with an exact clock; what they measure is source "fake". And a full disk."""
 
+import math
+import random
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ import pynvml
 
 from nas_kd.errors import MeterError
 from nas_kd.measurement.counter import Timing
-from nas_kd.measurement.meters import Conditions, Identity
+from nas_kd.measurement.meter import Conditions, Identity
 
 
 class SimulatedDevice:
@@ -119,6 +121,81 @@ class SimulatedDevice:
                 call()
                 if key in self._timers:
                     self._timers[key] = (max(due_us, self.now_us) + period_us, period_us, call)
+
+
+class LivelyDevice(SimulatedDevice):
+    """A simulated device that warms up, changes its clock, trembles, and has neighbours.
+
+    Args:
+        drift: by what share a cold device draws less than a warm one under load, which it approaches with ``tau_s``.
+        tau_s: see above.
+        clocks: moments (s) with the clock from then on, as a share of the full one; power goes with its square.
+        tremble: standard deviation of the power from one update period to the next, as a share.
+        neighbours: from when to when (s) another process draws how many W more.
+        tail_w: power for ``TAIL_S`` after load, where it takes the device so long to lower its clocks.
+        seed: of what trembles.
+    """
+
+    TAIL_S = 2.0
+    FULL_MHZ = 1980
+
+    def __init__(
+        self,
+        *,
+        drift: float = 0.0,
+        tau_s: float = 3.0,
+        clocks: tuple[tuple[float, float], ...] = (),
+        tremble: float = 0.0,
+        neighbours: tuple[tuple[float, float, int], ...] = (),
+        tail_w: int | None = None,
+        seed: int = 0,
+        **device: Any,
+    ):
+        super().__init__(**device)
+        self.drift, self.tau_s, self.clocks, self.tremble = drift, tau_s, clocks, tremble
+        self.neighbours, self.tail_w = neighbours, tail_w
+        self.heat, self._draw, self._tremor = 0.0, random.Random(seed), 1.0
+        self._base_us = self.iteration_us
+
+    @property
+    def share(self) -> float:
+        """The clock's, of the full one."""
+        return next((c for at, c in reversed(self.clocks) if self.now_us >= 1e6 * at), 1.0)
+
+    @property
+    def others_w(self) -> int:
+        return sum(w for a, b, w in self.neighbours if 1e6 * a <= self.now_us < 1e6 * b)
+
+    @property
+    def power_w(self) -> int:
+        own_w = float(super().power_w)
+        if self.now_us < self.busy_until_us:
+            own_w *= self.share**2 * (1 + self.drift * (self.heat - 1)) * self._tremor
+        elif self.tail_w is not None and self.now_us < self.busy_until_us + 1e6 * self.TAIL_S:
+            own_w = self.tail_w
+        return round(own_w) + self.others_w
+
+    def conditions(self, now_s: float) -> Conditions:
+        """What it says of itself: clock, processes, and how busy it is without this process's work."""
+        there = (8,) if any(a <= now_s < b for a, b, _ in self.neighbours) else ()
+        busy = 60 if there and self.now_us >= self.busy_until_us else 0
+        clock_mhz = round(self.FULL_MHZ * self.share)
+        return Conditions(clock_mhz, round(40 + 25 * self.heat), (), False, (7, *there), busy)
+
+    def iteration(self) -> None:
+        self.iteration_us = round(self._base_us / self.share)
+        super().iteration()
+
+    def _step(self, to_us: int, looking: bool) -> None:
+        to_us = min(to_us, self.now_us + 20_000)
+        passed_s, is_busy = (to_us - self.now_us) / 1e6, self.now_us < self.busy_until_us
+        super()._step(to_us, looking)
+        self.heat += (is_busy - self.heat) * (1 - math.exp(-passed_s / self.tau_s))
+
+    def _update(self) -> None:
+        super()._update()
+        if self.tremble:
+            self._tremor = max(0.0, self._draw.gauss(1.0, self.tremble))
 
 
 class FakeMeter:
