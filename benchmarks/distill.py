@@ -49,20 +49,15 @@ from nas_kd.codec.cost import count
 from nas_kd.codec.space import load_space, prim
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import open_images
+from nas_kd.device import best_device, numerics, synchroniser
 from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.measurement.codec_energy import energy_of
+from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import QUICK
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import (
-    LiveBytes,
-    best_device,
-    gpu_busy_share,
-    in_use,
-    numerics,
-    synchroniser,
-)
+from nas_kd.measurement.networks import LiveBytes, gpu_busy_share
 from nas_kd.measurement.reading import Reading
 from nas_kd.report.illustrate import illustrate
 from nas_kd.study.prepare import interval_db

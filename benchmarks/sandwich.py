@@ -22,10 +22,11 @@ import torch
 from sharing import score
 
 from nas_kd.codec.space import load_space
-from nas_kd.data.images import derived_seed, open_images
+from nas_kd.data.images import open_images
 from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.rate_distortion import evaluate
+from nas_kd.seeds import derived_seed
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.supernet.warmup import sandwich
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool

@@ -42,10 +42,11 @@ import torch
 
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, load_space
-from nas_kd.data.images import derived_seed, open_images
+from nas_kd.data.images import open_images
 from nas_kd.distillation.loss import Weights
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.seeds import derived_seed
 from nas_kd.study.front import hypervolume
 from nas_kd.study.prepare import interval_db
 from nas_kd.study.sampler import make_sampler

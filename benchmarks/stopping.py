@@ -36,12 +36,14 @@ from search import RESULTS, Table, hardware
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, load_space
 from nas_kd.codec.student import LMBDAS, Student
-from nas_kd.data.images import crop_pool, derived_seed, open_images
+from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.reasons import Reason
+from nas_kd.seeds import derived_seed
 from nas_kd.study.prepare import SLICE_LR
-from nas_kd.study.study import STOPPED, Settings, Study
+from nas_kd.study.study import Settings, Study
 from nas_kd.study.successive_halving import rungs_of
 from nas_kd.study.trial import Outcome, rd_cost
 from nas_kd.supernet.warmup import built_in, load_shared
@@ -157,7 +159,7 @@ def run(table: Table, curves: Curves, settings: Settings, budget_s: float) -> di
         steps, stopped = curves.steps, None
         for rung, loss in zip(rungs_of(curves.steps), losses, strict=True):
             if settings.early_stopping and not study.goes_on(number, rung, [loss, macs]):
-                steps, stopped = rung, f"{STOPPED} {rung}"
+                steps, stopped = rung, Reason.STOPPED.because(rung)
                 break
         clock += curves.seconds(macs, steps) + (0.0 if stopped else curves.around_s)
         trials += 1

@@ -18,10 +18,11 @@ import torch
 from nas_kd.codec.checkpoint import in_half_precision, load_student
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import LMBDAS
-from nas_kd.data.images import derived_seed, open_images
+from nas_kd.data.images import open_images
+from nas_kd.device import best_device
 from nas_kd.distillation.training import EveryCrop, Run
-from nas_kd.measurement.networks import best_device
 from nas_kd.recipe import Recipe
+from nas_kd.seeds import derived_seed
 from nas_kd.supernet.shared_weights import Shared, shared_name
 from nas_kd.teachers.make import write_teacher
 

@@ -14,8 +14,9 @@ from compressai.utils.plot.__main__ import main as plot
 from tiny_codec import tiny
 
 import nas_kd
-from nas_kd.codec.checkpoint import save_student, write_text
+from nas_kd.codec.checkpoint import save_student
 from nas_kd.errors import MeterError
+from nas_kd.files import write_text
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
 from nas_kd.report.export import rd_file

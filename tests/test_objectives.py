@@ -12,13 +12,16 @@ from nas_kd.measurement import meters
 from nas_kd.measurement.meters import require_likely_meter
 from nas_kd.measurement.reading import Reading
 from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.reasons import UNREAD
 from nas_kd.report.figures import panes
 from nas_kd.report.tables import _energy_models
 from nas_kd.study import trial
 from nas_kd.study.cost_gate import OF_KIND
 from nas_kd.study.sampler import history_of
 from nas_kd.study.settings import KNOWN_OBJECTIVES, QUALITY, Settings
-from nas_kd.study.study import UNREAD, Study
+from nas_kd.study.study import (
+    Study,
+)
 from nas_kd.study.trial import Outcome
 
 POINTS = RDCurve((0.1, 0.2, 0.4, 0.8), (28.0, 30.0, 32.0, 34.0))

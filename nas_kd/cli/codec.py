@@ -58,10 +58,10 @@ def evaluate(
 
     Example: nas-kd eval students/trial-0003 --data photographs --versus jpeg,webp,avif --csv points.csv
     """
-    from nas_kd.codec.checkpoint import write_text
     from nas_kd.data.picture_files import require_writable
     from nas_kd.evaluation.judged import absences, as_csv, in_lines, in_table, judge, open_sets
     from nas_kd.evaluation.published import split_names
+    from nas_kd.files import write_text
 
     split_names(versus)  # a slip of the pen is told before the student is loaded
     if table is not None:

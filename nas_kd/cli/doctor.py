@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from nas_kd.cores import cores
+from nas_kd.device import best_device
 from nas_kd.measurement.codec_energy import meter_in_words
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
@@ -18,7 +19,7 @@ from nas_kd.teachers.served import ALIASES, ZOO_NAMES, file_says, hub_folder
 
 def findings() -> list[tuple[str, str]]:
     """Name and finding, line by line."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     has_meter = not isinstance(find_meter(device), Reading)
     weights = hub_folder()
     there = {file_says(file)[0] for file in weights.glob("*.pth.tar")}

@@ -309,15 +309,14 @@ def table(
 
     Example: nas-kd table studies/prim-channels.toml --paper --untrained --json
     """
-    import torch
-
+    from nas_kd.device import best_device
     from nas_kd.report.paper import PAPER, rows, tables, to_json, untrained_figures
 
     if not paper:
         raise UsageError("table: say which: --paper has the seed paper's tables")
     if study is None and not untrained:
         raise UsageError("table: name a study, or take --untrained for what needs no training")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     studies = _studies(study, untrained)
     found = rows({N: untrained_figures(N, device, measure) for N in PAPER}, studies)
     if as_json:

@@ -6,8 +6,6 @@ They meet through a function that calls a method of `Home` by name, so that noth
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 import tempfile
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.errors import DataError, NasKdError
+from nas_kd.files import is_unfinished, locked, put_in_place, replacing
 from nas_kd.places import BUILTIN
 
 CHUNK_BYTES = 2**25
@@ -45,7 +44,7 @@ class Home:
         path = self._lent(place)
         if path.is_file():
             return [""]
-        files = (p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
+        files = (p for p in path.rglob("*") if p.is_file() and not is_unfinished(p))
         return sorted(str(p.relative_to(path)) for p in files)
 
     def read(self, place: str, name: str, at: int) -> bytes:
@@ -65,7 +64,7 @@ class Home:
         with open(unfinished, "wb" if first else "ab") as file:
             file.write(part)
         if last:
-            os.replace(unfinished, folder / name)
+            put_in_place(unfinished, folder / name)
 
     def _lent(self, place: str) -> Path:
         path = Path(place).resolve()
@@ -89,8 +88,7 @@ class Away:
     def settle(self, prepared: dict[str, Any]) -> dict[str, Any]:
         """The configuration of trials with every path replaced by that of a copy here."""
         self._root.mkdir(parents=True, exist_ok=True)
-        with open(self._root / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # workers of one machine share the copies
+        with locked(self._root / ".lock"):  # workers of one machine share the copies
             found = prepared | {"cwd": str(self._root)}
             for name in PLACES[:-1]:
                 if prepared[name] is not None:
@@ -112,7 +110,7 @@ class Away:
             self._fetch(str(source), name, unfinished / name if name else unfinished)
         if not unfinished.exists():
             raise DataError(f"{source}: holds no file on the machine of the search")
-        os.replace(unfinished, target)
+        put_in_place(unfinished, target)
         return target
 
     def _fetch(self, place: str, name: str, target: Path) -> None:
@@ -125,16 +123,15 @@ class Away:
         """Fetch a file of a student that an earlier worker brought home, if there is one."""
         target = self._root / "students" / arch_key / name
         with suppress(FileNotFoundError):
-            unfinished = target.with_name(f".{name}.unfinished")
-            self._fetch(f"{students}/{arch_key}", name, unfinished)
-            os.replace(unfinished, target)
+            with replacing(target, lasting=False) as temporary:
+                self._fetch(f"{students}/{arch_key}", name, temporary)
             self._brought[target] = target.stat().st_mtime_ns
 
     def bring(self, folder: Path) -> None:
         """Bring home what is new in a student's folder since the last time."""
-        for path in sorted(p for p in folder.glob("*") if p.is_file() and p.name[0] != "."):
+        for path in sorted(p for p in folder.glob("*") if p.is_file() and not is_unfinished(p)):
             changed = path.stat().st_mtime_ns
-            if ".tmp" not in path.name and self._brought.get(path) != changed:
+            if self._brought.get(path) != changed:
                 self._send(folder.name, path)
                 self._brought[path] = changed
 

@@ -27,11 +27,12 @@ from nas_kd.cluster.file_transfer import Away, Home, lent, mark, root_of, shares
 from nas_kd.cluster.worker import Paced, failure_of, paced_trial
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.errors import NasKdError, UsageError
+from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
 from nas_kd.study.first_readings import FirstReadings, was_read
 from nas_kd.study.polish import polish, polished_key
 from nas_kd.study.prepare import Listen, task_of
 from nas_kd.study.ranking import score
-from nas_kd.study.study import DEATHS, FAILURES, INTERRUPTED, STOPPED, UNREAD, Study
+from nas_kd.study.study import Study
 from nas_kd.study.trial import CHECKPOINT, Outcome
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -118,7 +119,7 @@ class OverStudy(Searcher):
         if is_fault(outcome, state):
             self.failures_in_a_row += 1
             self.last_message = outcome.attrs.get("message", outcome.reason)
-        elif outcome.reason not in DEATHS:
+        elif Reason.of(outcome.reason) not in DEATHS:
             self.failures_in_a_row = 0
         self.quiet_until = 0.0
         self.listen("trial", number)
@@ -215,8 +216,8 @@ def outcome_of_result(result: dict[str, Any] | None) -> Outcome:
     if result and "outcome" in result:
         return Outcome(**json.loads(result["outcome"]))
     if result and "rung" in result:
-        return Outcome(None, f"{STOPPED} {result['rung']}")
-    return Outcome(None, "worker_died", attrs={"message": "its worker died"})
+        return Outcome(None, Reason.STOPPED.because(result["rung"]))
+    return Outcome(None, Reason.WORKER_DIED, attrs={"message": "its worker died"})
 
 
 def is_fault(outcome: Outcome, state: TrialState) -> bool:
@@ -224,10 +225,10 @@ def is_fault(outcome: Outcome, state: TrialState) -> bool:
 
     A worker's death does once its arch is given up: before, the trial is tried again.
     """
-    reason = outcome.reason or ""
+    reason = Reason.of(outcome.reason)
     given_up = reason in DEATHS and state == TrialState.PRUNED
-    failed = reason.startswith(FAILURES) and not reason.startswith(UNREAD)
-    return given_up or reason == INTERRUPTED or failed
+    failed = reason in FAILURES and reason not in UNREAD
+    return given_up or reason == Reason.INTERRUPTED or failed
 
 
 def run_trials(
@@ -316,7 +317,7 @@ def _on_all(
         try:
             yield ray.get(reference)
         except DIED as death:
-            yield {"reason": DEATHS[0], "message": str(death).strip().splitlines()[0]}
+            yield {"reason": Reason.WORKER_DIED, "message": str(death).strip().splitlines()[0]}
 
 
 def score_all(

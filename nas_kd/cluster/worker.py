@@ -14,10 +14,10 @@ from typing import Any
 from nas_kd.codec.space import Arch
 from nas_kd.distillation.training import Report
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
+from nas_kd.reasons import Reason
 from nas_kd.report.illustrate import illustrate
 from nas_kd.study.prepare import task_of
 from nas_kd.study.progress import Follow
-from nas_kd.study.study import INTERRUPTED, STOPPED
 from nas_kd.study.successive_halving import rungs_of
 from nas_kd.study.trial import Outcome, run_trial
 
@@ -76,7 +76,7 @@ class Paced:
         self._seen.clear()
         self._heard.put({"step": rung, "metrics": means})
         if not self._told.get():
-            raise EarlyStop(f"{STOPPED} {rung}", "others did better for their cost")
+            raise EarlyStop(Reason.STOPPED.because(rung), "others did better for their cost")
 
 
 def paced_trial(
@@ -164,10 +164,10 @@ def _reason(error: BaseException) -> str:
         return error.reason
     if isinstance(error, NasKdError):
         # Pictures that went bad are mended, and then every trial of theirs is run again.
-        return INTERRUPTED if isinstance(error, DataError) else "crash"
+        return Reason.INTERRUPTED if isinstance(error, DataError) else Reason.CRASH
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
-        return "out_of_memory"
+        return Reason.OUT_OF_MEMORY
     if isinstance(error, OSError) or any(words in text for words in NO_SPACE):
-        return INTERRUPTED
-    return "crash"
+        return Reason.INTERRUPTED
+    return Reason.CRASH

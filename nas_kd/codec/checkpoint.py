@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,12 @@ from safetensors.torch import load_file, save_file
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
+from nas_kd.files import replacing, write_text
 
 FORMAT = 1
 WEIGHTS, ARCH = "student.safetensors", "arch.json"
 TABLES = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
 """Buffers that ``update()`` derives from the weights; they are not stored."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def stored_tensors(student: Student) -> dict[str, torch.Tensor]:
@@ -60,9 +53,8 @@ def save_student(student: Student, folder: Path, about: dict[str, Any] | None = 
     if student.coder is None:
         _make_tables(student, update_quantiles=True)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(_compact(stored_tensors(student)), temporary)
-    os.replace(temporary, folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(_compact(stored_tensors(student)), temporary)
     data = {
         "format": FORMAT,
         "arch": student.arch.to_json(),

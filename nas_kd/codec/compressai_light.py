@@ -2,12 +2,14 @@
 
 ``import compressai`` also imports torch_geometric and pandas (point clouds) and torchvision, which pulls in the
 whole of torch's compiler: together over half of the 13 seconds that the import takes on a small
-machine, in every worker. While CompressAI is being imported, they are therefore answered by empty modules;
-afterwards these are gone, so that a program that wants the real packages still gets them.
+machine, in every worker. While CompressAI is being imported, they are therefore answered by empty modules.
+Afterwards a program that wants the real ones gets them, in CompressAI too: an empty module that was kept
+somewhere leads to the real one, and what was made of placeholders (`REMADE`) is imported anew when asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -19,6 +21,13 @@ from contextlib import contextmanager
 from typing import Any
 
 SKIPPED = {"torch_geometric", "torchvision", "pandas"}
+REMADE = {
+    "compressai": ("compressai.transforms",),
+    "compressai.registry": ("compressai.registry.transforms",),
+}
+"""Modules with classes derived from placeholders, or tables of them, below the package that offers them."""
+OFFERED = {"compressai.registry": ("TRANSFORMS", "register_transform")}
+"""Names that a package takes from such a module."""
 
 
 class _Placeholder:
@@ -37,12 +46,17 @@ class _EmptyModule(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Placeholder
+        if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+            return _Placeholder
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def __init__(self) -> None:
+        self.skipped = SKIPPED - sys.modules.keys()  # what is there already is real
+
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname.split(".")[0] not in SKIPPED:
+        if fullname.split(".")[0] not in self.skipped:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
@@ -64,8 +78,31 @@ def _without_point_clouds() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
-        for name in [n for n in sys.modules if n.split(".")[0] in SKIPPED]:
+        for name in [n for n, module in sys.modules.items() if isinstance(module, _EmptyModule)]:
             del sys.modules[name]
+        for package, modules in REMADE.items():
+            _import_when_asked(package, modules, OFFERED.get(package, ()))
+
+
+def _import_when_asked(package: str, modules: tuple[str, ...], offered: tuple[str, ...]) -> None:
+    """Forget modules of a package; they and the names it takes from them come when they are asked for."""
+    parent = sys.modules.get(package)
+    if parent is None:
+        return
+    for name in [n for n in sys.modules if n.startswith(modules)]:
+        del sys.modules[name]
+    places = {module.rpartition(".")[2]: module for module in modules}
+    for name in (*places, *offered):
+        vars(parent).pop(name, None)
+
+    def asked(name: str) -> Any:
+        if name in places:
+            return importlib.import_module(places[name])
+        if name in offered:
+            return getattr(importlib.import_module(modules[0]), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    vars(parent)["__getattr__"] = asked
 
 
 with _without_point_clouds(), warnings.catch_warnings():

@@ -11,7 +11,6 @@ parameters in exact arithmetic (``exact``; float32 on another library would not 
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from nas_kd.codec.student import Student
 from nas_kd.data.metrics import MULTIPLE, padded
 from nas_kd.errors import UsageError
+from nas_kd.files import replacing
 
 OPSET = 17
 """The newest that PyTorch's TorchScript exporter writes without conversion."""
@@ -89,8 +89,7 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
 def _write(model: nn.Module, example: Tensor, shapes: Shapes, path: Path) -> Path:
     given, *gives = shapes
     sides = {n: {2: str(shape[2]), 3: str(shape[3])} for n, shape in shapes.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with warnings.catch_warnings(), torch.no_grad():
+    with replacing(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         # The exporter by tracing is called old; the new one needs another package.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -103,8 +102,7 @@ def _write(model: nn.Module, example: Tensor, shapes: Shapes, path: Path) -> Pat
             opset_version=OPSET,
             dynamo=False,
         )
-    _describe(temporary, shapes)
-    os.replace(temporary, path)
+        _describe(temporary, shapes)
     return path
 
 

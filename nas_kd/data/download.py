@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.errors import NasKdError, UsageError
+from nas_kd.files import is_still, put_in_place
 
 TRIES = 3
 """Of one address, one after the other without a byte gained."""
@@ -106,8 +107,7 @@ def download(
         for address in wanted.addresses:
             try:
                 _whole(address, wanted, part, tell, patience)
-                os.fsync(part.fileno())
-                os.replace(wanted.part, wanted.path)
+                put_in_place(wanted.part, wanted.path)
                 return
             except _Failed as failed:
                 reasons.append(f"{address}: {failed}")
@@ -132,7 +132,7 @@ def _growing(wanted: Wanted) -> Iterator[FileIO | None]:
     while not wanted.path.exists():
         with _opened(wanted.part) as part:
             fcntl.flock(part, fcntl.LOCK_EX)  # whoever comes second waits, and finds the file
-            if _is_still(wanted.part, part):
+            if is_still(wanted.part, part):
                 yield part
                 return
     yield None
@@ -143,14 +143,6 @@ def _opened(path: Path) -> FileIO:
         return open(path, "a+b", buffering=0)  # a full disk is told by the write, not at the end
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); allow it") from error
-
-
-def _is_still(path: Path, file: FileIO) -> bool:
-    """Whether the path leads to the open file, which another process may have renamed meanwhile."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _whole(address: str, wanted: Wanted, part: FileIO, tell: Tell, patience: Patience) -> None:

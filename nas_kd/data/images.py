@@ -1,4 +1,4 @@
-"""Images: folders, the built-in set, crops and seeds.
+"""Images: folders, the built-in set and crops.
 
 An image is a uint8 array [H, W, 3] in RGB. What is read becomes that in one way: EXIF orientation
 is applied, transparency is laid over white, grey and palette become RGB, 16-bit keeps its high
@@ -18,7 +18,6 @@ built-in set stay comparable.
 
 import hashlib
 import importlib.util
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +37,7 @@ from nas_kd.data.image_file import Image8, in_srgb, opened, suffixes, unread_suf
 from nas_kd.data.picture_files import UNUSABLE, Below, below, told_left_out
 from nas_kd.errors import DataError
 from nas_kd.places import BUILTIN
+from nas_kd.seeds import derived_generator
 
 logger = logging.getLogger("nas_kd")
 
@@ -126,7 +126,7 @@ def crop_pool(images: ImageSet, count: int, size: int, seed: int) -> Image8:
     """
     if count < 1 or size < 1:
         raise DataError(f"{count} crops of {size} px: both must be at least 1")
-    rng = _generator(seed, "crops")
+    rng = derived_generator(seed, "crops")
     areas = np.array([height * width for height, width in images.sizes], np.float64)
     chosen = rng.choice(len(areas), count, p=areas / areas.sum())
     places = rng.random((count, 3))
@@ -157,25 +157,10 @@ def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def derived_seed(seed: int, *keys: str | int) -> int:
-    """A seed in [0, 2^32) for one purpose, the same in every process: sha256 of seed and keys.
-
-    32 bits, because NumPy's legacy generator, which samplers still use, takes no more.
-    """
-    text = json.dumps([seed, *keys])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-
-
-def _generator(seed: int, *keys: str | int) -> np.random.Generator:
-    # PCG64 by name: default_rng may become another generator in a later NumPy.
-    sequence = np.random.SeedSequence(derived_seed(seed, *keys))
-    return np.random.Generator(np.random.PCG64(sequence))
-
-
 def _builtin(split: str, seed: int) -> ImageSet:
     names, images, digests = [], [], []
     for index in range(DEAD_LEAVES_COUNT if split == "train" else 0):
-        image = dead_leaves(DEAD_LEAVES_SIZE_PX, _generator(seed, "dead leaves", index))
+        image = dead_leaves(DEAD_LEAVES_SIZE_PX, derived_generator(seed, "dead leaves", index))
         names.append(f"dead-leaves/{index:02d}")
         images.append(image)
         digests.append(_digest(image.tobytes()))

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from nas_kd.data.image_file import MAX_PIXELS, Image8, in_srgb, opened
 from nas_kd.errors import DataError, NasKdError, UsageError
+from nas_kd.files import write_bytes as write_whole
 
 logger = logging.getLogger("nas_kd")
 
@@ -107,7 +108,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename; straight into ``-`` (standard output), devices and pipes."""
+    """Write a file whole or not at all; straight into ``-`` (standard output), devices and pipes."""
     if str(path) == PIPE:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -116,7 +117,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         if _is_stream(path):
             path.write_bytes(data)
         else:
-            _replace(path, data)
+            write_whole(path, data)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); give another") from error
 
@@ -124,15 +125,6 @@ def write_bytes(path: Path, data: bytes) -> None:
 def _is_stream(path: Path) -> bool:
     """Whether something is there that is neither file nor folder, which a rename would destroy."""
     return os.path.exists(path) and not (path.is_file() or path.is_dir())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def require_writable(path: Path, what: str, folder: bool = False) -> None:

@@ -11,15 +11,13 @@ Which sets there are is said by ``assets/picture_sets.toml`` and by the user's o
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import tomllib
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ from nas_kd.data.download import Wanted, in_mb
 from nas_kd.data.fetch import Order
 from nas_kd.data.image_file import suffixes
 from nas_kd.errors import DataError, NasKdError
+from nas_kd.files import locked, put_in_place
 from nas_kd.places import ASSETS, user_cache
 
 OURS = ASSETS / "picture_sets.toml"
@@ -198,7 +197,7 @@ def _wanted(one: PictureSet, file: dict[str, Any], folder: Path) -> Wanted:
 
 def _finish(one: PictureSet, growing: Path, folder: Path) -> None:
     """Unpack what was fetched, note the sizes, and put the whole in place by one rename."""
-    with _alone(growing.with_name(f".{one.name}.lock")):
+    with locked(growing.with_name(f".{one.name}.lock")):
         if is_there(one, folder.parent):
             return
         try:
@@ -210,20 +209,13 @@ def _finish(one: PictureSet, growing: Path, folder: Path) -> None:
                 )
             (made / MANIFEST).write_text(json.dumps({"name": one.name, "files": sizes}) + "\n")
             shutil.rmtree(folder, ignore_errors=True)  # what is there is not whole
-            os.replace(made, folder)
+            put_in_place(made, folder)
             shutil.rmtree(growing, ignore_errors=True)
         except OSError as error:
             raise NasKdError(
                 f"pictures {one.name}: cannot be unpacked into {folder} ({error.strerror or error}); free some "
                 "room and run the same command again"
             ) from error
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _unpacked(one: PictureSet, growing: Path) -> Path:

@@ -7,7 +7,6 @@ resumed takes the very steps it would have taken.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,11 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_kd.data.images import Image8, at_least, derived_seed, to_device
+from nas_kd.data.images import Image8, at_least, to_device
 from nas_kd.distillation.feed import Feed
 from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.errors import TrialFailed
+from nas_kd.files import write_bytes
+from nas_kd.reasons import Reason
 from nas_kd.recipe import Recipe
+from nas_kd.seeds import derived_seed
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: a look waits for the device."""
@@ -252,11 +254,11 @@ class Run:
     def _look(self, terms: dict[str, Tensor]) -> dict[str, float]:
         metrics = {name: float(term.detach()) for name, term in terms.items()}
         if not math.isfinite(metrics["loss"]):
-            raise TrialFailed("nan", f"loss is {metrics['loss']} at step {self.step}")
+            raise TrialFailed(Reason.NAN, f"loss is {metrics['loss']} at step {self.step}")
         return metrics
 
     def save(self) -> None:
-        """Write the checkpoint under a temporary name, then rename it."""
+        """Write the checkpoint, whole or not at all."""
         if self.checkpoint is None:
             return
         state = {
@@ -267,15 +269,9 @@ class Run:
             "adapters": None if self.adapters is None else self.adapters.state_dict(),
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_suffix(f".tmp{os.getpid()}")
         packed = BytesIO()
         torch.save(state, packed)
-        try:
-            # Written by Python: torch's own writer does not say that a disk is full.
-            temporary.write_bytes(packed.getbuffer())
-            os.replace(temporary, self.checkpoint)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_bytes(self.checkpoint, packed.getbuffer())
 
     def _restore(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)

@@ -8,21 +8,14 @@ only comparable over one interval, so here the interval is given and nothing is 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator, PPoly
 
 from nas_kd.errors import StudyError
+from nas_kd.reasons import Reason
 
-Reason = Literal[
-    "too_few_points",
-    "not_finite",
-    "non_monotone",
-    "no_overlap",
-    "partial_overlap",
-    "interpolators_disagree",
-]
 Interval = tuple[float, float]
 
 MIN_POINTS = 4
@@ -195,11 +188,11 @@ def _curve_defect(curve: RDCurve) -> Reason | None:
     """What keeps log rate from being a function of PSNR, if anything does."""
     rates, qualities = np.array(curve.bpp), np.array(curve.psnr_db)
     if len(rates) < MIN_POINTS:
-        return "too_few_points"
+        return Reason.TOO_FEW_POINTS
     if not (np.isfinite(rates).all() and np.isfinite(qualities).all() and (rates > 0).all()):
-        return "not_finite"  # a rate of zero has no finite logarithm
+        return Reason.NOT_FINITE  # a rate of zero has no finite logarithm
     if (np.diff(np.log10(rates)) <= 0).any() or (np.diff(qualities) <= 0).any():
-        return "non_monotone"
+        return Reason.NON_MONOTONE
     return None
 
 
@@ -230,14 +223,14 @@ def _span(anchor: RDCurve, test: RDCurve, interval: Interval) -> Interval:
 def _coverage_defect(span: Interval, interval: Interval) -> Reason | None:
     covered = (span[1] - span[0]) / (interval[1] - interval[0])
     if covered <= 0:
-        return "no_overlap"
-    return "partial_overlap" if covered < MIN_COVERAGE else None
+        return Reason.NO_OVERLAP
+    return Reason.PARTIAL_OVERLAP if covered < MIN_COVERAGE else None
 
 
 def _figure_defect(akima: float, pchip: float) -> Reason | None:
     if not (math.isfinite(akima) and math.isfinite(pchip)):
-        return "not_finite"
-    return "interpolators_disagree" if abs(akima - pchip) > MAX_DISAGREEMENT_POINTS else None
+        return Reason.NOT_FINITE
+    return Reason.INTERPOLATORS_DISAGREE if abs(akima - pchip) > MAX_DISAGREEMENT_POINTS else None
 
 
 def _rate_changes_percent(anchor: RDCurve, test: RDCurve, span: Interval) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from nas_kd.data.images import Image8, ImageSet
 from nas_kd.data.metrics import psnr_db
 from nas_kd.errors import NasKdError, StudyError, UsageError
 from nas_kd.evaluation.bd_rate import RDCurve, bd_rate, common_interval, quality_interval
+from nas_kd.reasons import Reason
 
 QUALITIES = (5, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 98)
 """Each codec adds its own ends: its curve reaches as far as it can be asked to."""
@@ -140,7 +141,7 @@ def against(anchor: RDCurve, curve: RDCurve) -> dict[str, Any]:
         found = bd_rate(anchor, curve, quality_interval(curve))
     except StudyError as error:
         return {"bd_rate": None, "reason": f"unsound curve: {error}", "curve": None}
-    partly = found.reason == "partial_overlap"
+    partly = found.reason == Reason.PARTIAL_OVERLAP
     return {
         "common": _over_common(anchor, curve) if partly else None,
         "bd_rate": found.value,

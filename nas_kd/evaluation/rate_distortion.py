@@ -26,6 +26,7 @@ from nas_kd.data.similarity import in_db, ms_ssim
 from nas_kd.distillation.loss import rate_bpp
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluation.bd_rate import RDCurve
+from nas_kd.reasons import Reason
 
 Rate = Literal["bpp_est", "bpp"]
 
@@ -121,7 +122,9 @@ def evaluate(codec: Codec, images: ImageSet, device: str = "cpu") -> Measured:
         x = torch.cat([padded(to_tensor(image)) for image in pictures.values()]).to(device)
         for level, (x_hat, bits) in enumerate(codec.every_level(x)):
             if not (bool(torch.isfinite(bits).all()) and bool(torch.isfinite(x_hat).all())):
-                raise TrialFailed("nan", f"level {level + 1}: reconstruction or rate is not finite")
+                raise TrialFailed(
+                    Reason.NAN, f"level {level + 1}: reconstruction or rate is not finite"
+                )
             for (i, image), one, spent in zip(pictures.items(), x_hat, bits.tolist(), strict=True):
                 H, W = image.shape[:2]
                 rate[level][i] = spent / (H * W)
@@ -203,7 +206,7 @@ def real_points(student: Student, image: np.ndarray) -> Points:
         coded = student.compress(x, level)
         decoded = student.decompress(coded["strings"], coded["shape"], level)
         if not torch.equal(coded["y_hat"], decoded["y_hat"]):
-            raise TrialFailed("mismatch", f"level {level}: decoder and encoder disagree")
+            raise TrialFailed(Reason.MISMATCH, f"level {level}: decoder and encoder disagree")
         bits = 8 * sum(len(string) for part in coded["strings"] for string in part)
         rate.append(bits / (H * W))
         restored = to_image(decoded["x_hat"][..., :H, :W])

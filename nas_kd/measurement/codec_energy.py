@@ -14,9 +14,11 @@ from torch import Tensor
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
 from nas_kd.data.images import Image8, to_tensor
+from nas_kd.device import numerics, synchroniser
 from nas_kd.errors import MeterError
 from nas_kd.measurement.calibration import Calibration, calibrate, known_for_an_hour, path_of
 from nas_kd.measurement.counter import UnusableError
+from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import QUICK, Mode, Seen, Session, measured_twice_at_most
 from nas_kd.measurement.energy_model import work_of
 from nas_kd.measurement.meter import Meter
@@ -25,12 +27,9 @@ from nas_kd.measurement.networks import (
     FRAME,
     MEGAPIXELS,
     Pass,
-    in_use,
     noise_frame,
-    numerics,
     passes,
     replayed,
-    synchroniser,
 )
 from nas_kd.measurement.reading import FAKE, Reading
 from nas_kd.measurement.reading_cache import Key, Readings, read_record, write_record

@@ -13,6 +13,7 @@ from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.cost import DECODER, ENCODER, count
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
+from nas_kd.device import best_device, numerics, synchroniser
 from nas_kd.measurement.codec_energy import (
     EXCLUDED,
     as_frame,
@@ -20,6 +21,7 @@ from nas_kd.measurement.codec_energy import (
     energy_ratio,
     per_megapixel,
 )
+from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import FULL, QUICK, Mode
 from nas_kd.measurement.entropy_coding_cost import coding_cost, no_coding
 from nas_kd.measurement.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
@@ -30,15 +32,11 @@ from nas_kd.measurement.networks import (
     MEGAPIXELS,
     PARTS,
     Pass,
-    best_device,
     gpu_busy_share,
     graph_replay,
-    in_use,
     memory_bytes,
     noise_frame,
-    numerics,
     passes,
-    synchroniser,
 )
 from nas_kd.measurement.reading import Reading
 from nas_kd.places import TEACHERS

@@ -11,10 +11,12 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from nas_kd.device import synchroniser
 from nas_kd.errors import UsageError
+from nas_kd.measurement.meters import cuda_uuid
 
 
 def lock_folder() -> Path:
@@ -107,3 +109,13 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def in_use(device: str) -> Device:
+    """The lock of a device: by UUID on a GPU, one for all processors."""
+    return Device(cuda_uuid(device) if device.startswith("cuda") else "CPU")
+
+
+def training_on(device: str) -> AbstractContextManager[Callable[[], None]]:
+    """Share a device while training; yields what to call between steps."""
+    return in_use(device).shared(synchroniser(device))

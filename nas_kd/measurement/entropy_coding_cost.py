@@ -14,11 +14,11 @@ from torch import Tensor
 
 from nas_kd.codec.student import Student
 from nas_kd.measurement.codec_energy import Bench
+from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import QUICK
 from nas_kd.measurement.latency import measure_latency
 from nas_kd.measurement.meter import Meter
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import in_use
 from nas_kd.measurement.reading import Reading
 
 LEVEL = 1.0

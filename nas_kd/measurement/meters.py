@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas_kd.device import best_device
 from nas_kd.errors import MeterError
 from nas_kd.measurement.boards import board_meter
 from nas_kd.measurement.meter import Conditions, Identity, Meter
@@ -354,9 +355,7 @@ def likely_device() -> str:
 def require_meter(objectives: tuple[str, ...]) -> None:
     """Raise MeterError where energy is among the objectives and nothing here measures it."""
     if of_kind(objectives, "energy"):
-        import torch
-
-        _require_one(objectives, "cuda" if torch.cuda.is_available() else "cpu")
+        _require_one(objectives, best_device())
 
 
 def require_likely_meter(objectives: tuple[str, ...]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,8 +13,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_kd.codec.student import Student
-from nas_kd.measurement.device_lock import Device
-from nas_kd.measurement.meters import cuda_uuid
 
 FRAME = (1, 3, 512, 768)
 """One picture as large as those of the Kodak set."""
@@ -98,53 +95,6 @@ def in_turn(
 def noise_frame(device: str) -> Tensor:
     """A frame of noise, the same every time."""
     return torch.rand(FRAME, generator=torch.Generator().manual_seed(0)).to(device)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread: sums of several come out otherwise each time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def best_device() -> str:
-    """The GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def synchroniser(device: str) -> Callable[[], None]:
-    """Waits for all that is queued on a device."""
-
-    def synchronise() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-
-    return synchronise
-
-
-def in_use(device: str) -> Device:
-    """The lock of a device: by UUID on a GPU, one for all processors."""
-    return Device(cuda_uuid(device) if device.startswith("cuda") else "CPU")
-
-
-def training_on(device: str) -> AbstractContextManager[Callable[[], None]]:
-    """Share a device while training; yields what to call between steps."""
-    return in_use(device).shared(synchroniser(device))
-
-
-def numerics(device: str) -> str:
-    """The settings that change which kernels run."""
-    if not device.startswith("cuda"):
-        return f"threads={torch.get_num_threads()}"
-    cudnn = torch.backends.cudnn
-    return (
-        f"matmul={torch.get_float32_matmul_precision()} cudnn_tf32={cudnn.allow_tf32} "
-        f"benchmark={cudnn.benchmark} deterministic={cudnn.deterministic}"
-    )
 
 
 def graph_replay(work: Pass) -> Pass:

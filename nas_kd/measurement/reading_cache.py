@@ -7,13 +7,13 @@ device, driver, torch, precision, shape and mode. What is known of a device serv
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nas_kd.errors import UsageError
+from nas_kd.files import write_text
 from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.places import user_cache
 
@@ -104,12 +104,10 @@ def read_record(
 
 def write_record(path: Path, key: dict[str, Any], content: dict[str, Any]) -> bool:
     """Keep a record, whole or not at all; False where nothing can be written."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}")
     record = {"key": key, **content, "unix_s": time.time()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(temporary, path)
+        write_text(path, json.dumps(record, indent=1) + "\n")
     except OSError:
         return False
     return True

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from nas_kd import __version__
-from nas_kd.codec.checkpoint import load_student, save_student, weights_digest, write_text
+from nas_kd.codec.checkpoint import load_student, save_student, weights_digest
 from nas_kd.codec.onnx import export_onnx
 from nas_kd.codec.space import Arch
 from nas_kd.data.images import open_images
 from nas_kd.data.similarity import in_words
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
+from nas_kd.files import replacing_folder, write_text
 from nas_kd.measurement.front_energy import write_front_energy
 from nas_kd.report.hub import CONFIG, RD, README, config, header, usage
 from nas_kd.study.polish import best_folder, gained
@@ -44,21 +43,19 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = Fa
     student = load_student(best_folder(study, trial))
     images = open_images(study.settings.eval_data, "eval")
     measured = evaluate_real(student, images)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     about = {"study": study.settings.name, "trial": trial.number, "nas_kd": __version__}
-    save_student(student, temporary, about)
-    more = {"estimated_in_search": trial.user_attrs["rd"], "measured": measured.to_json()}
-    more |= {"sha256": weights_digest(student)}
-    more |= {"polished": polished} if (polished := gained(study, trial)) else {}
     name = f"{study.settings.name}-{trial.number}"
-    write_text(temporary / RD, rd_file(name, measured.to_json(), more))
-    if onnx:
-        export_onnx(student, temporary)
-    write_text(temporary / README, header() + _card(study, trial, measured) + usage())
-    write_text(temporary / CONFIG, config())
-    write_front_energy(temporary, student, images, trial.user_attrs)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with replacing_folder(folder) as temporary:
+        save_student(student, temporary, about)
+        more = {"estimated_in_search": trial.user_attrs["rd"], "measured": measured.to_json()}
+        more |= {"sha256": weights_digest(student)}
+        more |= {"polished": polished} if (polished := gained(study, trial)) else {}
+        write_text(temporary / RD, rd_file(name, measured.to_json(), more))
+        if onnx:
+            export_onnx(student, temporary)
+        write_text(temporary / README, header() + _card(study, trial, measured) + usage())
+        write_text(temporary / CONFIG, config())
+        write_front_energy(temporary, student, images, trial.user_attrs)
     return folder
 
 

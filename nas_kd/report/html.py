@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd import __version__
-from nas_kd.codec.checkpoint import load_student, write_text
+from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.space import Arch
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.errors import UsageError
@@ -20,8 +20,10 @@ from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import beside
 from nas_kd.evaluation.published import is_kodak, shown
 from nas_kd.evaluation.rate_distortion import StudentCodec
+from nas_kd.files import write_text
 from nas_kd.objectives import TABLE
 from nas_kd.places import ASSETS
+from nas_kd.reasons import Reason
 from nas_kd.report.crops import crops, data_uri, shots, spread
 from nas_kd.report.figures import (
     Figure,
@@ -225,7 +227,7 @@ def _reason(study: Study, trial: FrozenTrial) -> str:
     if "same_as" in attrs:
         return f"same arch as trial {attrs['same_as']}"
     again = [t.number for t in study.trials if t.user_attrs.get("retry_of") == trial.number]
-    said = attrs.get("reason") or ("interrupted" if again else "")
+    said = attrs.get("reason") or (Reason.INTERRUPTED if again else "")
     return f"{said}, again as trial {again[0]}" if again else said
 
 

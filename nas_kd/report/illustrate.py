@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import ImageSet
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec
+from nas_kd.files import replacing
 from nas_kd.report.crops import crops, sheet, shots, spread
 from nas_kd.study.trial import Anchor, Outcome
 from nas_kd.study.trial_artifacts import CROPS, PLOT
@@ -34,9 +34,8 @@ def _crops(images: ImageSet, folder: Path) -> None:
     if originals:
         codec = StudentCodec(load_student(folder))
         drawn = sheet(originals, shots(codec, originals, spread(codec.levels, 3)))
-        temporary = folder / f".{os.getpid()}.{CROPS}"
-        drawn.save(temporary)
-        os.replace(temporary, folder / CROPS)
+        with replacing(folder / CROPS) as temporary:
+            drawn.save(temporary)
 
 
 def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
@@ -51,9 +50,8 @@ def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
         axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")
     axes.set(xlabel="bits per pixel (of learned codecs estimated)", ylabel="PSNR dB")
     axes.legend()
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")
-    figure.savefig(temporary, dpi=100)
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=100)
 
 
 def _classical(axes: Any, anchor: Anchor) -> None:

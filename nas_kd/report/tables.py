@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.evaluation.published import against_published, require_kodak, split_names
+from nas_kd.files import replacing
 from nas_kd.measurement.energy_model import of_trials
 from nas_kd.objectives import TABLE, of_kind
 from nas_kd.report.crops import spread
@@ -214,10 +214,9 @@ def plot_front(study: Study, file: Path) -> None:
     _plot_curves(study, right)
     if said := notes(study):
         figure.supxlabel("\n".join(said), fontsize="small")
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")
-    figure.savefig(temporary, dpi=120)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=120)
     plt.close(figure)
-    os.replace(temporary, file)
 
 
 def _plot_objectives(study: Study, axes: Any) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.student import Student
+from nas_kd.device import synchroniser
 from nas_kd.measurement.codec_energy import frame_energy
+from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.latency import RUNS, measure_latency
-from nas_kd.measurement.networks import in_use, noise_frame, passes, synchroniser
+from nas_kd.measurement.networks import noise_frame, passes
 from nas_kd.measurement.reading import Reading
+from nas_kd.reasons import Reason
 from nas_kd.study.limits import MEASURED, Limits
 
 Measure = Callable[[Student, str, str], Reading]
@@ -71,7 +74,7 @@ def gate(
             reading = (meters or METERS)[name](student, device, side)
             readings[f"{name}.{side}"] = reading.to_json()
             if reading.value_or_none is None:
-                kind = "energy" if name == "max_mj" else "latency"
-                return Gated(ratios, readings, f"{kind}: {reading.reason}")
+                kind = Reason.ENERGY if name == "max_mj" else Reason.LATENCY
+                return Gated(ratios, readings, kind.because(reading.reason))
             ratios[f"{name}.{side}"] = reading.value_or_none / limit
     return Gated(ratios, readings)

@@ -6,7 +6,7 @@ from optuna.trial import FrozenTrial
 
 from nas_kd.errors import NasKdError
 from nas_kd.objectives import MEASURED, TABLE, of_kind
-from nas_kd.study.study import UNREAD
+from nas_kd.reasons import UNREAD, Reason
 from nas_kd.study.trial import Outcome
 
 ENOUGH = 3
@@ -41,9 +41,8 @@ class FirstReadings:
     def hear(self, outcome: Outcome) -> None:
         """What came of a trial."""
         self.known |= _has_reading(outcome.attrs)
-        reason = outcome.reason or ""
-        if not self.known and reason.startswith(UNREAD):
-            self.reasons.append(reason)
+        if not self.known and Reason.of(outcome.reason) in UNREAD:
+            self.reasons.append(outcome.reason or "")
 
     def require(self, objectives: tuple[str, ...]) -> None:
         """Raise NasKdError with the way out where they failed."""

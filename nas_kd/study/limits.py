@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from nas_kd.codec.macs import ArchCost, arch_cost
 from nas_kd.codec.space import Arch
 from nas_kd.errors import StudyError
+from nas_kd.reasons import Reason
 
 SIDES = ("both", "encoder", "decoder")
 FREE = ("max_gmac", "max_params")
 """Limits on what is known of any arch; the others are measured, on the untrained student."""
 MEASURED = ("max_mj", "max_latency_ms")
-
-REFUSED = tuple(f"over_{name}" for name in FREE)
-"""Reasons of archs over a limit known in advance: they cost nothing, and the budget leaves them out."""
 
 Limit = float | str | None
 
@@ -95,9 +93,9 @@ def excess(ratios: dict[str, float]) -> float:
     return max((ratio - 1 for ratio in ratios.values() if ratio > 1), default=0.0)
 
 
-def reason_of(ratios: dict[str, float]) -> str | None:
+def reason_of(ratios: dict[str, float]) -> Reason | None:
     """The worst broken limit as a trial's reason, ``over_max_gmac``; None where none is."""
     worst = max(ratios, key=lambda name: ratios[name], default=None)
     if worst is None or ratios[worst] <= 1:
         return None
-    return "over_" + worst.partition(".")[0]
+    return Reason.over(worst.partition(".")[0])

@@ -13,8 +13,9 @@ from nas_kd.codec.checkpoint import load_student, ready, save_student
 from nas_kd.distillation.training import Run
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.measurement.networks import training_on
-from nas_kd.study.study import INTERRUPTED, Study
+from nas_kd.measurement.device_lock import training_on
+from nas_kd.reasons import Reason
+from nas_kd.study.study import Study
 from nas_kd.study.trial import CHECKPOINT, Task, bd_rate_of, rd_cost
 
 RECORD = "polished"
@@ -76,7 +77,7 @@ def polish_front(
         if "reason" in record:
             why = f"({record['reason']}: {record['message']})"
             said += f"; trial {trial.number} keeps its unpolished student {why}"
-        if record.get("reason") == INTERRUPTED:
+        if record.get("reason") == Reason.INTERRUPTED:
             lost.append(record["message"])
         else:
             keep(study, trial, record | {"steps": study.settings.polish})

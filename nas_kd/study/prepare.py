@@ -14,16 +14,17 @@ from typing import Any
 from nas_kd.codec.space import Choice, SearchSpace, load_space
 from nas_kd.data.images import ImageSet, held, open_images
 from nas_kd.data.overlap import warn_of_overlap
+from nas_kd.device import best_device
 from nas_kd.distillation.training import Report
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.evaluation.bd_rate import RDCurve, quality_interval
 from nas_kd.evaluation.classical import beside, classical_curve, lacking
-from nas_kd.measurement.networks import best_device
 from nas_kd.places import CACHE
+from nas_kd.reasons import Reason
 from nas_kd.study.ranking import draws, in_order
 from nas_kd.study.settings import TEACHER, Settings
 from nas_kd.study.sources import warn_of_few
-from nas_kd.study.study import INTERRUPTED, Study
+from nas_kd.study.study import Study
 from nas_kd.study.trial import Anchor, Task, interval_of
 from nas_kd.study.trial_artifacts import made_with
 from nas_kd.supernet.from_teacher import (
@@ -313,7 +314,7 @@ def rank(study: Study, levels: int, scores: Scores, listen: Listen) -> None:
         (lost if "reason" in score else found).append(score)
         if done % 10 == 0 or done == len(points):
             listen("preparing", _ranked(done, len(points), lost))
-    if broken := [s["message"] for s in lost if s["reason"] == INTERRUPTED]:
+    if broken := [s["message"] for s in lost if s["reason"] == Reason.INTERRUPTED]:
         raise NasKdError(
             f"ranking was interrupted ({broken[0]}); mend that and run the same command again"
         )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_kd.codec.checkpoint import write_text
+from nas_kd.files import write_text
 from nas_kd.study.trial import Outcome
 
 NOW = "now.json"
@@ -87,7 +87,7 @@ class Follow:
         at = (self.trial, platform.node(), os.getpid(), what, step, self.steps, loss)
         with suppress(OSError):
             self.student.mkdir(parents=True, exist_ok=True)
-            write_text(self.student / NOW, json.dumps(asdict(Now(*at))))
+            write_text(self.student / NOW, json.dumps(asdict(Now(*at))), lasting=False)
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """The terms of the loss at a step."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
-from nas_kd.data.images import derived_seed
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.seeds import derived_seed
 from nas_kd.study.successive_halving import ranks
 from nas_kd.study.trial import Task, rd_cost
 

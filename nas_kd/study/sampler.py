@@ -23,9 +23,11 @@ from scipy.special import ndtr
 from nas_kd.codec.macs import ArchCost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
 from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.reasons import OVER_LIMIT, Reason
 from nas_kd.study.acquisition import expected_improvement
 from nas_kd.study.front import pareto_front
 from nas_kd.study.settings import QUALITY, checked
+from nas_kd.study.storage import lined_up
 from nas_kd.study.surrogate import Features, Surrogate
 
 START = 8
@@ -254,7 +256,7 @@ def history_of(trials: list[FrozenTrial], space: SearchSpace, quality: int) -> H
     """What the trials of a study say of its archs; ``quality`` is the place of that objective."""
     found, stopped = History(), list[tuple[Arch, FrozenTrial]]()
     for trial in trials:
-        params = trial.system_attrs.get("fixed_params", {}) | trial.params
+        params = lined_up(trial) | trial.params
         if trial.state == TrialState.FAIL or not set(space.vary) <= set(params):
             continue
         arch, attrs = space.arch({name: params[name] for name in space.vary}), trial.user_attrs
@@ -270,7 +272,7 @@ def history_of(trials: list[FrozenTrial], space: SearchSpace, quality: int) -> H
             found.pending.append(arch)
         elif trial.state == TrialState.PRUNED and attrs.get("rungs"):
             stopped.append((arch, trial))
-        elif trial.state == TrialState.PRUNED and not attrs.get("reason", "").startswith("over_"):
+        elif trial.state == TrialState.PRUNED and Reason.of(attrs.get("reason")) not in OVER_LIMIT:
             found.lacks[arch] = attrs.get("constraints", [0.0])[0] or np.nan
     found.quality |= _guessed(stopped, trials, quality)
     return found

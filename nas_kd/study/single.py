@@ -12,12 +12,13 @@ from rich.table import Table
 from nas_kd.codec.checkpoint import require_unfinished
 from nas_kd.codec.space import Arch, SearchSpace, load_space
 from nas_kd.data.picture_files import require_writable
+from nas_kd.device import best_device, one_thread
 from nas_kd.errors import NasKdError, SpaceError, TrialFailed
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import best_device, one_thread
 from nas_kd.measurement.reading import Reading
 from nas_kd.objectives import TABLE
 from nas_kd.places import CACHE
+from nas_kd.reasons import Reason
 from nas_kd.study.prepare import Listen, anchor_of, configuration, targets, task_of, told_of, warm
 from nas_kd.study.settings import Settings
 from nas_kd.study.trial import CHECKPOINT, Outcome, Task, run_trial
@@ -92,7 +93,7 @@ def _objectives(task: Task) -> tuple[str, ...]:
 
 
 def _failed(outcome: Outcome) -> NasKdError:
-    reason = outcome.reason or "crash"
+    reason = outcome.reason or Reason.CRASH
     if "message" in outcome.attrs:
         return TrialFailed(reason, outcome.attrs["message"])
     over = outcome.attrs.get("over", 0.0)

@@ -1,4 +1,4 @@
-"""Where a study is kept, which of its drivers live, and one lock around its changes.
+"""Where a study is kept, which of its drivers live, one lock around its changes, and the door to Optuna's inside.
 
 A driver is a process that searches. It holds a lock of its own for as long as it lives: on a file
 beside a SQLite storage (the kernel frees it when the process dies), or an advisory lock of its
@@ -19,16 +19,21 @@ from typing import IO, Any, Protocol
 
 import optuna
 import sqlalchemy
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from nas_kd.errors import StudyError
+from nas_kd.files import is_still
 
 LOCKED_S = 60.0
 """How long a locked SQLite database is waited for; backups and copies hold it for seconds."""
 
 ALL = "all"
 """The file of the lock that one process at a time holds."""
+
+CONSTRAINTS, FIXED = "constraints", "fixed_params"
+"""Attributes of trials that Optuna keeps for itself."""
 
 KEEPALIVE = "-c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 """Asks the server to notice within 30 s that a driver's machine is gone; its default is hours."""
@@ -99,6 +104,42 @@ def _unreachable(url: str, error: Exception) -> StudyError:
     return StudyError(f"storage {shown(url)}: {why}")
 
 
+# --- what Optuna keeps to itself ------------------------------------------------------------------------
+# Its public interface cannot write to a trial that was asked for elsewhere, nor tell which was lined up.
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """The storage of an open study, with Optuna's cache before it."""
+    return study._storage
+
+
+def live_trial(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> optuna.Trial:
+    """A RUNNING trial to write to, asked for by whomever; its model's proposal is made anew."""
+    return optuna.Trial(study, trial._trial_id)
+
+
+def set_attr(study: optuna.Study, trial: FrozenTrial | optuna.Trial, key: str, value: Any) -> None:
+    """Write an attribute of a RUNNING trial."""
+    storage_of(study).set_trial_user_attr(trial._trial_id, key, value)
+
+
+def set_constraints(
+    study: optuna.Study, trial: FrozenTrial | optuna.Trial, lacks: list[float]
+) -> None:
+    """Write what a trial lacks where Optuna's dashboard reads it; without it an infeasible trial looks feasible."""
+    storage_of(study).set_trial_system_attr(trial._trial_id, CONSTRAINTS, lacks)
+
+
+def constraints_set(trial: FrozenTrial) -> list[float] | None:
+    """What `set_constraints` wrote."""
+    return trial.system_attrs.get(CONSTRAINTS)
+
+
+def lined_up(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters that a trial was lined up with (``enqueue_trial``); none where it was not."""
+    return trial.system_attrs.get(FIXED, {})
+
+
 def new_driver() -> str:
     """A name that no other driver has, with host and process for people."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -145,7 +186,7 @@ class FileLocks:
         while True:
             with self._opened() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if _is_still(lock, self.folder / ALL):  # else tidied away while it was waited for
+                if is_still(self.folder / ALL, lock):  # else tidied away while it was waited for
                     yield
                     return
 
@@ -191,13 +232,6 @@ class FileLocks:
         except BlockingIOError:
             return True
         path.unlink(missing_ok=True)
-        return False
-
-
-def _is_still(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
         return False
 
 

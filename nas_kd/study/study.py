@@ -15,31 +15,35 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
 from nas_kd.codec.student import LMBDAS
-from nas_kd.data.images import derived_seed
 from nas_kd.errors import StudyError
 from nas_kd.places import STUDIES
+from nas_kd.reasons import DEATHS, FAILURES, REFUSED, UNREAD, Reason
+from nas_kd.seeds import derived_seed
 from nas_kd.study.front import pareto_front
 from nas_kd.study.grid import grid_points, listed_points, under
-from nas_kd.study.limits import REFUSED, excess, reason_of
+from nas_kd.study.limits import excess, reason_of
 from nas_kd.study.sampler import History, make_sampler
 from nas_kd.study.settings import DATABASE, Settings, from_stored, require_study, study_name
-from nas_kd.study.storage import full_url, is_there, locks_of, new_driver, open_storage, shown
+from nas_kd.study.storage import (
+    constraints_set,
+    full_url,
+    is_there,
+    lined_up,
+    live_trial,
+    locks_of,
+    new_driver,
+    open_storage,
+    set_attr,
+    set_constraints,
+    shown,
+)
 from nas_kd.study.successive_halving import goes_on
 from nas_kd.study.trial import CHECKPOINT, Outcome
 from nas_kd.study.trial_artifacts import METRIC_NAMES, attach, attach_same, constraints_of
 
-FAILURES = ("crash", "energy", "latency")
-"""Beginnings of reasons that say nothing about the arch: such a trial is FAIL."""
-UNREAD = ("energy", "latency")
-"""Beginnings of reasons of trials that were trained and could not be measured: they are FAIL and in the budget."""
 DEFAULT_BUDGET = 20
-DEATHS = ("worker_died", "out_of_memory")
-"""Reasons that may be the arch's fault: such a trial is tried again, MAX_DEATHS times in all."""
 MAX_DEATHS = 3
-INTERRUPTED = "interrupted"
-"""Reason of a trial that its surroundings ended (disk full, driver gone): always tried again."""
-STOPPED = "stopped at step"
-"""Beginning of the reason of a trial that early stopping ended."""
+"""Of one arch's workers, before it is given up."""
 OWN_ATTRS = ("arch", "arch_key", "driver", "retry_of", "deaths")
 """What a trial does not take over from an earlier one of the same arch."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -161,7 +165,7 @@ class Study:
         retried = {t.user_attrs.get("retry_of") for t in trials}
         unread = sum(_is_unread(t) and t.number not in retried for t in trials)
         done = [t for t in trials if t.state in COUNTED]
-        return unread + sum(t.user_attrs.get("reason") not in REFUSED for t in done)
+        return unread + sum(Reason.of(t.user_attrs.get("reason")) not in REFUSED for t in done)
 
     def line_up_unread(self) -> int:
         """Line up again what was trained and could not be measured: its checkpoint is there."""
@@ -172,7 +176,7 @@ class Study:
             again = [t for t in trials if _is_unread(t) and t.number not in retried]
             again = [t for t in again if t.user_attrs.get("arch_key") not in read]
             for trial in again:
-                params = trial.system_attrs.get("fixed_params", {}) | trial.params
+                params = lined_up(trial) | trial.params
                 self.optuna.enqueue_trial(params, user_attrs={"retry_of": trial.number})
         return len(again)
 
@@ -200,9 +204,9 @@ class Study:
 
     def _retry(self, trial: FrozenTrial, deaths: int) -> None:
         """Line up again, then fail: dying in between neither loses the trial nor doubles it."""
-        params = trial.system_attrs.get("fixed_params", {}) | trial.params
-        lined_up = any(t.user_attrs.get("retry_of") == trial.number for t in self.trials)
-        if params and not lined_up:
+        params = lined_up(trial) | trial.params
+        waits = any(t.user_attrs.get("retry_of") == trial.number for t in self.trials)
+        if params and not waits:
             attrs = {"retry_of": trial.number, "deaths": deaths}
             self.optuna.enqueue_trial(params, user_attrs=attrs)
         self.optuna.tell(trial.number, state=TrialState.FAIL)
@@ -263,11 +267,11 @@ class Study:
                 if proposed is None or proposed not in _keys(self.trials) - _keys(trials):
                     return self._settled(trial)
             # Another driver has just taken this arch: propose again, knowing of it.
-            trial = optuna.Trial(self.optuna, trial._trial_id)
+            trial = live_trial(self.optuna, trial)
 
     def _proposal(self, trial: optuna.Trial, trials: list[FrozenTrial]) -> str | None:
         """Key of the arch that the sampler's model proposes, where it has one and nothing was lined up."""
-        if trials[trial.number].system_attrs.get("fixed_params"):
+        if lined_up(trials[trial.number]):
             return None
         choices = trial.relative_params
         if not set(self.space.vary) <= set(choices):
@@ -342,15 +346,14 @@ class Study:
     def _tell_known(self, trial: FrozenTrial, known: FrozenTrial) -> None:
         attrs = {k: v for k, v in known.user_attrs.items() if k not in OWN_ATTRS}
         self._set_attrs(trial, attrs | {"same_as": known.number})
-        short = known.system_attrs.get("constraints", [0.0, 0.0])
-        self.optuna._storage.set_trial_system_attr(trial._trial_id, "constraints", short)
-        attach_same(optuna.Trial(self.optuna, trial._trial_id), known.number)
+        set_constraints(self.optuna, trial, constraints_set(known) or [0.0, 0.0])
+        attach_same(live_trial(self.optuna, trial), known.number)
         values = known.values if known.state == TrialState.COMPLETE else None
         self.optuna.tell(trial.number, values, state=known.state)
 
     def _set_attrs(self, trial: FrozenTrial, attrs: dict[str, Any]) -> None:
         for key, value in attrs.items():
-            self.optuna._storage.set_trial_user_attr(trial._trial_id, key, value)
+            set_attr(self.optuna, trial, key, value)
 
     def tell(self, number: int, outcome: Outcome) -> TrialState:
         """Store what came of a trial; returns the state it now has.
@@ -367,7 +370,7 @@ class Study:
                 self._settle_twins()
             state = self.trials[number].state
         # A failed trial goes on from its checkpoint, a stopped one may; the others are through.
-        if state in COUNTED and not (outcome.reason or "").startswith(STOPPED):
+        if state in COUNTED and Reason.of(outcome.reason) != Reason.STOPPED:
             (self.student_folder(trial) / CHECKPOINT).unlink(missing_ok=True)
         return state
 
@@ -376,7 +379,7 @@ class Study:
         self._finish(trial, outcome)
 
     def _attach(self, trial: FrozenTrial, outcome: Outcome) -> None:
-        shown_as = optuna.Trial(self.optuna, trial._trial_id)
+        shown_as = live_trial(self.optuna, trial)
         with suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead meanwhile
             attach(shown_as, self.folder, outcome, self.settings.objectives)
 
@@ -395,14 +398,15 @@ class Study:
         if outcome.values is not None:
             self.optuna.tell(trial.number, outcome.values)
             return
-        reason = outcome.reason or "crash"
+        said = outcome.reason or Reason.CRASH
+        reason = Reason.of(said)
         deaths = trial.user_attrs.get("deaths", 0) + (reason in DEATHS)
-        self._set_attrs(trial, {"reason": reason, "deaths": deaths})
-        if reason == INTERRUPTED or (reason in DEATHS and deaths < MAX_DEATHS):
+        self._set_attrs(trial, {"reason": said, "deaths": deaths})
+        if reason == Reason.INTERRUPTED or (reason in DEATHS and deaths < MAX_DEATHS):
             self._retry(trial, deaths)
         else:
-            failed = reason.startswith(FAILURES)
-            self.optuna.tell(trial.number, state=TrialState.FAIL if failed else TrialState.PRUNED)
+            state = TrialState.FAIL if reason in FAILURES else TrialState.PRUNED
+            self.optuna.tell(trial.number, state=state)
 
     def front(self) -> list[FrozenTrial]:
         """The Pareto front's trials, one per arch, by the first objective."""
@@ -447,8 +451,8 @@ def _loaded(name: str, storage: RDBStorage) -> optuna.Study | None:
 
 
 def _is_unread(trial: FrozenTrial) -> bool:
-    reason = trial.user_attrs.get("reason", "")
-    return trial.state == TrialState.FAIL and reason.startswith(UNREAD)
+    reason = Reason.of(trial.user_attrs.get("reason"))
+    return trial.state == TrialState.FAIL and reason in UNREAD
 
 
 def _keys(trials: list[FrozenTrial]) -> set[str]:

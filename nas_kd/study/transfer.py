@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_kd.codec.space import Arch
 from nas_kd.errors import StudyError
 from nas_kd.objectives import MEASURED, TABLE, of_kind
-from nas_kd.study.limits import REFUSED
+from nas_kd.reasons import REFUSED, Reason
 from nas_kd.study.settings import QUALITY
 from nas_kd.study.study import COUNTED, Study, open_study
 
@@ -42,7 +42,7 @@ def rows(source: Study, study: Study) -> list[dict[str, Any]]:
     same = [name for name in own if name in source.settings.objectives]
     place = source.settings.objectives.index(same[0]) if same else None
     trials = [t for t in source.trials if t.state in COUNTED and "same_as" not in t.user_attrs]
-    trials = [t for t in trials if t.user_attrs.get("reason") not in REFUSED][-MAX_ROWS:]
+    trials = [t for t in trials if Reason.of(t.user_attrs.get("reason")) not in REFUSED][-MAX_ROWS:]
     trials.sort(key=lambda t: front.get(t.number, len(front)))
     return [_row(t, study, place, t.number in front) for t in trials]
 

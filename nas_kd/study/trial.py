@@ -14,15 +14,17 @@ from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.cost import Cost, count
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
-from nas_kd.data.images import ImageSet, derived_seed
+from nas_kd.data.images import ImageSet
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Report, Run
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
-from nas_kd.measurement.networks import training_on
+from nas_kd.measurement.device_lock import training_on
 from nas_kd.measurement.reading import require_real
 from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.reasons import Reason
+from nas_kd.seeds import derived_seed
 from nas_kd.study.cost_gate import OF_KIND, Measure, gate
 from nas_kd.study.limits import Limits, excess, reason_of
 from nas_kd.supernet.from_teacher import Inherited
@@ -200,12 +202,12 @@ def _score(
         attrs[name] = reading.to_json()
         values[name] = reading.value_or_none
         if values[name] is None:
-            return Outcome(None, f"{kind}: {reading.reason}", 0.0, attrs)
+            return Outcome(None, Reason(kind).because(reading.reason), 0.0, attrs)
     return Outcome([values[name] for name in task.objectives], None, 0.0, attrs)
 
 
 def bd_rate_of(anchor: Anchor, measured: Measured) -> BDRate:
     """BD-rate of a measured student over the study's interval, or the reason why there is none."""
     if anchor.interval_db is None:
-        return BDRate(None, "too_few_points", None, None, 0.0, (0.0, 0.0))
+        return BDRate(None, Reason.TOO_FEW_POINTS, None, None, 0.0, (0.0, 0.0))
     return bd_rate(anchor.curve, measured.curve(), anchor.interval_db)

@@ -21,6 +21,7 @@ from nas_kd.codec.space import Arch
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
 from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.study.storage import set_constraints
 from nas_kd.study.trial import Outcome
 
 METRIC_NAMES = {name: one.metric for name, one in TABLE.items()}
@@ -51,8 +52,7 @@ def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str
     """Note, constraint and artifacts of a trial that is about to be told."""
     from optuna_dashboard import save_note
 
-    # The dashboard reads this attribute; without it an infeasible trial looks feasible there.
-    trial.storage.set_trial_system_attr(trial._trial_id, "constraints", constraints_of(outcome))
+    set_constraints(trial.study, trial, constraints_of(outcome))
     save_note(trial, note(outcome, names, trial.user_attrs.get("arch")))
     if "arch_key" not in outcome.attrs:
         return

@@ -19,7 +19,7 @@ from nas_kd.codec.checkpoint import load_student, save_student
 from nas_kd.codec.space import Arch, SearchSpace, prim
 from nas_kd.codec.student import Student, slice_params
 from nas_kd.errors import SpaceError, UsageError
-from nas_kd.once import build_once
+from nas_kd.files import build_once
 from nas_kd.supernet.channel_order import ordered
 from nas_kd.teachers.teacher import FixedRateTeacher, Teacher, VariableRateTeacher
 

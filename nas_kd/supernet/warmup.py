@@ -19,13 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nas_kd import __version__
-from nas_kd.codec.checkpoint import write_text
 from nas_kd.codec.space import SearchSpace
-from nas_kd.data.images import derived_seed
+from nas_kd.device import one_thread
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Forward, Recipe, Report, Run
-from nas_kd.measurement.networks import one_thread, training_on
-from nas_kd.once import build_once
+from nas_kd.files import build_once, replacing, write_text
+from nas_kd.measurement.device_lock import training_on
+from nas_kd.seeds import derived_seed
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.teachers.targets import TargetPool
 
@@ -108,7 +108,8 @@ def _train(
     with training_on(pool.device) as between_steps:
         run.run(report, between_steps)
     tensors = {n: p.detach().cpu().contiguous() for n, p in shared.named_parameters()}
-    save_file(tensors, unfinished / SHARED)
+    with replacing(unfinished / SHARED) as temporary:
+        save_file(tensors, temporary)
     card = {
         "nas_kd": __version__,
         "torch": torch.__version__,

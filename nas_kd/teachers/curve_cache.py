@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nas_kd.codec.checkpoint import write_text
 from nas_kd.data.images import ImageSet
 from nas_kd.errors import TeacherError, TrialFailed
 from nas_kd.evaluation.rate_distortion import Measured, evaluate
-from nas_kd.measurement.networks import training_on
+from nas_kd.files import write_text
+from nas_kd.measurement.device_lock import training_on
 from nas_kd.teachers.teacher import Teacher
 
 FORMAT = 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,21 @@ from nas_kd.codec.checkpoint import (
     require_unfinished,
     save_student,
     weights_digest,
-    write_text,
 )
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import LMBDAS, Student
-from nas_kd.data.images import ImageSet, crop_pool, derived_seed, open_images, to_image, to_tensor
+from nas_kd.data.images import ImageSet, crop_pool, open_images, to_image, to_tensor
 from nas_kd.data.metrics import padded, psnr_db
+from nas_kd.device import best_device
 from nas_kd.distillation.training import CropPool, Recipe, Report, Run
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.classical import classical_curve
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate, evaluate_real
-from nas_kd.measurement.networks import best_device, training_on
+from nas_kd.files import write_bytes, write_text
+from nas_kd.measurement.device_lock import training_on
+from nas_kd.reasons import Reason
+from nas_kd.seeds import derived_seed
 from nas_kd.teachers.families import ONE_BY_ONE, FixedRate
 from nas_kd.teachers.targets import PoolRecipe
 from nas_kd.teachers.teacher import FixedRateTeacher, load_teacher
@@ -133,13 +136,13 @@ def _serve(codec: FixedRate, stem: str, out: Path) -> str:
     """
     with torch.no_grad():
         codec.model.eval().update(force=True, update_quantiles=True)
-    temporary = out / f".{stem}.{os.getpid()}"
-    torch.save(codec.model.state_dict(), temporary)
-    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()[:8]
+    packed = BytesIO()
+    torch.save(codec.model.state_dict(), packed)
+    digest = hashlib.sha256(packed.getbuffer()).hexdigest()[:8]
     file = out / f"{stem}-{digest}.pth.tar"
-    for older in out.glob(f"{stem}-*.pth.tar"):
+    write_bytes(file, packed.getbuffer())
+    for older in set(out.glob(f"{stem}-*.pth.tar")) - {file}:
         older.unlink()
-    os.replace(temporary, file)
     return file.name
 
 
@@ -179,7 +182,7 @@ def _real_bpp(model: Any, images: ImageSet, level: int) -> float:
         coded = model.compress(x)
         decoded = model.decompress(coded["strings"], coded["shape"])["x_hat"]
         if psnr_db(to_image(decoded), to_image(model(x)["x_hat"])) < 60:
-            raise TrialFailed("mismatch", f"level {level}: decoder and encoder disagree")
+            raise TrialFailed(Reason.MISMATCH, f"level {level}: decoder and encoder disagree")
         bits = 8 * sum(len(string) for part in coded["strings"] for string in part)
         rates.append(bits / (image.shape[0] * image.shape[1]))
     return float(np.mean(rates))

@@ -31,12 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_kd.codec.checkpoint import write_text
 from nas_kd.data.images import crop_pool, open_images, to_device
 from nas_kd.distillation.loss import Batch, Weights
 from nas_kd.errors import UsageError
-from nas_kd.measurement.networks import training_on
-from nas_kd.once import build_once, lock_of
+from nas_kd.files import build_once, lock_of, write_text
+from nas_kd.measurement.device_lock import training_on
 from nas_kd.teachers.teacher import Teacher
 
 FORMAT = 2

@@ -6,6 +6,7 @@ import pytest
 from nas_kd.cluster import file_transfer as courier
 from nas_kd.cluster.file_transfer import Away, Home, lent, mark, shares_disk
 from nas_kd.errors import NasKdError
+from nas_kd.files import replacing
 
 
 @pytest.fixture
@@ -75,10 +76,13 @@ def test_a_students_files_come_home_whole_and_each_state_once(prepared, away, ca
     away.settle(prepared)
     folder.mkdir()
     (folder / "checkpoint.pt").write_bytes(b"1" * 65)
-    (folder / "checkpoint.tmp99").write_bytes(b"half")
-    away.bring(folder)
+    with replacing(folder / "checkpoint.pt") as temporary:
+        temporary.write_bytes(b"half")
+        away.bring(folder)
+        temporary.write_bytes(b"1" * 65)
     kept = tmp_path / "home" / "students" / "abc"
     assert {p.name: p.read_bytes() for p in kept.iterdir()} == {"checkpoint.pt": b"1" * 65}
+    away.bring(folder)
     calls.clear()
     away.bring(folder)
     assert calls == []

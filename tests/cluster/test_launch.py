@@ -23,10 +23,11 @@ from nas_kd.cluster import tune as engine
 from nas_kd.cluster.launch import Machine, search
 from nas_kd.cluster.tune import is_fault, ray_up, start_ray, temporary_folder
 from nas_kd.errors import DataError, NasKdError, UsageError
+from nas_kd.reasons import Reason
 from nas_kd.study.polish import best_folder, gained
 from nas_kd.study.prepare import prepare
 from nas_kd.study.progress import EVENTS, NOW
-from nas_kd.study.study import COUNTED, STOPPED, Settings, Study, open_study
+from nas_kd.study.study import COUNTED, Settings, Study, open_study
 from nas_kd.study.trial import Outcome
 from nas_kd.supernet.warmup import SHARED
 from nas_kd.teachers.teacher import load_teacher
@@ -274,11 +275,11 @@ def test_early_stopping_prunes_at_a_rung_and_keeps_the_checkpoint(ray, settings)
     )
     assert study.counted() == 9
     reasons = {t.number: t.user_attrs.get("reason") or "" for t in study.trials}
-    stopped = [t for t in study.trials if reasons[t.number].startswith(STOPPED)]
+    stopped = [t for t in study.trials if Reason.of(reasons[t.number]) == Reason.STOPPED]
     assert stopped, reasons
     for trial in stopped:
         assert trial.state == TrialState.PRUNED
-        step = reasons[trial.number].removeprefix(STOPPED).strip()
+        step = reasons[trial.number].removeprefix(Reason.STOPPED).strip()
         assert step in trial.user_attrs["rungs"]
         assert (study.student_folder(trial) / "checkpoint.pt").is_file()
 

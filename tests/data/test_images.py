@@ -18,6 +18,7 @@ from PIL import Image
 from nas_kd.data import images as data
 from nas_kd.data.dead_leaves import dead_leaves
 from nas_kd.errors import DataError
+from nas_kd.seeds import derived_seed
 
 
 def noise(height, width, seed=0):
@@ -66,6 +67,7 @@ import hashlib, json, sys
 import numpy as np
 from nas_kd.data import images as data
 from nas_kd.data.dead_leaves import dead_leaves
+from nas_kd.seeds import derived_seed
 images = data.open_images(sys.argv[1], "train")
 crops = data.crop_pool(images, 9, 24, seed=3)
 leaves = dead_leaves(48, np.random.Generator(np.random.PCG64(5)))
@@ -73,7 +75,7 @@ print(json.dumps({
     "fingerprint": images.fingerprint,
     "crops": hashlib.sha256(crops.tobytes()).hexdigest(),
     "leaves": hashlib.sha256(leaves.tobytes()).hexdigest(),
-    "seed": data.derived_seed(1, "a", 2),
+    "seed": derived_seed(1, "a", 2),
 }))
 """
 
@@ -91,21 +93,6 @@ def elsewhere(tmp_path_factory):
         text=True,
     ) as process:
         yield folder, process
-
-
-# Seeds
-
-
-def test_a_derived_seed_is_the_head_of_a_sha256():
-    digest = hashlib.sha256(b'[1, "a", 2]').hexdigest()
-    assert data.derived_seed(1, "a", 2) == int(digest[:8], 16)
-
-
-def test_derived_seeds_tell_their_keys_apart():
-    keys = [(0,), (1,), (0, "a"), (0, "a", "b"), (0, "ab"), (0, 1), (0, "1"), (-1,)]
-    seeds = {data.derived_seed(*key) for key in keys}
-    assert len(seeds) == len(keys)
-    assert all(0 <= seed < 2**32 for seed in seeds)
 
 
 # Folders
@@ -458,5 +445,5 @@ def test_another_process_sees_the_same_set_crops_leaves_and_seeds(elsewhere):
         "fingerprint": images.fingerprint,
         "crops": hashlib.sha256(crops.tobytes()).hexdigest(),
         "leaves": hashlib.sha256(leaves.tobytes()).hexdigest(),
-        "seed": data.derived_seed(1, "a", 2),
+        "seed": derived_seed(1, "a", 2),
     }

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from nas_kd.errors import UsageError
-from nas_kd.measurement.device_lock import Device, lock_folder
+from nas_kd.measurement.device_lock import Device, lock_folder, training_on
 
 HOLD = """
 import sys
@@ -120,3 +120,20 @@ def test_a_planted_link_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(UsageError, match="not a folder of this user"):
         lock_folder()
+
+
+def test_a_measurement_waits_for_training_on_the_same_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    entered = threading.Event()
+
+    def measure():
+        with Device("CPU").exclusive():
+            entered.set()
+
+    thread = threading.Thread(target=measure, daemon=True)
+    with training_on("cpu") as between_steps:
+        thread.start()
+        assert not entered.wait(0.1)
+        between_steps()
+        assert entered.wait(10)
+    thread.join(10)

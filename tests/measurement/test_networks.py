@@ -1,4 +1,3 @@
-import threading
 from dataclasses import replace
 from functools import partial
 
@@ -8,16 +7,7 @@ import torch
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
-from nas_kd.measurement.device_lock import Device
-from nas_kd.measurement.networks import (
-    LiveBytes,
-    decode,
-    encode,
-    memory_bytes,
-    numerics,
-    passes,
-    training_on,
-)
+from nas_kd.measurement.networks import LiveBytes, decode, encode, memory_bytes, passes
 
 
 def student(entropy="scale", shortcut=False):
@@ -81,24 +71,3 @@ def test_memory_counts_weights_and_each_pass():
     sizes = memory_bytes(codec, passes(codec, [PICTURE]))
     assert sizes["weights"] == 4 * sum(p.numel() for p in codec.parameters())
     assert sizes["both"] >= max(sizes["encoder"], sizes["decoder"]) > PICTURE.nbytes
-
-
-def test_the_threads_of_a_cpu_are_part_of_its_numerics():
-    assert numerics("cpu") == f"threads={torch.get_num_threads()}"
-
-
-def test_a_measurement_waits_for_training_on_the_same_device(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    entered = threading.Event()
-
-    def measure():
-        with Device("CPU").exclusive():
-            entered.set()
-
-    thread = threading.Thread(target=measure, daemon=True)
-    with training_on("cpu") as between_steps:
-        thread.start()
-        assert not entered.wait(0.1)
-        between_steps()
-        assert entered.wait(10)
-    thread.join(10)

@@ -10,12 +10,13 @@ from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.report.illustrate import _classical, illustrate
+from nas_kd.study.storage import storage_of
 from nas_kd.study.trial import Anchor, Outcome
 from nas_kd.study.trial_artifacts import made_with, note, store
 
 
 def artifacts(study, number):
-    metas = get_all_artifact_meta(study.trials[number], storage=study.optuna._storage)
+    metas = get_all_artifact_meta(study.trials[number], storage=storage_of(study.optuna))
     found = {}
     for meta in metas:
         with store(study.folder).open_reader(meta.artifact_id) as reader:

@@ -12,10 +12,11 @@ from PIL import Image
 from nas_kd.cli.main import main
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import LMBDAS
-from nas_kd.data.images import crop_pool, derived_seed, open_images
+from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluation.rate_distortion import evaluate
+from nas_kd.seeds import derived_seed
 from nas_kd.teachers.families import FixedRate
 from nas_kd.teachers.make import train_family, train_teacher
 from nas_kd.teachers.targets import PoolRecipe
