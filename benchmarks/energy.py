@@ -10,15 +10,10 @@ import argparse
 import json
 import random
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
 from scipy.stats import spearmanr
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
-from fakes import FakeMeter, SimulatedDevice
 
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import Arch, load_space, prim
@@ -37,6 +32,7 @@ from nas_kd.measurement.networks import (
     synchroniser,
 )
 from nas_kd.measurement.reading import Reading
+from nas_kd.testing.fakes import FakeMeter, SimulatedDevice
 
 PRIM_WIDTHS = (16, 32, 48, 64, 96, 128)
 

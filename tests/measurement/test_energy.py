@@ -3,13 +3,13 @@ import statistics
 from dataclasses import replace
 
 import pytest
-from fakes import FakeMeter, SimulatedDevice
 
 from nas_kd.errors import MeterError
 from nas_kd.measurement.counter import Sensor
 from nas_kd.measurement.energy import FULL, QUICK, differ, measure_energy, measured_twice_at_most
 from nas_kd.measurement.meters import Conditions
 from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.testing.fakes import FakeMeter, SimulatedDevice
 
 CALM = Conditions(clock_mhz=1980, temperature_c=50, processes=(7,), busy_percent=0)
 
