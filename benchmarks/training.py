@@ -141,7 +141,7 @@ class _Muon:
         for group in self.adam.param_groups:
             group["lr"] *= BESIDE_MUON
         for view, p in zip(self.views, self.main, strict=True):
-            view.data = p.data.flatten(1)
+            view.data = p.data.flatten(1).clone()
             view.grad = p.grad.flatten(1)
         self.muon.step()
         with torch.no_grad():

@@ -128,7 +128,7 @@ HOLE = "\0"
 def said_in_code():
     """Every text in the package, with a hole for each value that is put into it."""
     found = []
-    for path in (ROOT / "nas_kd").glob("*.py"):
+    for path in (ROOT / "nas_kd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = (getattr(part, "value", HOLE) for part in node.values)
