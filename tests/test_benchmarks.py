@@ -1,9 +1,12 @@
 """Benchmarks begin: their imports and options hold. What they measure is in benchmarks/LOG.md."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -53,3 +56,40 @@ def test_tests_and_benchmarks_import_nothing_of_each_other():
     of_benchmarks = {"benchmarks"} | {p.stem for p in SCRIPTS}
     for files, theirs in ((SCRIPTS, of_tests), (tests, of_benchmarks)):
         assert {p.name: imported(p) & theirs for p in files if imported(p) & theirs} == {}
+
+
+LOG = (ROOT / "benchmarks" / "LOG.md").read_text()
+HEADING = re.compile(r"^## (\d+)\. (\d{4}-\d\d-\d\d): (.+)$", re.M)
+
+
+def test_the_log_has_the_newest_entry_first_and_all_of_them_in_its_index():
+    entries = HEADING.findall(LOG)
+    assert [int(number) for number, _, _ in entries] == list(range(len(entries), 0, -1))
+    days = [day for _, day, _ in entries]
+    assert days == sorted(days, reverse=True)
+    index = " ".join(LOG.partition("## Index")[2].partition("<a id=")[0].split())
+    listed = [f"[{n}](#e{n}) {day[5:]}: {verdict}" for n, day, verdict in entries]
+    assert [line for line in listed if line not in index] == []
+    assert all(f'<a id="e{n}"></a>' in LOG for n, _, _ in entries)
+
+
+def test_every_entry_of_the_log_has_question_setting_result_and_decision():
+    for body in HEADING.split(LOG)[4::4]:
+        places = [
+            body.find(f"\n**{part}.**") for part in ("Question", "Setting", "Result", "Decision")
+        ]
+        assert places == sorted(places), body[:80]
+        assert places[0] >= 0, body[:80]
+
+
+def test_results_that_the_log_names_are_there():
+    texts = LOG + (ROOT / "benchmarks" / "paper.md").read_text()
+    named = set(re.findall(r"results/[a-z-]+/[0-9-]+\.json", texts))
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "benchmarks" / name).is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["benchmarks/LOG.md", "CHANGELOG.md"])
+def test_lines_have_at_most_120_characters(name):
+    lines = (ROOT / name).read_text().splitlines()
+    assert [line for line in lines if len(line) > 120] == []
