@@ -8,7 +8,7 @@ $(BIN)/nas-kd: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(BIN)/nas-kd   ## search, front, export and a picture there and back, on what is built in
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
 test: $(BIN)/nas-kd   ## the default suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not thorough and not slow and not gpu and not network"

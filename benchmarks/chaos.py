@@ -12,8 +12,6 @@ those kills, ``resumed_from_checkpoint`` the finished trials that went on from o
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import signal
@@ -25,26 +23,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import psutil
+from harness import ROOT, add_out, finish, hardware, options
 from optuna.trial import FrozenTrial, TrialState
-from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+from nas_kd.testing.tiny_study import write_tiny_study
+
 VICTIMS = ("driver", "worker", "raylet", "ctrl-c")
-STUDY = """\
-space = "demo"
-objectives = ["bd_rate", "flops"]
-steps = 120
-batch = 1
-crops = 16
-crop_size = 64
-data = "pictures"
-eval_data = "pictures"
-checkpoint_s = 0.2
-early_stopping = {early_stopping}
-"""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 ENDS_S = 300.0
 """A driver that was told to stop, or whose raylet died, and has not ended by then hangs."""
@@ -55,40 +41,42 @@ FOREVER = 100_000
 
 
 def main() -> None:
-    options = parse()
-    rng = random.Random(options.seed)
+    args = parse()
+    about, out = hardware(), args.out and args.out.resolve()
+    rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        prepare(folder, options.early_stop)
+        write_tiny_study(folder, "chaos", early_stopping=args.early_stop)
         began, seen = time.monotonic(), Counter[str]()
-        victims = [options.victims[i % len(options.victims)] for i in range(options.kills)]
+        victims = [args.victims[i % len(args.victims)] for i in range(args.kills)]
         rng.shuffle(victims)
         driver: psutil.Popen | None = None
         for victim in victims:
-            if time.monotonic() - began > options.minutes * 60:
+            if time.monotonic() - began > args.minutes * 60:
                 break
-            driver = driver or start(folder, options, FOREVER)
-            driver = strike(driver, victim, folder, options, rng, seen)
+            driver = driver or start(folder, args, FOREVER)
+            driver = strike(driver, victim, folder, args, rng, seen)
             print(f"{sum(seen[v] for v in VICTIMS)} {victim} {dict(seen)}", flush=True)
         if driver is not None:
             seen["hung"] += end(driver, signal.SIGINT)
         left = (*COUNTED, TrialState.RUNNING, TrialState.WAITING)
-        budget = max(1, sum(t.state in left for t in trials(folder, options)))
-        last = start(folder, options, budget)
+        budget = max(1, sum(t.state in left for t in trials(folder, args)))
+        last = start(folder, args, budget)
         code = last.wait(ENDS_S * 4)
-        found = trials(folder, options)
-        if options.log:
-            options.log.write_text((folder / "log").read_text())
-        print(json.dumps(report(found, seen, budget, code, time.monotonic() - began)))
+        found = trials(folder, args)
+        if args.log:
+            args.log.write_text((folder / "log").read_text())
+        took_s = time.monotonic() - began
+        finish(report(found, seen, budget, code, took_s) | about, out)
 
 
 def parse() -> Any:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, quick="4 kills, one of each kind")
+    add_out(parser, "chaos")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument(
         "--minutes", type=float, default=1e9, help="start no further kill after this"
     )
-    parser.add_argument("--quick", action="store_true", help="4 kills, one of each kind")
     parser.add_argument("--victims", type=lambda text: text.split(","), default=list(VICTIMS))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
@@ -98,27 +86,17 @@ def parse() -> Any:
     parser.add_argument("--storage")
     parser.add_argument("--log", type=Path, help="keep what the searches print")
     parser.add_argument("--early-stop", action="store_true")
-    options = parser.parse_args()
-    if options.quick:
-        options.kills = len(options.victims)
-    return options
+    args = parser.parse_args()
+    if args.quick:
+        args.kills = len(args.victims)
+    return args
 
 
-def prepare(folder: Path, early_stop: bool) -> None:
-    """A study file and one picture."""
-    rows, columns = np.mgrid[0:96, 0:128]
-    red = 128 + 90 * np.sin(rows / 9.0) * np.cos(columns / 13.0)
-    (folder / "pictures").mkdir()
-    picture = np.stack([red, red[::-1], 255 - red], axis=2).astype(np.uint8)
-    Image.fromarray(picture).save(folder / "pictures" / "waves.png")
-    (folder / "chaos.toml").write_text(STUDY.format(early_stopping=str(early_stop).lower()))
-
-
-def start(folder: Path, options: Any, budget: int) -> psutil.Popen:
+def start(folder: Path, args: Any, budget: int) -> psutil.Popen:
     """The same command each time."""
-    words = ["search", "chaos.toml", "--budget", str(budget), "--workers", str(options.workers)]
-    if options.storage:
-        words += ["--storage", options.storage]
+    words = ["search", "chaos.toml", "--budget", str(budget), "--workers", str(args.workers)]
+    if args.storage:
+        words += ["--storage", args.storage]
     paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     with open(folder / "log", "a") as log:
         return psutil.Popen(
@@ -137,18 +115,18 @@ def strike(
     driver: psutil.Popen,
     victim: str,
     folder: Path,
-    options: Any,
+    args: Any,
     rng: random.Random,
     seen: Counter[str],
 ) -> psutil.Popen | None:
     """Wait for a random moment and kill; returns the driver where it goes on."""
     saved = False
-    if rng.random() < options.after_checkpoint:
+    if rng.random() < args.after_checkpoint:
         saved = wait_for_checkpoint(driver, folder)
         time.sleep(rng.uniform(0, 0.5))
     else:
         if rng.random() < 0.8:  # else as it comes: while it starts, as a rule
-            wait_for_trials(driver, folder, options)
+            wait_for_trials(driver, folder, args)
         time.sleep(rng.uniform(0, 8))
     target = find(driver, victim)
     if target is None or driver.poll() is not None:
@@ -194,10 +172,10 @@ def find(driver: psutil.Popen, victim: str) -> psutil.Process | None:
         return None
 
 
-def wait_for_trials(driver: psutil.Popen, folder: Path, options: Any) -> None:
+def wait_for_trials(driver: psutil.Popen, folder: Path, args: Any) -> None:
     """Until a trial is under way."""
     while driver.poll() is None:
-        running = any(t.state == TrialState.RUNNING for t in trials(folder, options))
+        running = any(t.state == TrialState.RUNNING for t in trials(folder, args))
         if running and find(driver, "worker") is not None:
             return
         time.sleep(0.5)
@@ -215,10 +193,10 @@ def wait_for_checkpoint(driver: psutil.Popen, folder: Path) -> bool:
     return False
 
 
-def trials(folder: Path, options: Any) -> list[FrozenTrial]:
+def trials(folder: Path, args: Any) -> list[FrozenTrial]:
     """All trials, as the storage has them."""
-    url = options.storage or f"sqlite:///{folder}/studies/chaos/study.db"
-    if options.storage is None and not (folder / "studies/chaos/study.db").exists():
+    url = args.storage or f"sqlite:///{folder}/studies/chaos/study.db"
+    if args.storage is None and not (folder / "studies/chaos/study.db").exists():
         return []
     try:
         return optuna.load_study(study_name="chaos", storage=url).trials
@@ -250,8 +228,6 @@ def report(
         "struck_after_checkpoint": seen["struck_after_checkpoint"],
         "given_up": sum(t.user_attrs.get("reason") in ("worker_died", "crash") for t in own),
         "trials": dict(states),
-        "hardware": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "date": time.strftime("%Y-%m-%d"),
         "took_s": round(took_s),
     }
 

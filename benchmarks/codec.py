@@ -18,24 +18,21 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import MINI, add_out, hardware, keep, options
 from PIL import Image
 
 SMALL, LARGE = (512, 768), (4000, 6000)
 LEVEL = 3
-MINI = Path(__file__).parents[1] / "nas_kd/assets/teachers/mini"
 Codec = tuple[Callable[[np.ndarray], bytes], Callable[[bytes], np.ndarray]]
 
 
@@ -227,12 +224,11 @@ def summary(result: dict[str, Any]) -> dict[str, float | None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, quick="2 rounds, one codec on 24 Mpx")
+    add_out(parser, "codec")
     parser.add_argument("--students", type=Path, help="folder of exported students")
     parser.add_argument("--data", default="builtin", help="builtin or a folder of pictures")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="2 rounds, one codec on 24 Mpx")
-    parser.add_argument("--out", type=Path, help="also write the result there")
     parser.add_argument("--once", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -263,15 +259,12 @@ def main() -> None:
     result |= {
         "seed": 0,
         "data": "builtin" if args.data == "builtin" else Path(args.data).name,
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread, "
-        f"{torch.backends.cpu.get_cpu_capability()}, load {os.getloadavg()[0]:.1f}",
-        "torch": torch.__version__,
+        "threads": 1,
         "pillow": Image.__version__,
     }
-    result |= summary(result)
+    result |= hardware() | summary(result)
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        keep(args.out, result)
     print(json.dumps(summary(result)))
 
 

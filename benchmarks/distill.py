@@ -16,19 +16,16 @@ time of this process, since others may be at work on the machine. The last line 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
+from harness import add_out, finish, hardware, options, said
 from loops import (
     CHENG_WIDTHS,
     Files,
@@ -396,15 +393,14 @@ def picture_files(args, scratch: Path) -> Path:
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
+    parser = options(__doc__)
+    add_out(parser, "distill")
     parser.add_argument("--parts", help="by default all, with --quick all but compile")
     parser.add_argument("--quality-steps", type=int)
     parser.add_argument("--quality-width", type=int, help="channels of the student, M = 192")
     parser.add_argument("--data", default="builtin")
     parser.add_argument("--eval-data", default="builtin")
     parser.add_argument("--teachers", default="cheng2020,mini")
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     args.device = best_device()
@@ -422,25 +418,14 @@ def arguments():
 
 
 def machine(args) -> dict:
-    cuda = args.device == "cuda"
-    return {
-        "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
-        "numerics": numerics(args.device),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "date": date.today().isoformat(),
-        "seed": 0,
-    }
+    return hardware(args.device) | {"numerics": numerics(args.device), "seed": 0}
 
 
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
     parts = args.parts.split(",")
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    result = {"benchmark": "distill", "machine": machine(args), "settings": settings}
+    result = {"benchmark": "distill", "machine": machine(args), "settings": said(args)}
     with tempfile.TemporaryDirectory() as scratch:
         folder = picture_files(args, Path(scratch))
         if "speed" in parts:
@@ -463,10 +448,7 @@ def main() -> None:
     result["outside_share"] = (result.get("trial") or {}).get("outside_share")
     result["packed"] = packed(args) if "packed" in parts and args.device == "cuda" else None
     result["trials_per_hour_packed_ratio"] = (result["packed"] or {}).get("ratio")
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
-    sys.stdout.flush()
+    finish(result, args.out)
 
 
 if __name__ == "__main__":

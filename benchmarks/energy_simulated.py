@@ -7,15 +7,12 @@ code on the same devices (5 s of quiet, 5 of rest, 5 of warm-up, three windows o
 import json
 import random
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from fakes import FakeMeter, LivelyDevice
-
 from nas_kd.measurement.calibration import calibrate
 from nas_kd.measurement.energy import QUICK, Session, measured_twice_at_most
+from nas_kd.testing.fakes import FakeMeter, LivelyDevice
 
 BEFORE = Path(__file__).parent / "results" / "energy" / "before.json"
 PART_TIME = {"update_ms": 100, "looks_ms": 25, "late_w": 150}

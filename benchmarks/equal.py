@@ -3,7 +3,7 @@
     python benchmarks/equal.py [--quick] [--archs 200] [--data FOLDER]
 
 "sharing" pays for a warm-up and scores every arch straight from its slice, without a step of its own; "scratch" trains
-the same archs from the linear shortcut alone, each with as many steps as make the whole study's processor seconds the
+the same archs from their linear start alone, each with as many steps as make the whole study's processor seconds the
 same: warm-up, steps and evaluation. Both learn from the teacher's outputs, whose computation either would pay for:
 it is left out. Archs are drawn at random, so that no sampler has a part in the difference. Finished students are kept
 in the cache: the same command goes on.
@@ -15,23 +15,21 @@ difference. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
-import os
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from harness import add_out, finish, hardware, options
 from sharing import scene, score, started_from
 
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, load_space
+from nas_kd.data.picture_files import write_text
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Run
-from nas_kd.files import write_text
 from nas_kd.seeds import derived_seed
 from nas_kd.study.front import hypervolume
 from nas_kd.supernet.warmup import warm_up
@@ -125,8 +123,8 @@ def mean_of(rows: list[dict], *keys: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
+    parser = options(__doc__)
+    add_out(parser, "equal")
     parser.add_argument("--archs", type=int, default=200)
     parser.add_argument("--warmup", type=int, default=2000, help="steps")
     parser.add_argument("--data", default="builtin")
@@ -147,7 +145,7 @@ def main() -> None:
         space,
         teacher.lmbdas,
         opened,
-        Recipe(args.warmup, decay=0.35),  # as those that come with nas-kd were trained
+        Recipe(args.warmup),
         Weights(),
     )
     if not note.is_file():
@@ -163,7 +161,6 @@ def main() -> None:
         scratch = arm(workers, args, setup, "scratch", steps, args.archs)
     result = {
         "benchmark": "equal",
-        "date": time.strftime("%F"),
         "space": "demo",
         "archs": args.archs,
         "warmup": {"steps": args.warmup, "cpu_s": warm_s},
@@ -173,10 +170,9 @@ def main() -> None:
         **compare(sharing, scratch),
         "targets": opened.key,
         "seed": 0,
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        **hardware(),
     }
-    print(json.dumps(result))
+    finish(result, args.out)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import resource
 import select
@@ -24,14 +22,14 @@ import subprocess
 import sys
 import time
 import zlib
-from datetime import date
 from pathlib import Path
+
+from harness import MINI, add_out, finish, hardware, options
 
 MEMORY_MIB = 1024
 """What a worker may take beyond what it has when its students are loaded."""
 
 HANG_S = 30
-MINI = Path(__file__).parents[1] / "nas_kd/assets/teachers/mini"
 FIXED_BYTES = 31
 INTERESTING = (0, 1, 2, 63, 64, 65, 255, 1024, 2**16, 2**26, 2**31 - 1, 2**31, 2**32 - 1)
 
@@ -44,14 +42,14 @@ def students() -> list:
     from nas_kd.codec.space import Arch, Transform
     from nas_kd.codec.student import Student
 
-    side = Transform("unshuffle4", (0, 4, 4), kernel=3)
+    side = Transform("trunk4", (0, 4, 4), kernel=3)
     made = []
     for entropy in ("mean-scale", "checkerboard"):
         torch.manual_seed(0)
-        arch = Arch(side, side, M=6, hyper=4, entropy=entropy, shortcut=True)
+        arch = Arch(side, side, M=6, hyper=4, entropy=entropy)
         student = Student(arch, (0.0035, 0.013, 0.0483))
         with torch.no_grad():
-            student.linear_a.weight *= 50  # latents worth coding
+            student.g_a.head.weight *= 50  # latents worth coding
         made.append(ready(student))
     return [*made, load_student(MINI)]
 
@@ -244,13 +242,12 @@ def together(earlier: dict, now: dict) -> dict:
 def main() -> None:
     from nas_kd.codec.bitstream import VERSION
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, quick="500 files")
+    add_out(parser, "fuzz")
     parser.add_argument("--files", type=int, default=100_000)
-    parser.add_argument("--quick", action="store_true", help="500 files")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
-    parser.add_argument("--out", type=Path, help="keep the result there, and go on from it")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -266,13 +263,8 @@ def main() -> None:
         "first": args.first,
         "format_version": VERSION,
         "memory_limit_mib": MEMORY_MIB,
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
     }
-    line = json.dumps(result)
-    if args.out:
-        args.out.write_text(line + "\n")
-    print(line)
+    finish(result | hardware(), args.out)
     return None
 
 

@@ -1,14 +1,13 @@
 """Seconds per trial beyond the trial's own work: this engine, and Ray Tune with OptunaSearch as shipped.
 
     python benchmarks/overhead.py            # --quick: fewer trials
+
 One worker, trials of no training steps; Ray's start and the first trial (imports, targets) are left out. The last
 line is JSON.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import os
 import tempfile
@@ -17,25 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import add_out, finish, hardware, options
 from PIL import Image
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="8 trials instead of 40")
-    trials = 8 if parser.parse_args().quick else 40
+    parser = options(__doc__, quick="8 trials instead of 40")
+    add_out(parser, "overhead")
+    args = parser.parse_args()
+    trials, out = 8 if args.quick else 40, args.out and args.out.resolve()
     import ray
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    load = os.getloadavg()[0]
+    about = hardware()  # before this keeps it busy
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
         found = {"benchmark": "overhead", "trials": trials, "nas_kd_s": ours(trials)}
         found["tune_with_optunasearch_s"] = as_shipped(trials)
         os.chdir("/")
     ray.shutdown()
-    about = {"hardware": f"{os.cpu_count()} cores, load {load:.1f}", "date": time.strftime("%F")}
-    print(json.dumps(found | about))
+    finish(found | about, out)
 
 
 def ours(trials: int) -> dict[str, float]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import paper_figures
-import torch
+from harness import add_out, finish, hardware, options
 from PIL import Image
 
 from nas_kd.cluster.worker import paced_trial
@@ -162,8 +162,8 @@ def in_process(settings: Settings) -> tuple[str, float]:
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    parser = options(__doc__, quick="a few steps of everything")
+    add_out(parser, "paper")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/nas-kd-paper"))
     parser.add_argument("--data", default="builtin")
     parser.add_argument("--eval-data", default="builtin")
@@ -193,6 +193,7 @@ def parsed() -> argparse.Namespace:
         args.teacher_width, args.teacher_steps, args.steps, args.crops = 16, 20, 5, 32
         args.widths, args.width, args.narrow, args.seeds = [16], 16, 16, 2
     args.widths = tuple(args.widths)
+    args.out = args.out and args.out.resolve()
     for name in ("data", "eval_data"):
         given = getattr(args, name)
         if given != "builtin":
@@ -213,18 +214,17 @@ def main() -> None:
     done = run(args, parts)
     found: dict[str, Any] = {
         "benchmark": "paper",
-        "date": time.strftime("%F"),
-        "hardware": f"{device_name('cpu')} of {os.cpu_count()}",
-        "torch": torch.__version__,
+        **hardware(),
+        "processor": device_name("cpu"),
         "options": {
-            k: v for k, v in vars(args).items() if k not in ("folder", "data", "eval_data")
+            k: v for k, v in vars(args).items() if k not in ("folder", "data", "eval_data", "out")
         },
         "teachers": cards,
     }
     rows = [row for part, seed, study in done for row in paper_figures.rows(part.name, seed, study)]
     found |= paper_figures.summary(rows)
     found["defects"] = paper_figures.defects(done, args.width, rows)
-    print(json.dumps(found | {"rows": rows}))
+    finish(found | {"rows": rows}, args.out)
 
 
 if __name__ == "__main__":

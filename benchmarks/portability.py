@@ -21,15 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from harness import MINI, add_out, finish, hardware, options
 
 CROP_PX = 256
 LEVELS = (1, 2.5, 4, 6)
@@ -56,9 +55,7 @@ def students() -> dict[str, object]:
     from nas_kd.codec.student import Student
 
     side = Transform("unshuffle4", (0, 16, 24), kernel=3)
-    made: dict[str, object] = {
-        "mini": load_student(Path(__file__).parents[1] / "nas_kd/assets/teachers/mini")
-    }
+    made: dict[str, object] = {"mini": load_student(MINI)}
     for entropy in ("scale", "mean-scale"):
         torch.manual_seed(0)
         student = Student(Arch(side, side, M=64, hyper=48, entropy=entropy))
@@ -152,12 +149,11 @@ def reader(setting: str, folder: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, quick="4 pictures")
+    add_out(parser, "portability")
     parser.add_argument("--data", default="builtin")
     parser.add_argument("--pictures", type=int, default=40)
-    parser.add_argument("--quick", action="store_true", help="4 pictures")
     parser.add_argument("--settings", default=",".join(SETTINGS), help="which readers, by comma")
-    parser.add_argument("--out", type=Path, help="also write the result there")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--onednn", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -172,15 +168,7 @@ def main() -> None:
         for setting in args.settings.split(","):
             result[setting] = reader(setting, Path(folder))
             print(setting, result[setting], flush=True)
-    result |= {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
-        "torch": torch.__version__,
-    }
-    line = json.dumps(result)
-    if args.out:
-        args.out.write_text(line + "\n")
-    print(line)
+    finish(result | hardware(), args.out)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ does, and the others take the largest's output of the same step in the teacher's
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from harness import add_out, finish, hardware, options
 from sharing import score
 
 from nas_kd.codec.space import load_space
@@ -63,8 +61,8 @@ def trained(name: str, space, pool: TargetPool, lmbdas, recipe: Recipe) -> Share
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
+    parser = options(__doc__)
+    add_out(parser, "sandwich")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--archs", type=int, default=8)
@@ -92,10 +90,9 @@ def main() -> None:
         mean = statistics.mean(s["loss"] for s in scores)
         arms[name] = {"cpu_s": seconds, "mean_loss": mean, "archs": scores}
         print(f"{name}: mean log R-D loss {mean:.2f} %, {seconds:.0f} s", flush=True)
-    found = {"benchmark": "sandwich", "date": time.strftime("%F"), "steps": args.steps}
+    found = {"benchmark": "sandwich", "steps": args.steps} | hardware()
     found |= {"seed": args.seed, "archs": [str(a) for a in archs], "arms": arms}
-    found |= {"torch": torch.__version__, "machine": platform.processor() or platform.machine()}
-    print(json.dumps(found))
+    finish(found, args.out)
 
 
 if __name__ == "__main__":

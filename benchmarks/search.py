@@ -4,20 +4,18 @@
     python benchmarks/search.py --space asymmetric --samplers exact-cost,gp --out FILE     # goes on from FILE
     python benchmarks/search.py --measure 32 --slices FILE      # score slices anew, the problem's ground
 
-MACs are exact. BD-rate is a linear model of logarithms (MACs of both sides, M, hyper-width) and entropy model, fitted
-to real slices of the built-in shared weights of ``demo``, plus a fixed draw per arch (from a hash of its key) from
-the fit's residuals, so that the table is as rough as the slices are. Samplers are told values through Optuna's ask and
-tell, as a search does; only ours knows an arch's MACs beforehand: it counts them.
+MACs are exact. BD-rate is a linear model of logarithms (MACs of both sides, M, hyper-width) and of the blocks of each
+side, fitted to real slices of ``mini``, the family of ``demo``, plus a fixed draw per arch (from a hash of its key)
+from the fit's residuals, so that the table is as rough as the slices are. Samplers are told values through Optuna's
+ask and tell, as a search does; only ours knows an arch's MACs beforehand: it counts them.
 
-``demo``: every arch is listed, so that the true front is known, and nothing is extrapolated.
+``demo``: every arch is listed, so that the true front is known, and nothing is extrapolated (--quick: a sample).
 
-``asymmetric``: 10^10 archs. Fitted, to the same slices: the same terms, and residual blocks of each side and the
-decoder's stem where it shuffles by 2. Extrapolated: MACs (slices have 1 to 3 GMAC, here 1 to 82), blocks (slices have
-up to 1 a side, here 6), hyper-widths over 64. Held at the nearest value that was measured: M under 256. Unknown, and
-without a term beside their MACs: attention, GDN, kernel, the scale entropy model, no shortcut. So this is a problem of
-the space's shape and size, no forecast of its BD-rates. No arch lacks a BD-rate in it. The reference front is that of
-20,000 random archs, refined by an evolution that knows the table (120 generations of 1,000 children): it may fall short
-of the true one.
+``asymmetric``: 10^9 archs. The same model; extrapolated are more MACs than ``demo`` has, hyper-widths over 64, M over
+256, more than six blocks a side. Unknown, and without a term beside their MACs: residual blocks, the entropy models
+scale and checkerboard. So this is a problem of the space's shape and size, no forecast of its BD-rates. No arch lacks
+a BD-rate in it. The reference front is that of 20,000 random archs, refined by an evolution that knows the table (120
+generations of 1,000 children): it may fall short of the true one.
 
 The last line is JSON. By sampler: hv_ratio at 50, 100, 200 trials (share of the reference front's hypervolume, mean
 over seeds) and seconds_per_proposal at 200 trials (median of the last ten in each run) and at 1,000 (median of
@@ -27,58 +25,44 @@ other has at the end. overhead_s_per_trial: the newest that benchmarks/overhead.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import time
-from datetime import date
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import optuna
 import torch
+from harness import family, finish, hardware, keep, newest, options
 
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, load_space
 from nas_kd.data.images import open_images
-from nas_kd.distillation.loss import Weights
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.seeds import derived_seed
 from nas_kd.study.front import hypervolume
 from nas_kd.study.prepare import interval_db
 from nas_kd.study.sampler import make_sampler
-from nas_kd.supernet.warmup import built_in, load_shared
 from nas_kd.teachers.teacher import load_teacher
 
-RESULTS = Path(__file__).parent / "results"
 LOOKS = (50, 100, 200)
 TWO = ("bd_rate", "flops")
-M_MEASURED = 256
-"""The smallest M among the slices."""
 CHILDREN = 1000
 EXTRAPOLATED = [
-    "MACs over 3 GMAC",
-    "more than 1 residual block a side",
+    "MACs over those of demo",
+    "more than 6 blocks a side",
     "hyper-widths over 64",
-    "M under 256: held at 256",
-    "attention, GDN, kernel, scale entropy model, no shortcut: no effect beside their MACs",
+    "M over 256",
+    "residual blocks, scale and checkerboard entropy models: no effect beside their MACs",
 ]
 ARMS = ("exact-cost", "gp", "tpe-multivariate", "tpe", "nsga2", "random")
 
 
 def measure(n: int, out: Path) -> None:
-    """Real BD-rates of random archs straight from the built-in shared weights, on the built-in photographs."""
-    space, teacher, images = (
-        load_space("demo"),
-        load_teacher("mini"),
-        open_images("builtin", "eval"),
-    )
-    shared = load_shared(
-        built_in(space, teacher.fingerprint, teacher.lmbdas, Weights()), space, teacher.lmbdas
-    )
+    """Real BD-rates of random archs straight from their slices of ``mini``, on the built-in photographs."""
+    space, teacher, shared = load_space("demo"), load_teacher("mini"), family()
+    images = open_images("builtin", "eval")
     anchor = evaluate(teacher, images).curve()
     rows = []
     for i in range(n):
@@ -92,30 +76,20 @@ def measure(n: int, out: Path) -> None:
         print(f"{i + 1} of {n}: {arch}: {found.value}", flush=True)
     valid = sum(row["bd_rate"] is not None for row in rows) / n
     kept = {"rows": rows, "valid_bd_share": valid, "data_fingerprint": images.fingerprint}
-    out.write_text(json.dumps(kept | hardware(), indent=1) + "\n")
+    keep(out, kept | {"teacher_fingerprint": teacher.fingerprint} | about_us())
 
 
-def hardware() -> dict:
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "torch": torch.__version__,
-        "optuna": optuna.__version__,
-        "date": date.today().isoformat(),
-    }
+def about_us() -> dict:
+    """The machine and the sampler's library."""
+    return hardware() | {"optuna": optuna.__version__}
 
 
 def features(arch: Arch) -> list[float]:
+    """Terms of the linear model: logarithms of sizes, and how many blocks stand on each side."""
     cost = arch_cost(arch)
     sizes = (cost.encoder.macs, cost.decoder.macs, arch.M, arch.hyper)
-    return [1.0, *np.log(sizes), float(arch.entropy == "checkerboard")]
-
-
-def wide_features(arch: Arch) -> list[float]:
-    """Terms of a space that has more; M held where the slices' range ends."""
-    rest = (sum(arch.encoder.depths), sum(arch.decoder.depths), arch.decoder.stem == "unshuffle2")
-    found = features(arch)
-    found[3] = float(np.log(max(arch.M, M_MEASURED)))
-    return [*found, *map(float, rest)]
+    blocks = (sum(arch.encoder.depths), sum(arch.decoder.depths))
+    return [1.0, *np.log(sizes), *map(float, blocks)]
 
 
 def skyline(points: list[tuple[float, float]]) -> list[int]:
@@ -130,29 +104,27 @@ class Table:
     """BD-rates and MACs of the archs of a space, and the front to compare with.
 
     Args:
-        name: of the space; ``demo`` is listed as a whole, another one sampled and refined.
+        name: of the space.
         slices: what ``measure`` wrote.
-        sample: random archs, of a space that is not listed.
+        sample: random archs; None: all of them, and nothing to refine.
         generations: of their refinement.
     """
 
-    def __init__(self, name: str, slices: Path, sample: int = 20_000, generations: int = 120):
-        self.space = load_space(name)
-        self.features = features if name == "demo" else wide_features
+    def __init__(self, name: str, slices: Path, sample: int | None, generations: int = 120):
+        self.space, self.listed = load_space(name), sample is None
         rows = [r for r in json.loads(slices.read_text())["rows"] if r["bd_rate"] is not None]
-        x = np.array([self.features(Arch.from_json(row["arch"])) for row in rows])
+        x = np.array([features(Arch.from_json(row["arch"])) for row in rows])
         y = np.array([row["bd_rate"] for row in rows])
         self.weights, *_ = np.linalg.lstsq(x, y, rcond=None)
         left = y - x @ self.weights
         self.sd = float(np.sqrt(left @ left / (len(y) - x.shape[1])))
         self.r2 = float(1 - (left @ left) / ((y - y.mean()) @ (y - y.mean())))
         self.values: dict[Arch, tuple[float, float]] = {}
-        listed = name == "demo"
-        many = self.space.grid() if listed else map(self._drawn, range(sample))
+        many = self.space.grid() if sample is None else map(self._drawn, range(sample))
         known = {self.space.arch(params): params for params in many}
         points = [self.value(arch) for arch in known]
         self.reference = tuple(1.05 * max(p[i] for p in points) for i in (0, 1))
-        if not listed:
+        if not self.listed:
             self._refine(known, generations)
         self.archs, points = len(self.values), list(self.values.values())
         self.front = [points[i] for i in skyline(points)]
@@ -184,7 +156,7 @@ class Table:
         """BD-rate and MACs."""
         if arch not in self.values:
             rough = np.random.default_rng(derived_seed(0, "rough", arch.key)).normal(0, self.sd)
-            rate = float(np.dot(self.features(arch), self.weights) + rough)
+            rate = float(np.dot(features(arch), self.weights) + rough)
             self.values[arch] = rate, float(arch_cost(arch).total.macs)
         return self.values[arch]
 
@@ -237,26 +209,25 @@ def at_thousand(name: str, table: Table, proposals: int = 3) -> float:
 
 def overhead() -> dict[str, object] | None:
     """What benchmarks/overhead.py last recorded."""
-    files = sorted(RESULTS.glob("*overhead*.json"), key=lambda p: json.loads(p.read_text())["date"])
-    if not files:
+    file = newest("overhead")
+    if file is None:
         return None
-    found = json.loads(files[-1].read_text())
+    found = json.loads(file.read_text())
     return {
         "nas-kd": found["nas_kd_s"]["per_trial"],
         "tune_with_optunasearch": found["tune_with_optunasearch_s"]["per_trial"],
-        "from": files[-1].name,
+        "from": f"overhead/{file.name}",
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, quick="2 seeds, 50 trials, a sample of archs, without gp")
     parser.add_argument("--space", choices=("demo", "asymmetric"), default="demo")
-    parser.add_argument("--quick", action="store_true", help="2 seeds, 50 trials, without gp")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--samplers", default=",".join(ARMS))
     parser.add_argument("--thousand", default="", help="samplers to time after 1,000 trials")
-    parser.add_argument("--slices", type=Path, default=RESULTS / "slices-2026-11-25.json")
+    parser.add_argument("--slices", type=Path, default=newest("slices"))
     parser.add_argument("--measure", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep every run here, and go on from it")
     args = parser.parse_args()
@@ -264,11 +235,12 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if args.measure:
         measure(args.measure, args.slices)
+        return
     names = args.samplers.split(",")
     if args.quick:
         args.seeds, args.trials = 2, 50
         names = [name for name in names if name != "gp"]
-    table = Table(args.space, args.slices)
+    table = Table(args.space, args.slices, *sizes_of(args))
     print(f"{table.archs} archs, residual {table.sd:.2f} points, R2 {table.r2:.2f}", flush=True)
     problem = {"space": args.space, "trials": args.trials, "best": table.best}
     kept = Kept(args.out, problem)
@@ -284,16 +256,23 @@ def main() -> None:
     for name in filter(None, args.thousand.split(",")):
         kept.thousand[name] = at_thousand(name, table)
         print(f"{name}: {kept.thousand[name]:.2f} s at 1,000 trials", flush=True)
-    result = summary(kept, args.trials) | about(table) | hardware()
+    result = summary(kept, args.trials) | about(table) | about_us()
     kept.write(result)
-    print(json.dumps(result))
+    finish({"benchmark": "search"} | result)
+
+
+def sizes_of(args) -> tuple[int | None, int]:
+    """Archs of the table, None for all, and generations."""
+    if args.quick:
+        return 2000, 10
+    return (None, 0) if args.space == "demo" else (20_000, 120)
 
 
 def about(table: Table) -> dict:
     return {
         "space": table.space.name,
         "archs_in_the_table": table.archs,
-        "front": "of all archs" if table.space.name == "demo" else "of a sample, refined",
+        "front": "of all archs" if table.listed else "of a sample, refined",
         "residual_sd": table.sd,
         "r2": table.r2,
         "fitted": "BD-rates of real slices of demo",
@@ -324,9 +303,7 @@ class Kept:
     def write(self, result: dict) -> None:
         if self.path is not None:
             whole = {"problem": self.problem, "runs": self.runs, "thousand": self.thousand}
-            beside = self.path.with_suffix(".part")
-            beside.write_text(json.dumps(result | whole) + "\n")
-            beside.replace(self.path)
+            keep(self.path, result | whole)
 
 
 def summary(kept: Kept, trials: int) -> dict:

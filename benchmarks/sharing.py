@@ -1,13 +1,13 @@
 """What shared weights are worth: do slices rank archs as full training does, and how many steps do they save?
 
-Shared weights of the space (a warm-up, or those that come with nas-kd), then for some random archs: the slice as it
-is, the slice distilled briefly and fully, and a student distilled from nothing, briefly and fully. Slices train at the
-share of the learning rate that trials take. Beside it the control: the same trials without a teacher, and a few
-students from nothing for long, to see when they are where a slice is. Finished students are kept in the cache: the
-same command goes on.
+Shared weights of the space (a warm-up, or those of the family teacher that comes with nas-kd), then for some random
+archs: the slice as it is, the slice distilled briefly and fully, and a student distilled from nothing, briefly and
+fully. Slices train at the share of the learning rate that trials take. Beside it the control: the same trials without
+a teacher, and a few students from nothing for long, to see when they are where a slice is. Finished students are kept
+in the cache: the same command goes on.
 
     python benchmarks/sharing.py --quick
-    python benchmarks/sharing.py --built-in --data photographs
+    python benchmarks/sharing.py --family --data photographs
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import multiprocessing
-import platform
 import time
 from dataclasses import replace
 from functools import cache
@@ -24,21 +23,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import add_out, family, finish, hardware, options, rd_loss
 from scipy.stats import spearmanr, t
 
 from nas_kd.codec.space import Arch, load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
+from nas_kd.data.picture_files import write_text
 from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.files import write_text
 from nas_kd.seeds import derived_seed
 from nas_kd.study.prepare import SLICE_LR, interval_db
 from nas_kd.supernet.channel_order import ordered
-from nas_kd.supernet.from_teacher import Inherited, as_student
-from nas_kd.supernet.warmup import CARD, built_in, load_shared, warm_up
+from nas_kd.supernet.from_teacher import Inherited, as_student, is_family
+from nas_kd.supernet.warmup import CARD, load_shared, warm_up
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
 
@@ -56,7 +56,8 @@ def scene(setup: str):
     teacher, images = load_teacher("mini"), open_images("builtin", "eval")
     curve = evaluate(teacher, images).curve()
     space = load_space(s["space"])
-    shared = load_shared(Path(s["shared"]), space, teacher.lmbdas)
+    warmed = s["shared"]
+    shared = load_shared(Path(warmed), space, teacher.lmbdas) if warmed else family()
     return TargetPool(Path(s["pool"])), images, curve, shared
 
 
@@ -68,12 +69,6 @@ def score(student: Student, images, anchor) -> dict:
     return {"bd": rate.value, "reason": rate.reason, "loss": rd_loss(curve, student.lmbdas)}
 
 
-def rd_loss(curve, lmbdas) -> float:
-    """Mean logarithm of the R-D cost over levels, in per cent."""
-    mse = 10 ** (-np.array(curve.psnr_db) / 10)
-    return 100 * float(np.log(np.array(curve.bpp) + np.array(lmbdas) * 255**2 * mse).mean())
-
-
 def started_from(init: str, arch: Arch, shared, pool: TargetPool) -> Student:
     """A student before its first step: a slice of the shared weights or of the teacher, or a transform codec."""
     if init == "slice":
@@ -81,7 +76,7 @@ def started_from(init: str, arch: Arch, shared, pool: TargetPool) -> Student:
     if init in TEACHERS:
         wide = as_student(load_teacher("mini"))
         return Inherited(ordered(wide) if init == "teacher" else wide).student(arch)
-    student = Student(arch, shared.lmbdas)
+    student = Student(arch)
     student.start_from(pool.pictures())
     return student
 
@@ -95,7 +90,10 @@ def cuts() -> list[str]:
 
     latents = replace(arch, M=192)
     narrower = replace(
-        latents, encoder=narrow(arch.encoder), decoder=narrow(arch.decoder), hyper=72
+        latents,
+        encoder=narrow(arch.encoder),
+        decoder=narrow(arch.decoder),
+        hyper=arch.hyper * 3 // 4,
     )
     return [json.dumps(a.to_json()) for a in (latents, narrower)]
 
@@ -149,13 +147,13 @@ def steps_to_reach(looks: dict[int, dict], goal: float) -> float | None:
     return None
 
 
-def options() -> argparse.Namespace:
+def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
+    parser = options(__doc__)
+    add_out(parser, "sharing")
     parser.add_argument("--space", default="demo")
     parser.add_argument("--archs", type=int, default=16)
-    parser.add_argument("--built-in", action="store_true", help="weights that come with nas-kd")
+    parser.add_argument("--family", action="store_true", help="slices of the teacher mini")
     parser.add_argument("--warmup", type=int, default=3000)
     parser.add_argument("--full", type=int, default=1500)
     parser.add_argument("--short", type=int, default=100)
@@ -177,15 +175,14 @@ def options() -> argparse.Namespace:
     return args
 
 
-def shared_weights(args: argparse.Namespace, space, teacher, pool: Path) -> tuple[Path, float]:
-    """Their folder, and the processor time that making them took."""
-    if args.built_in:
-        found = built_in(space, teacher.fingerprint, teacher.lmbdas, Weights())
-        if found is None:
-            raise SystemExit(
-                f"no weights for space {space.name} come with nas-kd: leave out --built-in"
-            )
-        return found, 0.0
+def shared_weights(
+    args: argparse.Namespace, space, teacher, pool: Path
+) -> tuple[Path | None, float]:
+    """Their folder, None for the teacher's own, and the processor time that making them took."""
+    if args.family:
+        if not is_family(teacher, space):
+            raise SystemExit(f"mini is not the family of {space.name}: leave out --family")
+        return None, 0.0
     started, recipe = time.process_time(), Recipe(args.warmup)
     cache, opened = args.cache / "shared", TargetPool(pool)
     return warm_up(
@@ -229,20 +226,25 @@ def kept(args: argparse.Namespace, tasks: list[tuple]) -> list[dict]:
 
 
 def main() -> None:
-    args = options()
+    args = parsed()
     space, teacher = load_space(args.space), load_teacher("mini")
     recipe = PoolRecipe(args.data, args.crops)
     pool = target_pool(args.cache / "targets", teacher, recipe)
     shared, warm_s = shared_weights(args, space, teacher, pool)
-    setup = json.dumps({"space": args.space, "pool": str(pool), "shared": str(shared)})
+    setup = json.dumps(
+        {"space": args.space, "pool": str(pool), "shared": None if shared is None else str(shared)}
+    )
     archs = [
         json.dumps(space.draw(derived_seed(0, "arch", i)).to_json()) for i in range(args.archs)
     ]
     results = kept(args, tasks_of(args, setup, archs))
-    print(json.dumps(summarise(args, results, warm_s, json.loads((shared / CARD).read_text()))))
+    about = {"family": args.family, "cpu_s": warm_s, "teacher": teacher.fingerprint}
+    if shared is not None:
+        about["recipe"] = json.loads((shared / CARD).read_text())["recipe"]
+    finish(summarise(args, results, about), args.out)
 
 
-def summarise(args, results, warm_s, card) -> dict:
+def summarise(args, results, about: dict) -> dict:
     n = args.archs
 
     def loss(result, step):
@@ -274,10 +276,9 @@ def summarise(args, results, warm_s, card) -> dict:
     truth, truth_alone = [loss(r, args.full) for r in full], [loss(r, args.full) for r in alone]
     return {
         "benchmark": "sharing",
-        "date": time.strftime("%F"),
         "space": args.space,
         "archs": n,
-        "shared_weights": {"built_in": args.built_in, "cpu_s": warm_s, "recipe": card["recipe"]},
+        "shared_weights": about,
         "full_steps": args.full,
         "short_steps": args.short,
         **{f"spearman_{name}": interval(found, truth) for name, found in scores.items()},
@@ -294,8 +295,7 @@ def summarise(args, results, warm_s, card) -> dict:
         "valid_bd_share": sum(valid) / n,
         "kd_gain_percent": kd_pairs(args, results),
         "from_teacher": from_teacher(args, results),
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
+        **hardware(),
         "results": results,
     }
 

@@ -3,16 +3,16 @@
     python benchmarks/stopping.py --measure 8 --data FOLDER --curves FILE    # real curves, the problem's ground
     python benchmarks/stopping.py [--quick] [--seeds 5] [--full 40] --curves FILE
 
-Measured: random archs of ``demo``, each trained --steps steps (8 crops of 128 px, no teacher) from its slice of the
-built-in weights and from the shortcut alone; R-D loss at the two rungs as a search sees it, R-D cost on the built-in
-photographs at the end, processor seconds per step and for what is around the steps.
+Measured: random archs of ``demo``, each trained --steps steps (2 crops of 256 px, no teacher) from its slice of
+``mini`` and from the trunk's linear start (arm "klt"); R-D loss at the two rungs as a search sees it, R-D cost on the
+built-in photographs at the end, processor seconds per step and for what is around the steps.
 
 Simulated: final BD-rates and MACs are the table of benchmarks/search.py. A trial's loss at a rung is drawn once per
 arch, normal in its logarithm, with the means, deviations and correlations that were measured (Pearson, between both
 rungs and the end, per start). Its seconds follow from its MACs by a line fitted to the measured ones. Everything else
-is the product's own: a ``Study`` with its sampler, ``Study.goes_on`` (halving.py) at the rungs, trials told as a search
-tells them; one trial at a time. Both arms have the seconds of --full trials that run to their end. With few curves the
-correlations are rough: their bootstrap interval is in the result.
+is the product's own: a ``Study`` with its sampler, ``Study.goes_on`` (successive_halving.py) at the rungs, trials told
+as a search tells them; one trial at a time. Both arms have the seconds of --full trials that run to their end. With
+few curves the correlations are rough: their bootstrap interval is in the result.
 
 The last line is JSON: by start and arm, the share of the true front's hypervolume (mean and standard error over seeds)
 and how many trials ran; ``gain`` is on minus off, with its standard error over seeds.
@@ -20,7 +20,6 @@ and how many trials ran; ``gain`` is on minus off, with its standard error over 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -31,13 +30,13 @@ from pathlib import Path
 import numpy as np
 import optuna
 import torch
-from search import RESULTS, Table, hardware
+from harness import add_out, family, finish, keep, newest, options
+from search import Table, about_us
 
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, load_space
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import crop_pool, open_images
-from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.reasons import Reason
@@ -46,19 +45,14 @@ from nas_kd.study.prepare import SLICE_LR
 from nas_kd.study.study import Settings, Study
 from nas_kd.study.successive_halving import rungs_of
 from nas_kd.study.trial import Outcome, rd_cost
-from nas_kd.supernet.warmup import built_in, load_shared
-from nas_kd.teachers.teacher import load_teacher
 
 STARTS = ("slice", "klt")
 
 
 def measure(n: int, steps: int, data: str, out: Path) -> None:
     """Real curves; the file is written anew after each and gone on from."""
-    space, teacher = load_space("demo"), load_teacher("mini")
+    space, shared = load_space("demo"), family()
     crops = torch.from_numpy(crop_pool(open_images(data, "train", 0), 128, 256, 0))
-    shared = load_shared(
-        built_in(space, teacher.fingerprint, LMBDAS, Weights()), space, teacher.lmbdas
-    )
     images = open_images("builtin", "eval")
     rows = json.loads(out.read_text())["rows"] if out.exists() else []
     done = {(row["start"], row["key"]) for row in rows}
@@ -68,7 +62,7 @@ def measure(n: int, steps: int, data: str, out: Path) -> None:
             if (start, arch.key) in done:
                 continue
             rows.append(curve(arch, start, shared, CropPool(crops), images, steps))
-            out.write_text(json.dumps({"steps": steps, "rows": rows} | hardware(), indent=1) + "\n")
+            keep(out, {"steps": steps, "rows": rows} | about_us())
             print(
                 f"{i + 1} of {n}, {start}: {rows[-1]['rungs']}, {rows[-1]['end']:.4f}", flush=True
             )
@@ -90,7 +84,7 @@ def curve(arch: Arch, start: str, shared, pool: CropPool, images, steps: int) ->
     steps_s = time.process_time() - began
     measured = evaluate(StudentCodec(student.eval()), images)
     rungs, since = {}, 0
-    for rung in rungs_of(steps):  # means since the last rung, as pace.py has them
+    for rung in rungs_of(steps):  # means since the last rung, as a worker has them
         at = next(step for step, _ in seen if step >= rung)
         rungs[str(rung)] = float(np.mean([v for step, v in seen if since < step <= at]))
         since = at
@@ -214,17 +208,16 @@ def mean_and_error(values: list[float]) -> list[float | None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="1 seed, the seconds of 12 trials")
+    parser = options(__doc__, quick="1 seed, the seconds of 12 trials, a sample of archs")
+    add_out(parser, "stopping")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--full", type=int, default=40)
     parser.add_argument("--sampler", default="auto")
-    parser.add_argument("--curves", type=Path, default=RESULTS / "curves-2026-11-25.json")
-    parser.add_argument("--slices", type=Path, default=RESULTS / "slices-2026-11-25.json")
+    parser.add_argument("--curves", type=Path, default=newest("curves"))
+    parser.add_argument("--slices", type=Path, default=newest("slices"))
     parser.add_argument("--measure", type=int, default=0, help="archs to train for their curves")
     parser.add_argument("--steps", type=int, default=180)
     parser.add_argument("--data", default="builtin")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -234,7 +227,8 @@ def main() -> None:
         return
     if args.quick:
         args.seeds, args.full = 1, 12
-    there, table = json.loads(files[0].read_text()), Table("demo", files[1])
+    there = json.loads(files[0].read_text())
+    table = Table("demo", files[1], *((2000, 10) if args.quick else (None, 0)))
     result: dict = {"benchmark": "stopping", "full_trials": args.full, "seeds": args.seeds}
     result |= {"sampler": args.sampler, "curves": files[0].name}
     for start in STARTS:
@@ -242,10 +236,7 @@ def main() -> None:
         curves = Curves.of(rows, there["steps"])
         result[start] = compare(table, curves, args.full, args.seeds, args.sampler)
         result[start]["measured_trials"] = len(rows)
-    result |= hardware()
-    if files[2]:
-        files[2].write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    finish(result | about_us(), files[2])
 
 
 if __name__ == "__main__":

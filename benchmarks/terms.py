@@ -9,17 +9,14 @@ against the control (no teacher, same seed) over the interval that studies use; 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from sharing import rd_loss
+from harness import add_out, family, finish, hardware, options, rd_loss, said
 from training import MIDDLE
 
 from nas_kd.codec.space import load_space
@@ -30,7 +27,6 @@ from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.study.prepare import interval_db
-from nas_kd.supernet.warmup import TEACHERS, load_shared
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
 
@@ -60,18 +56,17 @@ def weights_of(arm: str) -> tuple[Weights, float]:
     """The loss's weights, and the share of the steps over which they fade (0: they stay)."""
     if arm == "control":
         return CONTROL, 0.0
-    said = {"x": 0.0, "y": 0.0, "z": 0.0, "fade": 0.0}
+    weighs = {"x": 0.0, "y": 0.0, "z": 0.0, "fade": 0.0}
     for word in arm.split():
         name = word.rstrip("0123456789.")
-        said[name] = float(word[len(name) :])
-    return Weights(said["x"], said["y"], said["z"]), said["fade"]
+        weighs[name] = float(word[len(name) :])
+    return Weights(weighs["x"], weighs["y"], weighs["z"]), weighs["fade"]
 
 
 def begun(init: str, arch, pool: TargetPool, teacher) -> Student:
-    """A student before its first step: a transform codec, or a slice of the shared weights that come with nas-kd."""
+    """A student before its first step: a linear transform codec, or a slice of ``mini``."""
     if init == "slice":
-        shared = load_shared(TEACHERS / "demo-mini", load_space("demo"), teacher.lmbdas)
-        return shared.student(arch)
+        return family().student(arch)
     student = Student(arch, teacher.lmbdas)
     student.start_from(pool.pictures())
     return student
@@ -90,13 +85,13 @@ def trained(arm: str, init: str, arch, pool: TargetPool, teacher, recipe: Recipe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
+    parser = options(__doc__)
+    add_out(parser, "terms")
     parser.add_argument(
         "--arms", default=ARMS, help="separated by semicolons; the control is first"
     )
     parser.add_argument("--arch", choices=("middle", "largest"), default="middle")
-    parser.add_argument("--init", choices=("shortcut", "slice"), default="shortcut")
+    parser.add_argument("--init", choices=("trunk", "slice"), default="trunk")
     parser.add_argument("--teacher", default="mini")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -130,10 +125,8 @@ def main() -> None:
             row |= {"psnr_db": [round(q, 3) for q in curve.psnr_db]}
             print(json.dumps(row), flush=True)
             rows.append(row)
-    about = {"arch": str(arch), "date": time.strftime("%F"), "torch": torch.__version__}
-    about |= {"machine": f"CPU, {platform.machine()}", "load": os.getloadavg()[0]}
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    print(json.dumps({"benchmark": "terms", **about, "settings": settings, "rows": rows}))
+    about = {"benchmark": "terms", "arch": str(arch), "settings": said(args)} | hardware()
+    finish(about | {"rows": rows}, args.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 HEADING = "## The modules\n"
 WINGS = (
     *("cli", "cluster", "report", "study", "supernet", "teachers"),
-    *("evaluation", "distillation", "measurement", "codec", "data"),
+    *("evaluation", "distillation", "measurement", "codec", "data", "testing"),
 )
 
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "demo.sh"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "demo.sh"
 STUB = """#!/bin/bash
 echo "$@" >> "$CALLS"
 if [ "$1" = export ]; then echo out/students/trial-0007; echo out/students/trial-0002; fi

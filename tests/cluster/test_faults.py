@@ -26,10 +26,9 @@ from nas_kd.data.images import open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.study.study import COUNTED, Study, open_study
 from nas_kd.study.trial import CHECKPOINT, Outcome
+from nas_kd.testing.tiny_study import write_tiny_study
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from chaos import prepare  # noqa: E402
 
 SIDE = Transform("trunk4", (0, 8, 8), kernel=3)
 TINY = Arch(SIDE, SIDE, M=16, hyper=8)
@@ -145,7 +144,7 @@ cp -r studies/chaos/students kept
     reason="a file system of one's own needs root",
 )
 def test_a_search_on_a_full_disk_ends_and_goes_on_once_there_is_room(tmp_path, monkeypatch):
-    prepare(tmp_path, early_stop=False)
+    write_tiny_study(tmp_path, "chaos")
     monkeypatch.chdir(tmp_path)
     words = "search chaos.toml --budget 2 --workers 1"
     search = f"{sys.executable} -c 'from nas_kd.cli.main import main; main()' {words}"

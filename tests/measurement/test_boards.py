@@ -3,13 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
-from fakes import SimulatedDevice
 
 from nas_kd.errors import MeterError
 from nas_kd.measurement.boards import WHOLE, AmdMeter, AppleMeter, JetsonMeter, board_meter
 from nas_kd.measurement.energy import QUICK, measure_energy
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
+from nas_kd.testing.fakes import SimulatedDevice
 
 ORIN_NANO = {1: ("VDD_IN", 4936, 1176), 2: ("VDD_CPU_GPU_CV", 4936, 272), 3: ("VDD_SOC", 4936, 336)}
 """Label, mV and mA of each channel, as an Orin Nano of Jetson Linux 36 shows them."""

@@ -3,7 +3,6 @@ import re
 
 import pytest
 import torch
-from fakes import FakeMeter, SimulatedDevice
 
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.cost import count
@@ -14,6 +13,7 @@ from nas_kd.measurement.energy import QUICK, measure_energy
 from nas_kd.measurement.entropy_coding_cost import no_coding
 from nas_kd.measurement.networks import memory_bytes, passes
 from nas_kd.measurement.reading import Reading
+from nas_kd.testing.fakes import FakeMeter, SimulatedDevice
 
 
 @pytest.fixture(scope="module")

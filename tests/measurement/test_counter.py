@@ -2,10 +2,10 @@ import threading
 import time
 
 import pytest
-from fakes import FakeMeter, SimulatedDevice
 
 from nas_kd.errors import MeterError
 from nas_kd.measurement.counter import REAL_TIME, UnusableError, find_sensor, overlap_s, record
+from nas_kd.testing.fakes import FakeMeter, SimulatedDevice
 
 
 def find(device, **settings):

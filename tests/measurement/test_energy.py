@@ -3,7 +3,6 @@ import statistics
 from dataclasses import replace
 
 import pytest
-from fakes import FakeMeter, LivelyDevice, SimulatedDevice
 
 from nas_kd.errors import MeterError
 from nas_kd.measurement.calibration import Calibration, calibrate
@@ -18,6 +17,7 @@ from nas_kd.measurement.energy import (
 )
 from nas_kd.measurement.meter import Conditions
 from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.testing.fakes import FakeMeter, LivelyDevice, SimulatedDevice
 
 CALM = Conditions(clock_mhz=1980, temperature_c=50, processes=(7,), busy_percent=0)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from fakes import FakeNvml, PowercapTree, SimulatedDevice
+from fakes import FakeNvml, PowercapTree
 
 from nas_kd.errors import MeterError
 from nas_kd.measurement.energy import QUICK, measure_energy
 from nas_kd.measurement.meter import Conditions
 from nas_kd.measurement.meters import NvmlMeter, RaplMeter, find_meter
 from nas_kd.measurement.reading import Reading
+from nas_kd.testing.fakes import SimulatedDevice
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: fake meters with exact clocks, a study that takes seconds."""
