@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import features
@@ -20,9 +19,10 @@ from nas_kd.data.images import ImageSet, held
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import CODECS, against, classical_point
+from nas_kd.places import ASSETS
 
 SHOWN = ("vtm", "cheng2020-anchor", "bmshj2018-hyperprior")
-FILE = Path(__file__).parent / "assets" / "published.json"
+FILE = ASSETS / "published.json"
 QUALITY_STEP = 5
 """Between the published points of JPEG, which begin with it."""
 
