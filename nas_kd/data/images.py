@@ -151,8 +151,8 @@ def to_image(tensor: torch.Tensor) -> Image8:
 
 
 def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """A tensor of the host on the device; a GPU fetches it by itself while the host goes on."""
-    if torch.device(device).type == "cpu":
+    """A tensor on the device; a GPU fetches it from the host by itself while the host goes on."""
+    if torch.device(device).type == tensor.device.type:
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
 
