@@ -18,7 +18,7 @@ import torch
 from nas_kd.codec.checkpoint import in_half_precision, load_student
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import LMBDAS
-from nas_kd.data.images import derived_seed, open_images
+from nas_kd.data.images import decoded, derived_seed, open_images
 from nas_kd.distillation.training import EveryCrop, Run
 from nas_kd.measurement.networks import best_device
 from nas_kd.recipe import Recipe
@@ -83,7 +83,8 @@ def main():
     given = parsed()
     sets = [open_images(folder, "train") for folder in given.data]
     device = best_device()
-    crops = EveryCrop([image for each in sets for image in each.images], given.size, device)
+    pictures = [image for each in sets for image in decoded(each, told_decoding)]
+    crops = EveryCrop(pictures, given.size, device)
     shared = family_of(given, crops).to(device)
     recipe = Recipe(given.steps, given.batch, given.lr, decay=given.decay, seed=given.seed)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,11 @@ def main():
         training["from"] = json.loads((given.further / "card.json").read_text())["training"]
     mini = in_half_precision(shared.cpu().student(shared.arch))
     write_teacher(mini, training, given.eval_data, given.out, shared.space.fingerprint)
+
+
+def told_decoding(done, of):
+    if done % 500 == 0 or done == of:
+        print(f"{done} of {of} pictures decoded", flush=True)
 
 
 def told(recipe, first, started):

@@ -20,7 +20,7 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,7 +95,19 @@ def held(images: ImageSet) -> ImageSet:
     """The set with its pictures decoded now, once, where they take no more than HELD_BYTES; else as it is."""
     if sum(3 * height * width for height, width in images.sizes) > HELD_BYTES:
         return images
-    return replace(images, images=list(images.images))
+    return replace(images, images=decoded(images))
+
+
+def decoded(
+    images: ImageSet, progress: Callable[[int, int], None] = lambda done, of: None
+) -> list[Image8]:
+    """All pictures of a set, decoded on all cores; ``progress`` hears (done, all) pictures."""
+    found = []
+    with ThreadPoolExecutor(cores()) as threads:  # Pillow releases the GIL
+        for image in threads.map(images.images.__getitem__, range(len(images))):
+            found.append(image)
+            progress(len(found), len(images))
+    return found
 
 
 def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:
@@ -131,10 +143,14 @@ def crop_pool(images: ImageSet, count: int, size: int, seed: int) -> Image8:
     chosen = rng.choice(len(areas), count, p=areas / areas.sum())
     places = rng.random((count, 3))
     pool = np.empty((count, 3, size, size), np.uint8)
-    for index in np.unique(chosen):
+
+    def cut(index: int) -> None:
         image = at_least(images.images[index], size)
         for slot in np.flatnonzero(chosen == index):
             pool[slot] = _crop(image, size, *places[slot]).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor(cores()) as threads:
+        list(threads.map(cut, np.unique(chosen).tolist()))
     return pool
 
 

@@ -26,6 +26,7 @@ from nas_kd.data.images import Image8, at_least, derived_seed, to_device
 from nas_kd.distillation.feed import Feed
 from nas_kd.distillation.graphs import CudaCapture, Eager, Graphs, Numbers, Terms, Way
 from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
+from nas_kd.distillation.placed_pictures import PlacedPictures, fits
 from nas_kd.errors import TrialFailed
 from nas_kd.recipe import Recipe
 
@@ -71,6 +72,8 @@ class CropPool:
 class EveryCrop:
     """All crops of all pictures, flipped and turned: cut anew for every step, hardly one comes again.
 
+    On a GPU the pictures lie in its memory where they have room, and crops are gathered there.
+
     Args:
         images: uint8 [H, W, 3] each, in memory; those smaller than the crop are extended by reflection.
         size: side of a crop, in pixels.
@@ -85,17 +88,30 @@ class EveryCrop:
         self.size, self.device = size, device
         places = [(a.shape[0] - size + 1) * (a.shape[1] - size + 1) for a in self.images]
         self.ends = np.cumsum(places) * self.SYMMETRIES
+        self.placed: PlacedPictures | None = None
+        if fits(self.images, device):
+            self.place()
+            self.images = []
+
+    def place(self) -> None:
+        """Lay the pictures into the device's memory; crops are gathered there from now on."""
+        self.placed = PlacedPictures(
+            self.images, self.size, self.ends, self.SYMMETRIES, self.device
+        )
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
         """Pictures in [0, 1]; there is no teacher here."""
+        level, lmbda = (to_device(t, self.device) for t in (level, lmbda))
+        return Batch(self._crops(index).float() / 255, level, lmbda)
+
+    def _crops(self, index: Tensor) -> Tensor:
+        if self.placed is not None:
+            return self.placed.crops(to_device(index, self.device))
         crops = np.stack([self._cut(int(i)) for i in index])
-        x, level, lmbda = (
-            to_device(t, self.device) for t in (torch.from_numpy(crops), level, lmbda)
-        )
-        return Batch(x.float() / 255, level, lmbda)
+        return to_device(torch.from_numpy(crops), self.device)
 
     def _cut(self, index: int) -> Image8:
         which = int(np.searchsorted(self.ends, index, side="right"))
@@ -107,14 +123,14 @@ class EveryCrop:
         return np.ascontiguousarray(crop[..., ::-1] if symmetry >= 4 else crop)
 
     def sample(self, count: int, seed: int) -> Tensor:
-        """Float [count, 3, S, S] in [0, 1]: what a trunk starts from."""
+        """Float [count, 3, S, S] in [0, 1] on the host: what a trunk starts from."""
         generator = torch.Generator().manual_seed(derived_seed(seed, "start"))
         index = torch.randint(len(self), (count,), generator=generator)
-        return torch.from_numpy(np.stack([self._cut(int(i)) for i in index])).float() / 255
+        return self._crops(index).cpu().float() / 255
 
     def is_far(self, weights: Weights) -> bool:
         """Whether crops are cut on the host for another device."""
-        return torch.device(self.device).type != "cpu"
+        return self.placed is None and torch.device(self.device).type != "cpu"
 
 
 Report = Callable[[int, dict[str, float]], None]
