@@ -27,6 +27,8 @@ from nas_kd.teachers.make import write_teacher
 
 START = 600
 """Crops that the trunk starts from."""
+PROBE = 10
+"""Steps between looks at the clock."""
 
 
 def parsed():
@@ -46,6 +48,7 @@ def parsed():
     )
     parser.add_argument("--further", type=Path, help="folder of a family to train on")
     parser.add_argument("--until", type=int, help="stop at this step, with a checkpoint")
+    parser.add_argument("--seconds", type=float, help="as many steps as this time allows")
     parser.add_argument("--quick", action="store_true", help="20 steps")
     given = parser.parse_args()
     given.steps = 20 if given.quick else given.steps
@@ -79,6 +82,23 @@ def forwards_of(shared, seed, others):
     return forwards
 
 
+def recipe_of(given, steps):
+    return Recipe(steps, given.batch, given.lr, decay=given.decay, seed=given.seed)
+
+
+def steps_within(given, crops, device):
+    """Steps that the time allows, by those that a throw-away run takes in a tenth of it."""
+    shared = family_of(given, crops).to(device)
+    forwards = forwards_of(shared, given.seed, given.others)
+    run = Run(shared, crops, recipe_of(given, 10**9), forwards=forwards)
+    run.run(until=PROBE // 2)  # libraries are loaded, graphs captured
+    first, started, taken_s = run.step, time.monotonic(), 0.0
+    while taken_s < given.seconds / 10:
+        run.run(until=run.step + PROBE)
+        taken_s = time.monotonic() - started
+    return max(int(0.85 * given.seconds * (run.step - first) / taken_s), 1)
+
+
 def main():
     given = parsed()
     sets = [open_images(folder, "train") for folder in given.data]
@@ -86,7 +106,9 @@ def main():
     pictures = [image for each in sets for image in decoded(each, told_decoding)]
     crops = EveryCrop(pictures, given.size, device)
     shared = family_of(given, crops).to(device)
-    recipe = Recipe(given.steps, given.batch, given.lr, decay=given.decay, seed=given.seed)
+    if given.seconds is not None:
+        given.steps = steps_within(given, crops, device)
+    recipe = recipe_of(given, given.steps)
     given.out.mkdir(parents=True, exist_ok=True)
     checkpoint = given.out / "checkpoint.pt"
     forwards = forwards_of(shared, given.seed, given.others)
