@@ -23,6 +23,7 @@ from nas_kd.distillation.training import EveryCrop, Run
 from nas_kd.measurement.networks import best_device
 from nas_kd.recipe import Recipe
 from nas_kd.supernet.shared_weights import Shared, shared_name
+from nas_kd.supernet.warmup import EXCHANGE, drawn
 from nas_kd.teachers.make import write_teacher
 
 START = 600
@@ -67,16 +68,17 @@ def family_of(given, crops):
     return shared
 
 
-def forwards_of(shared, seed, others):
+def forwards_of(shared, seed, others, few):
     """The largest arch in each step; the others are drawn, the smallest a quarter of the time."""
 
     def forwards(step):
         draw = random.Random(derived_seed(seed, "family", step))
+        those = derived_seed(seed, "few", step // EXCHANGE) if few else None
         archs = [draw.choice(shared.largest)]
         for _ in range(int(others + draw.random())):
             smallest = draw.random() < 0.25
-            drawn = shared.space.draw(draw.randrange(2**32))
-            archs.append(draw.choice(shared.smallest) if smallest else drawn)
+            other = drawn(shared.space, draw, those)
+            archs.append(draw.choice(shared.smallest) if smallest else other)
         return [shared.through(arch) for arch in archs]
 
     return forwards
@@ -89,7 +91,7 @@ def recipe_of(given, steps):
 def steps_within(given, crops, device):
     """Steps that the time allows, by those that a throw-away run takes in a tenth of it."""
     shared = family_of(given, crops).to(device)
-    forwards = forwards_of(shared, given.seed, given.others)
+    forwards = forwards_of(shared, given.seed, given.others, few=device == "cuda")
     run = Run(shared, crops, recipe_of(given, 10**9), forwards=forwards)
     run.run(until=PROBE // 2)  # libraries are loaded, graphs captured
     first, started, taken_s = run.step, time.monotonic(), 0.0
@@ -111,7 +113,7 @@ def main():
     recipe = recipe_of(given, given.steps)
     given.out.mkdir(parents=True, exist_ok=True)
     checkpoint = given.out / "checkpoint.pt"
-    forwards = forwards_of(shared, given.seed, given.others)
+    forwards = forwards_of(shared, given.seed, given.others, few=device == "cuda")
     run = Run(shared, crops, recipe, checkpoint=checkpoint, forwards=forwards)
     first, started = run.step, time.monotonic()
     run.run(told(recipe, first, started), until=given.until)

@@ -23,8 +23,8 @@ from nas_kd.distillation.loss import Batch
 
 logger = logging.getLogger("nas_kd")
 
-MOST = 96
-"""Graphs that are kept: 48 archs took 2.9 GiB on an H200 (demo, 8 crops of 256 px)."""
+MOST = 64
+"""Graphs that are kept: those of 48 archs took 2.9 GiB on an H200 (demo, 8 crops of 256 px)."""
 SEEN = 256
 """Works that are remembered after their first run; one that comes later counts as new."""
 
