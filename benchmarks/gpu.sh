@@ -27,6 +27,7 @@ run() { # name, seconds at most, command: its end is told and the next part runs
     local name=$1 limit_s=$2 code=124
     shift 2
     [ "$limit_s" -le "$(left_s)" ] || limit_s=$(left_s)
+    [ "$limit_s" -ge 0 ] || limit_s=0
     echo "== $name: $limit_s s at most"
     if [ "$limit_s" -ge 1 ]; then
         timeout --kill-after=10 "$limit_s" "$@" 2>&1 | tee "$out/$name.log"
@@ -37,9 +38,9 @@ run() { # name, seconds at most, command: its end is told and the next part runs
 }
 
 # Without a GPU there is no meter and there are no graphs: the same parts with what a CPU has.
-objectives=bd_rate,flops,energy sharing='--workers 2 --trials-per-gpu 2' marked=gpu
+objectives=bd_rate,flops,energy sharing='--workers 2 --trials-per-gpu 2' marked=gpu named=gpu
 if ! command -v nvidia-smi >/dev/null; then
-    objectives=bd_rate,flops sharing='--workers 1' marked='not gpu and not slow'
+    objectives=bd_rate,flops sharing='--workers 1' marked='not gpu' named=cpu
 fi
 work="--budget 6 --steps 1000 --crops 512 --batch 8"
 [ -z "$quick" ] || work="--budget 2 --steps 2 --crops 16 --batch 1"
@@ -54,7 +55,7 @@ fi
 run machine 20 bash -c 'nvidia-smi; nas_kd doctor || true'
 run search 270 bash -c "cd '$out' && nas_kd search $search"
 run front 20 bash -c "cd '$out' && nas_kd front gpu --json > front.json"
-run graphs-tests 60 "$python" -m pytest -q -p no:cacheprovider -m "$marked" tests/distillation/test_graphs.py
+run graphs-tests 60 "$python" -m pytest -q -p no:cacheprovider -m "$marked" -k "on_a_$named" tests/distillation/test_graphs.py
 run graphs 90 "$python" benchmarks/distill.py ${quick:+--quick} --parts graphs --data "$data" --out "$out/graphs.json"
 run laws 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/measurement/test_energy_gpu.py
 # The card's curves, real files on the CPU, take the last part of it.
