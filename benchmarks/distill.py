@@ -1,6 +1,6 @@
 """What distillation costs: the paper's loop, a step without a teacher, and ours, side by side in one run.
 
-    python benchmarks/distill.py [--quick] [--data DIR] [--parts speed,outside,quality,compile,packed]
+    python benchmarks/distill.py [--quick] [--data DIR] [--parts graphs,speed,outside,quality,compile,packed]
 
 Same student (PRIM, N = 64, M = 192), same teacher, same batch, same machine, interleaved rounds, medians. The arms:
 
@@ -42,13 +42,14 @@ from loops import (
 from PIL import Image
 
 from nas_kd.cluster.gpu_sharing import trials_per_gpu
+from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import load_space, prim
 from nas_kd.codec.student import LMBDAS, Student
-from nas_kd.data.images import open_images
+from nas_kd.data.images import decoded, open_images
 from nas_kd.device import best_device, numerics, synchroniser
 from nas_kd.distillation.loss import CONTROL, Weights
-from nas_kd.distillation.training import Recipe, Run
+from nas_kd.distillation.training import EveryCrop, Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.measurement.codec_energy import energy_of
 from nas_kd.measurement.device_lock import in_use
@@ -56,6 +57,7 @@ from nas_kd.measurement.energy import QUICK
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.networks import LiveBytes, gpu_busy_share
 from nas_kd.measurement.reading import Reading
+from nas_kd.places import TEACHERS
 from nas_kd.report.illustrate import illustrate
 from nas_kd.study.prepare import interval_db
 from nas_kd.study.trial import Anchor, Task, rd_cost, run_trial
@@ -66,6 +68,8 @@ TRIALS = 200
 """Trials that one pass of the teacher serves, where its seconds are spread over them."""
 STEPS = 5000
 """Of a trial, for the share of it that is spent outside distillation."""
+GRAPH_BATCH = 8
+"""Crops a step, as in the figures of docs and LOG."""
 LEVEL = 5  # the paper's teacher: quality 5
 
 
@@ -319,6 +323,29 @@ def quality(args, folder: Path) -> dict:
     return found
 
 
+# ---------------------------------------------------------------- graphs
+
+
+def phases(args) -> dict:
+    """A step of `mini` with its phases as they come and as CUDA graphs, crops drawn anew, interleaved rounds."""
+    recipe = Recipe(10**6, GRAPH_BATCH, checkpoint_s=1e9)
+    crops = EveryCrop(decoded(open_images(args.data, "train")), args.crop, args.device)
+    arms = {}
+    for name in ("eager", "graph") if args.device == "cuda" else ("eager",):
+        student = load_student(TEACHERS / "mini").requires_grad_(True).to(args.device)
+        run = Run(student, crops, recipe, graphs=name == "graph")
+        arms[name] = lambda steps, run=run: run.run(until=run.step + steps)
+        arms[name](4)  # captures
+    found = rounds(arms, args.rounds, args.steps, args.device, {})
+    table = {"batch": GRAPH_BATCH}
+    for name, (wall, cpu) in found.items():
+        step_s = statistics.median(wall)
+        table[f"{name}_ms"] = 1e3 * step_s
+        table[f"{name}_crops_per_s"] = GRAPH_BATCH / step_s
+        table[f"{name}_host_share"] = statistics.median(cpu) / step_s
+    return table
+
+
 # ---------------------------------------------------------------- torch.compile
 
 
@@ -348,7 +375,7 @@ def pays_back(arch, mode: str, pool: TargetPool, args) -> dict:
         student = Student(arch, LMBDAS).to(args.device)
         forward = torch.compile(student, mode=mode) if name == "compiled" else student
         given = (student, pool, recipe, Weights(), pool.latent_widths)
-        runs[name] = Run(*given, forwards=lambda step, f=forward: [f])
+        runs[name] = Run(*given, forwards=lambda step, f=forward: [f], graphs=False)
         start = time.perf_counter()
         runs[name].run(until=1)
         wait()
@@ -405,7 +432,7 @@ def arguments():
     args = parser.parse_args()
     args.device = best_device()
     gpu, quick = args.device == "cuda", args.quick
-    args.parts = args.parts or "speed,outside,quality,packed" + ("" if quick else ",compile")
+    args.parts = args.parts or "graphs,speed,outside,quality,packed" + ("" if quick else ",compile")
     args.batch, args.crop = 16 if gpu else 1 if quick else 2, 256
     args.crops, args.study_crops = (256 if gpu else 4 if quick else 16), 256
     args.rounds, args.steps = (2 if quick else 7), (100 if gpu else 2 if quick else 8)
@@ -439,11 +466,17 @@ def main() -> None:
             result["trial"] = outside(args, steps) if steps else None
         if "quality" in parts:
             result["quality"] = quality(args, folder)
+        if "graphs" in parts:
+            result["graphs"] = phases(args)
+            print(json.dumps(result["graphs"]), flush=True)
         if "compile" in parts:
             result["compile"] = compiled(args)
     wanted = ("ours_over_floor", "paper_over_ours")
     for name in wanted:
         result[name] = first[name]["wall"] if name in first else None
+    graphs = result.get("graphs") or {}
+    result |= {key: graphs.get(key) for key in ("eager_ms", "graph_ms")}
+    result["crops_per_s"] = graphs.get("graph_crops_per_s", graphs.get("eager_crops_per_s"))
     result["curve_speedup"] = first.get("curve_speedup")
     result["outside_share"] = (result.get("trial") or {}).get("outside_share")
     result["packed"] = packed(args) if "packed" in parts and args.device == "cuda" else None

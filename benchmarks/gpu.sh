@@ -1,39 +1,67 @@
 #!/usr/bin/env bash
-# All that is due on a machine with a GPU: tests, energy, speed, and further training of the built-in teacher.
+# What is due on a machine with a GPU: twelve minutes in all, the most valuable part first.
 #
-#     OUT=results bash benchmarks/gpu.sh [tests] [energy] [speed] [train]     # all four unless some are named
+#     OUT=results bash benchmarks/gpu.sh      # QUICK=1 tries every part with tiny numbers, on any machine, in five minutes
 #
-# Wheels of what the machine lacks lie in .whl/ ; nothing is downloaded. Each part's log and figures land in $OUT.
+# A search with three objectives through Ray; graphs against phases as they come; the laws of energy; then the built-in
+# weights are trained on for the time that is left, on the pictures in DATA. Each part has its own limit in seconds, its log
+# and figures lie in OUT as they come, and the next part runs all the same. Nothing is downloaded: what the machine
+# lacks is set up by .gpu/setup.sh, where there is one.
 set -uo pipefail
-out=${OUT:-gpu-out}
-mkdir -p "$out"
-parts=${*:-tests energy speed train}
-python=${PYTHON:-python3}
-if compgen -G '.whl/*.whl' >/dev/null; then
-    site=${TMPDIR:-/tmp}/nas-kd-site
-    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" .whl/*.whl || exit 1
-    export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+root=$PWD out=${OUT:-gpu-out} quick=${QUICK:-} data=${DATA:-builtin} judged=builtin
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
+if [ -e .gpu/setup.sh ]; then
+    # shellcheck source=/dev/null
+    . .gpu/setup.sh
 fi
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+python=$(command -v "${PYTHON:-python3}") || exit 1
+case $python in /*) ;; *) python=$root/$python ;; esac
+export python data PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+# shellcheck disable=SC2329 # the parts call it
 nas_kd() { "$python" -c 'from nas_kd.cli.main import main; main()' "$@"; }
+export -f nas_kd
+total_s=${TOTAL_S:-$([ -n "$quick" ] && echo 300 || echo 720)}
+left_s() { echo $((total_s - SECONDS)); }
 failed=0
-run() { # name, seconds, command: its end is reported and the next part runs all the same
-    local name=$1 seconds=$2
+run() { # name, seconds at most, command: its end is told and the next part runs all the same
+    local name=$1 limit_s=$2 code=124
     shift 2
-    echo "== $name"
-    timeout "$seconds" "$@" 2>&1 | tee "$out/$name.log"
-    local code=${PIPESTATUS[0]}
-    echo "== $name: exit code $code"
+    [ "$limit_s" -le "$(left_s)" ] || limit_s=$(left_s)
+    [ "$limit_s" -ge 0 ] || limit_s=0
+    echo "== $name: $limit_s s at most"
+    if [ "$limit_s" -ge 1 ]; then
+        timeout --kill-after=10 "$limit_s" "$@" 2>&1 | tee "$out/$name.log"
+        code=${PIPESTATUS[0]}
+    fi
+    echo "== $name: exit code $code, $(left_s) s left"
     [ "$code" -eq 0 ] || failed=1
 }
-export -f nas_kd
-export python
-wanted() { [[ " $parts " == *" $1 "* ]]; }
 
-run machine 120 bash -c 'nvidia-smi; nas_kd doctor'
-wanted tests && run tests "${TESTS_S:-300}" "$python" -m pytest -q -m gpu -p no:cacheprovider
-wanted energy && run energy "${ENERGY_S:-300}" "$python" benchmarks/energy.py
-wanted speed && run speed 600 bash -c 'nas_kd measure nas_kd/assets/teachers/mini --quick --json'
-wanted speed && run distill "${DISTILL_S:-1200}" "$python" benchmarks/distill.py ${QUICK:+--quick} --out "$out/distill.json"
-wanted train && run train "${TRAIN_S:-1200}" "$python" benchmarks/train_mini.py --out "$out/mini" --steps "${STEPS:-20000}"
+# Without a GPU there is no meter and there are no graphs: the same parts with what a CPU has.
+objectives=bd_rate,flops,energy sharing='--workers 2 --trials-per-gpu 2' marked=gpu named=gpu
+if ! command -v nvidia-smi >/dev/null; then
+    objectives=bd_rate,flops sharing='--workers 1' marked='not gpu' named=cpu
+fi
+work="--budget 6 --steps 1000 --crops 512 --batch 8"
+[ -z "$quick" ] || work="--budget 2 --steps 2 --crops 16 --batch 1"
+search="--name gpu --space demo --teacher mini --objectives $objectives $sharing $work --data $data --eval-data $judged"
+
+if [ -n "$quick" ]; then # one small picture: the card's real files are coded on the CPU
+    judged=$out/judged
+    mkdir -p "$judged"
+    "$python" -c 'import sys; from PIL import Image; Image.effect_noise((128, 128), 40).save(sys.argv[1])' "$judged/a.png"
+fi
+
+run machine 20 bash -c 'nvidia-smi; nas_kd doctor || true'
+run search 270 bash -c "cd '$out' && nas_kd search $search"
+run front 20 bash -c "cd '$out' && nas_kd front gpu --json > front.json"
+run graphs-tests 60 "$python" -m pytest -q -p no:cacheprovider -m "$marked" -k "on_a_$named" tests/distillation/test_graphs.py
+run graphs 90 "$python" benchmarks/distill.py ${quick:+--quick} --parts graphs --data "$data" --out "$out/graphs.json"
+run laws 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/measurement/test_energy_gpu.py
+# The card's curves, real files on the CPU, take the last part of it.
+train_s=$(($(left_s) - 100))
+[ "$train_s" -ge 1 ] || train_s=1
+[ -z "$quick" ] || train_s=5
+run train "$(left_s)" "$python" scripts/train_family.py --further nas_kd/assets/teachers/mini --data "$data" --batch 8 \
+    --eval-data "$judged" --seconds "$train_s" --out "$out/mini"
 exit $failed

@@ -56,7 +56,7 @@ def trained(name: str, space, pool: TargetPool, lmbdas, recipe: Recipe) -> Share
     torch.manual_seed(derived_seed(recipe.seed, "shared", space.fingerprint))
     shared = Shared(space, lmbdas, pool.pictures())
     forwards = sandwich(shared, recipe.seed)
-    run(shared, pool, recipe, weights, pool.latent_widths, forwards=forwards).run()
+    run(shared, pool, recipe, weights, pool.latent_widths, forwards=forwards, graphs=False).run()
     return shared.eval()
 
 

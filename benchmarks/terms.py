@@ -77,7 +77,7 @@ def trained(arm: str, init: str, arch, pool: TargetPool, teacher, recipe: Recipe
     weights, fade = weights_of(arm)
     torch.manual_seed(recipe.seed)
     student = begun(init, arch, pool, teacher)
-    run = Fading(student, pool, recipe, weights, pool.latent_widths)
+    run = Fading(student, pool, recipe, weights, pool.latent_widths, graphs=False)
     run.fade = fade
     started = time.process_time()
     run.run()

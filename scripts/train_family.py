@@ -18,16 +18,19 @@ import torch
 from nas_kd.codec.checkpoint import in_half_precision, load_student
 from nas_kd.codec.space import load_space
 from nas_kd.codec.student import LMBDAS
-from nas_kd.data.images import open_images
+from nas_kd.data.images import decoded, open_images
 from nas_kd.device import best_device
 from nas_kd.distillation.training import EveryCrop, Run
 from nas_kd.recipe import Recipe
 from nas_kd.seeds import derived_seed
 from nas_kd.supernet.shared_weights import Shared, shared_name
+from nas_kd.supernet.warmup import EXCHANGE, drawn
 from nas_kd.teachers.make import write_teacher
 
 START = 600
 """Crops that the trunk starts from."""
+PROBE = 10
+"""Steps between looks at the clock."""
 
 
 def parsed():
@@ -47,6 +50,7 @@ def parsed():
     )
     parser.add_argument("--further", type=Path, help="folder of a family to train on")
     parser.add_argument("--until", type=int, help="stop at this step, with a checkpoint")
+    parser.add_argument("--seconds", type=float, help="as many steps as this time allows")
     parser.add_argument("--quick", action="store_true", help="20 steps")
     given = parser.parse_args()
     given.steps = 20 if given.quick else given.steps
@@ -65,31 +69,52 @@ def family_of(given, crops):
     return shared
 
 
-def forwards_of(shared, seed, others):
+def forwards_of(shared, seed, others, few):
     """The largest arch in each step; the others are drawn, the smallest a quarter of the time."""
 
     def forwards(step):
         draw = random.Random(derived_seed(seed, "family", step))
+        those = derived_seed(seed, "few", step // EXCHANGE) if few else None
         archs = [draw.choice(shared.largest)]
         for _ in range(int(others + draw.random())):
             smallest = draw.random() < 0.25
-            drawn = shared.space.draw(draw.randrange(2**32))
-            archs.append(draw.choice(shared.smallest) if smallest else drawn)
+            other = drawn(shared.space, draw, those)
+            archs.append(draw.choice(shared.smallest) if smallest else other)
         return [shared.through(arch) for arch in archs]
 
     return forwards
+
+
+def recipe_of(given, steps):
+    return Recipe(steps, given.batch, given.lr, decay=given.decay, seed=given.seed)
+
+
+def steps_within(given, crops, device):
+    """Steps that the time allows, by those that a throw-away run takes in a tenth of it."""
+    shared = family_of(given, crops).to(device)
+    forwards = forwards_of(shared, given.seed, given.others, few=device == "cuda")
+    run = Run(shared, crops, recipe_of(given, 10**9), forwards=forwards)
+    run.run(until=PROBE // 2)  # libraries are loaded, graphs captured
+    first, started, taken_s = run.step, time.monotonic(), 0.0
+    while taken_s < given.seconds / 10:
+        run.run(until=run.step + PROBE)
+        taken_s = time.monotonic() - started
+    return max(int(0.85 * given.seconds * (run.step - first) / taken_s), 1)
 
 
 def main():
     given = parsed()
     sets = [open_images(folder, "train") for folder in given.data]
     device = best_device()
-    crops = EveryCrop([image for each in sets for image in each.images], given.size, device)
+    pictures = [image for each in sets for image in decoded(each, told_decoding)]
+    crops = EveryCrop(pictures, given.size, device)
     shared = family_of(given, crops).to(device)
-    recipe = Recipe(given.steps, given.batch, given.lr, decay=given.decay, seed=given.seed)
+    if given.seconds is not None:
+        given.steps = steps_within(given, crops, device)
+    recipe = recipe_of(given, given.steps)
     given.out.mkdir(parents=True, exist_ok=True)
     checkpoint = given.out / "checkpoint.pt"
-    forwards = forwards_of(shared, given.seed, given.others)
+    forwards = forwards_of(shared, given.seed, given.others, few=device == "cuda")
     run = Run(shared, crops, recipe, checkpoint=checkpoint, forwards=forwards)
     first, started = run.step, time.monotonic()
     run.run(told(recipe, first, started), until=given.until)
@@ -107,6 +132,11 @@ def main():
         training["from"] = json.loads((given.further / "card.json").read_text())["training"]
     mini = in_half_precision(shared.cpu().student(shared.arch))
     write_teacher(mini, training, given.eval_data, given.out, shared.space.fingerprint)
+
+
+def told_decoding(done, of):
+    if done % 500 == 0 or done == of:
+        print(f"{done} of {of} pictures decoded", flush=True)
 
 
 def told(recipe, first, started):

@@ -8,12 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_kd.codec.compressai_light import (
-    CompressionModel,
-    EntropyBottleneck,
-    GaussianConditional,
-    quantize_ste,
-)
+from nas_kd.codec.bottleneck import EntropyBottleneck
+from nas_kd.codec.compressai_light import CompressionModel, GaussianConditional, quantize_ste
 from nas_kd.codec.entropy_coding import LatentCoder, anchors, make_tables
 from nas_kd.codec.layers import (
     Analysis,
@@ -49,6 +45,8 @@ class Gain(nn.Module):
         """Gain and inverse, each [B, C, 1, 1] ([1, C, 1, 1] for one number), at levels 1 to L."""
         place = torch.as_tensor(level, dtype=torch.float32, device=self.log_gain.device) - 1
         place = place.reshape(-1).clamp(0, len(self.log_gain) - 1)
+        if place.is_cuda:
+            return self._mixed(self.log_gain, place), self._mixed(self.log_inverse, place)
         low = place.floor().long().clamp(max=max(len(self.log_gain) - 2, 0))
         high = (low + 1).clamp(max=len(self.log_gain) - 1)
         return self._at(self.log_gain, place, low, high), self._at(
@@ -59,6 +57,13 @@ class Gain(nn.Module):
     def _at(table: Tensor, place: Tensor, low: Tensor, high: Tensor) -> Tensor:
         part = (place - low)[:, None]
         return torch.exp(torch.lerp(table[low], table[high], part))[:, :, None, None]
+
+    @staticmethod
+    def _mixed(table: Tensor, place: Tensor) -> Tensor:
+        """The same as sums of rows: one with weight 1 at a whole level; a GPU sorts for the gradient of an index."""
+        rows = torch.arange(len(table), device=place.device)
+        weights = (1 - (place[:, None] - rows).abs()).clamp(min=0)
+        return torch.exp((weights[:, :, None] * table).sum(1))[:, :, None, None]
 
 
 class Student(CompressionModel):

@@ -19,7 +19,7 @@ built-in set stay comparable.
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,7 +95,19 @@ def held(images: ImageSet) -> ImageSet:
     """The set with its pictures decoded now, once, where they take no more than HELD_BYTES; else as it is."""
     if sum(3 * height * width for height, width in images.sizes) > HELD_BYTES:
         return images
-    return replace(images, images=list(images.images))
+    return replace(images, images=decoded(images))
+
+
+def decoded(
+    images: ImageSet, progress: Callable[[int, int], None] = lambda done, of: None
+) -> list[Image8]:
+    """All pictures of a set, decoded on all cores; ``progress`` hears (done, all) pictures."""
+    found = []
+    with ThreadPoolExecutor(cores()) as threads:  # Pillow releases the GIL
+        for image in threads.map(images.images.__getitem__, range(len(images))):
+            found.append(image)
+            progress(len(found), len(images))
+    return found
 
 
 def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:
@@ -131,10 +143,14 @@ def crop_pool(images: ImageSet, count: int, size: int, seed: int) -> Image8:
     chosen = rng.choice(len(areas), count, p=areas / areas.sum())
     places = rng.random((count, 3))
     pool = np.empty((count, 3, size, size), np.uint8)
-    for index in np.unique(chosen):
+
+    def cut(index: int) -> None:
         image = at_least(images.images[index], size)
         for slot in np.flatnonzero(chosen == index):
             pool[slot] = _crop(image, size, *places[slot]).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor(cores()) as threads:
+        list(threads.map(cut, np.unique(chosen).tolist()))
     return pool
 
 
@@ -151,8 +167,8 @@ def to_image(tensor: torch.Tensor) -> Image8:
 
 
 def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """A tensor of the host on the device; a GPU fetches it by itself while the host goes on."""
-    if torch.device(device).type == "cpu":
+    """A tensor on the device; a GPU fetches it from the host by itself while the host goes on."""
+    if torch.device(device).type == tensor.device.type:
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
 

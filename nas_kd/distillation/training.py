@@ -1,7 +1,9 @@
 """One training run: steps, checkpoints, resume.
 
-Every step draws its pictures, levels and noise from (seed, step), so that a run that was killed and
-resumed takes the very steps it would have taken.
+A step is phases: it draws a batch, goes forward and backward through one codec or several, and updates
+the weights. On a CPU they run as they come, on a GPU as CUDA graphs (``graphs``). Every step draws
+its pictures, levels and noise from (seed, step), so that a run that was killed and resumed takes the
+very steps it would have taken.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +23,9 @@ from torch import Tensor, nn
 
 from nas_kd.data.images import Image8, at_least, to_device
 from nas_kd.distillation.feed import Feed
+from nas_kd.distillation.graphs import CudaCapture, Eager, Graphs, Numbers, Terms, Way
 from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
+from nas_kd.distillation.placed_pictures import PlacedPictures, fits
 from nas_kd.errors import TrialFailed
 from nas_kd.files import write_bytes
 from nas_kd.reasons import Reason
@@ -69,6 +74,8 @@ class CropPool:
 class EveryCrop:
     """All crops of all pictures, flipped and turned: cut anew for every step, hardly one comes again.
 
+    On a GPU the pictures lie in its memory where they have room, and crops are gathered there.
+
     Args:
         images: uint8 [H, W, 3] each, in memory; those smaller than the crop are extended by reflection.
         size: side of a crop, in pixels.
@@ -83,17 +90,30 @@ class EveryCrop:
         self.size, self.device = size, device
         places = [(a.shape[0] - size + 1) * (a.shape[1] - size + 1) for a in self.images]
         self.ends = np.cumsum(places) * self.SYMMETRIES
+        self.placed: PlacedPictures | None = None
+        if fits(self.images, device):
+            self.place()
+            self.images = []
+
+    def place(self) -> None:
+        """Lay the pictures into the device's memory; crops are gathered there from now on."""
+        self.placed = PlacedPictures(
+            self.images, self.size, self.ends, self.SYMMETRIES, self.device
+        )
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
         """Pictures in [0, 1]; there is no teacher here."""
+        level, lmbda = (to_device(t, self.device) for t in (level, lmbda))
+        return Batch(self._crops(index).float() / 255, level, lmbda)
+
+    def _crops(self, index: Tensor) -> Tensor:
+        if self.placed is not None:
+            return self.placed.crops(to_device(index, self.device))
         crops = np.stack([self._cut(int(i)) for i in index])
-        x, level, lmbda = (
-            to_device(t, self.device) for t in (torch.from_numpy(crops), level, lmbda)
-        )
-        return Batch(x.float() / 255, level, lmbda)
+        return to_device(torch.from_numpy(crops), self.device)
 
     def _cut(self, index: int) -> Image8:
         which = int(np.searchsorted(self.ends, index, side="right"))
@@ -105,14 +125,14 @@ class EveryCrop:
         return np.ascontiguousarray(crop[..., ::-1] if symmetry >= 4 else crop)
 
     def sample(self, count: int, seed: int) -> Tensor:
-        """Float [count, 3, S, S] in [0, 1]: what a trunk starts from."""
+        """Float [count, 3, S, S] in [0, 1] on the host: what a trunk starts from."""
         generator = torch.Generator().manual_seed(derived_seed(seed, "start"))
         index = torch.randint(len(self), (count,), generator=generator)
-        return torch.from_numpy(np.stack([self._cut(int(i)) for i in index])).float() / 255
+        return self._crops(index).cpu().float() / 255
 
     def is_far(self, weights: Weights) -> bool:
         """Whether crops are cut on the host for another device."""
-        return torch.device(self.device).type != "cpu"
+        return self.placed is None and torch.device(self.device).type != "cpu"
 
 
 Report = Callable[[int, dict[str, float]], None]
@@ -133,6 +153,8 @@ class Run:
         latent_widths: channels of the teacher's y and z, where the loss matches latents.
         checkpoint: file to save to and to resume from, if any.
         forwards: what a step, given its number, trains through; the student itself where None.
+            One that comes again is the same object, or has the same ``key``.
+        graphs: whether the phases of a step are captured and replayed; on a GPU by default, never on a CPU.
     """
 
     def __init__(
@@ -144,6 +166,7 @@ class Run:
         latent_widths: tuple[int, int] | None = None,
         checkpoint: Path | None = None,
         forwards: Callable[[int], list[Forward]] | None = None,
+        graphs: bool = True,
     ):
         self.student, self.pictures, self.recipe = student, pictures, recipe
         self.forwards = forwards or (lambda step: [self.student])
@@ -156,6 +179,7 @@ class Run:
         self.adapters = self._make_adapters(latent_widths)
         self.optimiser, self.aux_optimiser = self._optimisers()
         self.lmbdas = torch.tensor(student.lmbdas)
+        self.way = self._way(graphs)
         self.step = 0
         if checkpoint is not None and checkpoint.exists():
             self._restore(checkpoint)
@@ -175,10 +199,20 @@ class Run:
             (quantiles if name.endswith(".quantiles") else main).append(p)
         if self.adapters is not None:
             main += list(self.adapters.parameters())
+        on_gpu = self.device.type == "cuda"
+        # What a graph has recorded goes on to hold: a rate that changes lies in its memory.
+        lr = torch.tensor(self.recipe.lr, device=self.device) if on_gpu else self.recipe.lr
         return (
-            torch.optim.Adam(main, lr=self.recipe.lr, fused=True),
-            torch.optim.Adam(quantiles, lr=self.recipe.aux_lr, fused=True),
+            torch.optim.Adam(main, lr=lr, fused=True, capturable=on_gpu),
+            torch.optim.Adam(quantiles, lr=self.recipe.aux_lr, fused=True, capturable=on_gpu),
         )
+
+    def _way(self, graphs: bool) -> Way:
+        quantiles = [p for group in self.aux_optimiser.param_groups for p in group["params"]]
+        parameters = [*self._trained(), *quantiles]
+        if graphs and self.device.type == "cuda":
+            return Graphs(parameters, quantiles, CudaCapture(self.device))
+        return Eager(parameters)
 
     def run(
         self,
@@ -191,9 +225,18 @@ class Run:
         Raises TrialFailed with reason ``nan`` when the loss is no longer finite.
         """
         self.student.train()
-        saved_at, metrics = time.monotonic(), dict[str, float]()
         last = self.recipe.steps if until is None else min(until, self.recipe.steps)
-        with Feed(self._draw, self.pictures.is_far(self.weights)) as feed:
+        with self.way.here():
+            metrics = self._steps(last, report, between_steps)
+        self.save()
+        self.student.eval()
+        return metrics
+
+    def _steps(
+        self, last: int, report: Report | None, between_steps: Callable[[], None] | None
+    ) -> dict[str, float]:
+        saved_at, metrics = time.monotonic(), dict[str, float]()
+        with Feed(self._draw, self.way.ahead and self._is_far()) as feed:
             while self.step < last:
                 terms = self._step(feed.at(self.step))
                 self.step += 1
@@ -207,52 +250,76 @@ class Run:
                     self._look(terms)  # what is not finite is not saved
                     self.save()
                     saved_at = time.monotonic()
-        self.save()
-        self.student.eval()
         return metrics
 
+    # --- the phases of a step -----------------------------------------------------------------
+
+    def _step(self, batch: Batch) -> Terms:
+        torch.manual_seed(derived_seed(self.recipe.seed, "step", self.step))
+        self._set_rate()
+        self.way.clear()
+        terms = self._gradients(batch)
+        self.way.update(self._update)
+        return terms
+
     def _draw(self, step: int) -> Batch:
-        """A step's batch; the generator is its own, since a thread may draw ahead of the step's noise."""
+        return self.way.draw(self._numbers(step), self._gather, self._is_far())
+
+    def _is_far(self) -> bool:
+        return self.pictures.is_far(self.weights)
+
+    def _numbers(self, step: int) -> Numbers:
+        """A step's crops; the generator is its own, since a thread may draw ahead of the step's noise."""
         seed = derived_seed(self.recipe.seed, "draw", step)
         generator = torch.Generator().manual_seed(seed)
         index = torch.randint(len(self.pictures), (self.recipe.batch,), generator=generator)
         levels = self.student.levels
         level = torch.randint(1, levels + 1, (self.recipe.batch,), generator=generator)
-        batch = self.pictures.batch(index, level, self.lmbdas[level - 1], self.weights)
+        return index, level, self.lmbdas[level - 1]
+
+    def _gather(self, index: Tensor, level: Tensor, lmbda: Tensor) -> Batch:
+        batch = self.pictures.batch(index, level, lmbda, self.weights)
         x_hat = None if batch.x_hat_T is None else self._laid_out(batch.x_hat_T)
         return replace(batch, x=self._laid_out(batch.x), x_hat_T=x_hat)
 
     def _laid_out(self, pictures: Tensor) -> Tensor:
         return pictures.contiguous(memory_format=self.layout)
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
-        torch.manual_seed(derived_seed(self.recipe.seed, "step", self.step))
+    def _set_rate(self) -> None:
+        rate = self.recipe.lr * self.recipe.lr_factor(self.step)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.lr * self.recipe.lr_factor(self.step)
-        self.optimiser.zero_grad(set_to_none=True)
-        self.aux_optimiser.zero_grad(set_to_none=True)
-        terms = self._gradients(batch)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _gradients(self, batch: Batch) -> Terms:
+        """Sum the gradients of the step's forwards; the terms returned are the first one's."""
+        first: Terms = {}
+        for forward in self.forwards(self.step):
+            terms = self.way.backward(forward, partial(self._loss, forward, batch))
+            first = first or terms
+        return first
+
+    def _loss(self, forward: Forward, batch: Batch) -> Terms:
+        out = forward(batch.x, batch.level.float())
+        return distillation_loss(out, batch, self.weights, self.adapters)
+
+    def _update(self) -> None:
         nn.utils.clip_grad_norm_(self._trained(), self.recipe.clip)
         self.optimiser.step()
         self.student.aux_loss().backward()
         self.aux_optimiser.step()
-        return terms
-
-    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum the gradients of the step's forwards; the terms returned are the first one's."""
-        first: dict[str, Tensor] = {}
-        for forward in self.forwards(self.step):
-            out = forward(batch.x, batch.level.float())
-            terms = distillation_loss(out, batch, self.weights, self.adapters)
-            terms["loss"].backward()
-            first = first or {name: term.detach() for name, term in terms.items()}
-        return first
 
     def _trained(self) -> list[Tensor]:
         return [p for group in self.optimiser.param_groups for p in group["params"]]
 
-    def _look(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        metrics = {name: float(term.detach()) for name, term in terms.items()}
+    # --- what is kept and told ----------------------------------------------------------------
+
+    def _look(self, terms: Terms) -> dict[str, float]:
+        """The terms on the host: the one wait for the device, for all of them at once."""
+        values = torch.stack([term.detach() for term in terms.values()]).tolist()
+        metrics = dict(zip(terms, values, strict=True))
         if not math.isfinite(metrics["loss"]):
             raise TrialFailed(Reason.NAN, f"loss is {metrics['loss']} at step {self.step}")
         return metrics
@@ -276,8 +343,16 @@ class Run:
     def _restore(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.student.load_state_dict(state["student"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.aux_optimiser.load_state_dict(state["aux_optimiser"])
+        _take_up(self.optimiser, state["optimiser"])
+        _take_up(self.aux_optimiser, state["aux_optimiser"])
         if self.adapters is not None and state["adapters"] is not None:
             self.adapters.load_state_dict(state["adapters"])
         self.step = state["step"]
+
+
+def _take_up(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Moments from a checkpoint; how a rate is kept is this device's, whichever wrote the checkpoint."""
+    own = [(group["lr"], group["capturable"]) for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, (lr, capturable) in zip(optimiser.param_groups, own, strict=True):
+        group |= {"lr": lr, "capturable": capturable}

@@ -9,7 +9,7 @@ everything by whether it belongs to a trunk.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -71,6 +71,7 @@ class Shared(nn.Module):
                 for name, p in student.named_parameters():
                     self._keep(shared_name(name, arch), p.detach())
         self._templates: OrderedDict[str, Student] = OrderedDict()
+        self._auxiliaries: list[_Auxiliary] = []
 
     def _keep(self, name: str, value: Tensor) -> None:
         *path, leaf = name.split(".")
@@ -109,10 +110,9 @@ class Shared(nn.Module):
                 student.get_parameter(name).copy_(value)
         return student
 
-    def through(self, arch: Arch) -> Callable[[Tensor, Tensor], dict[str, Any]]:
+    def through(self, arch: Arch) -> Through:
         """The forward pass of an arch with the shared weights, which receive the gradients."""
-        template = self._template(arch)
-        return lambda x, level: functional_call(template, self.slices(template), (x, level))
+        return Through(self, self._template(arch), arch.key)
 
     def _template(self, arch: Arch) -> Student:
         student = self._templates.pop(arch.key, None)
@@ -125,13 +125,27 @@ class Shared(nn.Module):
 
     def aux_loss(self) -> Tensor:
         """The loss of the quantiles of every entropy model."""
-        first = {(arch.entropy, arch.trunk): arch for arch in self.largest}
-        templates = [_Auxiliary(self._template(arch)) for arch in first.values()]
+        if not self._auxiliaries:  # kept: a CUDA graph reads their constants
+            first = {(arch.entropy, arch.trunk): arch for arch in self.largest}
+            self._auxiliaries = [_Auxiliary(self._template(arch)) for arch in first.values()]
         losses = [
             functional_call(t, {f"student.{n}": v for n, v in self.slices(t.student).items()}, ())
-            for t in templates
+            for t in self._auxiliaries
         ]
         return torch.stack(losses).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Through:
+    """The forward pass of an arch through shared weights; ``key`` tells the arch."""
+
+    shared: Shared
+    template: Student
+    key: str
+
+    def __call__(self, x: Tensor, level: Tensor) -> dict[str, Any]:
+        """What ``Student.forward`` returns."""
+        return functional_call(self.template, self.shared.slices(self.template), (x, level))
 
 
 class _Auxiliary(nn.Module):

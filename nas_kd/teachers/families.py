@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import nas_kd.codec.compressai_light  # noqa: F401  (the light import of CompressAI)
+from nas_kd.codec.bottleneck import without_waits  # the light import of CompressAI, too
 from nas_kd.codec.student import LMBDAS
 from nas_kd.errors import UsageError
 
@@ -36,7 +36,7 @@ class FixedRate(nn.Module):
         own, *latents = cfgs[name][quality]
         self.width = own if width is None else width
         self.lmbdas = (LMBDAS[quality - 1],)
-        self.model: Any = model_architectures[name](self.width, *latents)
+        self.model: Any = without_waits(model_architectures[name](self.width, *latents))
 
     def forward(self, x: Tensor, level: Any = 1.0) -> dict[str, Any]:
         """Reconstruction and likelihoods; the level plays no part, for there is one."""

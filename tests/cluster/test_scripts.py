@@ -15,6 +15,7 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SLURM, DOCKERFILE = SCRIPTS / "slurm.sh", SCRIPTS / "Dockerfile"
+GPU = SCRIPTS.parent / "benchmarks" / "gpu.sh"
 STAND_IN = """#!/bin/bash
 name=$(basename "$0")
 trap 'kill $(jobs -p) 2>/dev/null; exit 130' TERM
@@ -36,7 +37,9 @@ def tool(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize(("linter", "file"), [("shellcheck", SLURM), ("hadolint", DOCKERFILE)])
+@pytest.mark.parametrize(
+    ("linter", "file"), [("shellcheck", SLURM), ("shellcheck", GPU), ("hadolint", DOCKERFILE)]
+)
 def test_a_linter_finds_nothing(linter, file):
     done = subprocess.run([tool(linter), str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

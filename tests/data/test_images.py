@@ -447,3 +447,12 @@ def test_another_process_sees_the_same_set_crops_leaves_and_seeds(elsewhere):
         "leaves": hashlib.sha256(leaves.tobytes()).hexdigest(),
         "seed": derived_seed(1, "a", 2),
     }
+
+
+def test_pictures_decoded_on_all_cores_come_in_their_order_and_are_counted(tmp_path: Path):
+    for number in range(5):
+        Image.fromarray(np.full((16, 16, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+    heard = []
+    found = data.decoded(data.open_images(str(tmp_path), "train"), lambda *n: heard.append(n))
+    assert [int(image[0, 0, 0]) for image in found] == [0, 1, 2, 3, 4]
+    assert heard == [(n, 5) for n in range(1, 6)]

@@ -226,6 +226,32 @@ def test_crops_are_cut_anew_and_every_place_and_symmetry_can_come():
     assert found == expected
 
 
+def test_crops_gathered_on_the_device_are_those_cut_on_the_host():
+    draw = np.random.default_rng(0)
+    sizes = ((9, 7), (4, 11), (5, 5), (4, 4))
+    images = [draw.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    crops = EveryCrop(images, 4)
+    index = torch.arange(len(crops))
+    level, weights = torch.ones(len(crops)), Weights(0, 0, 0)
+    cut, sampled = crops.batch(index, level, level, weights), crops.sample(7, 1)
+    crops.place()
+    assert torch.equal(crops.batch(index, level, level, weights).x, cut.x)
+    assert torch.equal(crops.sample(7, 1), sampled)
+    assert not crops.is_far(weights)
+
+
+@pytest.mark.gpu
+def test_crops_lie_on_a_gpu_and_are_gathered_there():
+    image = np.arange(70 * 66 * 3, dtype=np.uint8).reshape(70, 66, 3)
+    host, device = EveryCrop([image], 64), EveryCrop([image], 64, "cuda")
+    assert device.placed is not None
+    index, level = torch.tensor([0, 5, 100]), torch.ones(3)
+    there = device.batch(index, level, level, Weights(0, 0, 0)).x
+    assert torch.equal(there.cpu(), host.batch(index, level, level, Weights(0, 0, 0)).x)
+    shared = device.batch(index.cuda(), level.cuda(), level.cuda(), Weights(0, 0, 0)).x
+    assert torch.equal(shared, there)
+
+
 def test_a_run_on_crops_drawn_anew_resumes_to_the_same_weights(tmp_path: Path):
     images = [np.ascontiguousarray(c.numpy().transpose(1, 2, 0)) for c in _crops()]
     whole, halves = (

@@ -243,14 +243,14 @@ def test_importances_are_absent_under_the_stated_number_and_of_what_is_exact(tmp
     assert importances(study).reason == (
         f"3 complete trials: fewer than {MIN_FOR_IMPORTANCE} say nothing about it"
     )
-    monkeypatch.setattr("nas_kd.report.tables.figures.MIN_FOR_IMPORTANCE", 12)
+    monkeypatch.setattr("nas_kd.report.figures.MIN_FOR_IMPORTANCE", 12)
     shown = importances(doubtful("many", *range(20, 32))).figure
     assert [bar["name"] for bar in shown["data"]] == ["BD-rate %"]
 
 
 def test_where_all_is_computed_exactly_there_are_no_importances(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nas_kd.report.tables.figures.MIN_FOR_IMPORTANCE", 2)
+    monkeypatch.setattr("nas_kd.report.figures.MIN_FOR_IMPORTANCE", 2)
     study = Study(Settings("exact", "demo", objectives=("flops",), sampler="random"))
     for macs in (1e9, 2e9, 3e9):
         number, _ = study.ask(3)

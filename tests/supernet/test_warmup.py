@@ -11,7 +11,7 @@ from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import CONTROL, Batch, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe
 from nas_kd.supernet.shared_weights import Shared
-from nas_kd.supernet.warmup import CARD, SHARED, load_shared, sandwich, warm_up
+from nas_kd.supernet.warmup import CARD, EXCHANGE, FEW, SHARED, load_shared, sandwich, warm_up
 from nas_kd.teachers.curve_cache import measured_once
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import VariableRateTeacher, load_teacher
@@ -78,11 +78,11 @@ def rd_cost(shared: Shared, arch: Arch, x: torch.Tensor) -> float:
 
 @pytest.mark.thorough
 def test_the_warm_up_serves_the_largest_and_the_smallest(tmp_path, pool):
-    trained = load_shared(warm(tmp_path, pool, Recipe(80, batch=4, lr=5e-4)), SPACE, LMBDAS)
+    trained = load_shared(warm(tmp_path, pool, Recipe(160, batch=4, lr=1e-3)), SPACE, LMBDAS)
     untrained = load_shared(warm(tmp_path, pool, Recipe(0, batch=4)), SPACE, LMBDAS)
     x = pool.pictures()[:8]
     for arch in (SPACE.corners(True)[0], SPACE.corners(False)[0]):
-        assert rd_cost(trained, arch, x) < 0.95 * rd_cost(untrained, arch, x)
+        assert rd_cost(trained, arch, x) < 0.97 * rd_cost(untrained, arch, x)
 
 
 @pytest.mark.thorough
@@ -147,6 +147,19 @@ def test_a_warm_up_is_the_same_whatever_the_number_of_threads(tmp_path, pool):
         files.append((folder / "shared.safetensors").read_bytes())
     torch.set_num_threads(1)
     assert files[0] == files[1]
+
+
+def test_archs_that_have_graphs_are_few_and_are_exchanged():
+    shared = Shared(SPACE, LMBDAS)
+
+    def between(steps: range) -> set[str]:
+        forwards = sandwich(shared, 3, few=True)
+        return {forward.key for step in steps for forward in forwards(step)[2:]}
+
+    first, again = between(range(60)), between(range(60))
+    assert first == again
+    assert 10 < len(first) <= FEW
+    assert len(between(range(EXCHANGE, EXCHANGE + 60)) - first) > 10
 
 
 @pytest.mark.gpu
