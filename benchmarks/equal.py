@@ -27,9 +27,9 @@ from sharing import scene, score, started_from
 
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, load_space
-from nas_kd.data.picture_files import write_text
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Run
+from nas_kd.files import write_text
 from nas_kd.seeds import derived_seed
 from nas_kd.study.front import hypervolume
 from nas_kd.supernet.warmup import warm_up

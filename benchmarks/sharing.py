@@ -29,11 +29,11 @@ from scipy.stats import spearmanr, t
 from nas_kd.codec.space import Arch, load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
-from nas_kd.data.picture_files import write_text
 from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.files import write_text
 from nas_kd.seeds import derived_seed
 from nas_kd.study.prepare import SLICE_LR, interval_db
 from nas_kd.supernet.channel_order import ordered

@@ -66,7 +66,8 @@ def evaluate(
     split_names(versus)  # a slip of the pen is told before the student is loaded
     if table is not None:
         require_writable(table, "--csv")
-    judged = judge(_codec(student, weights), open_sets(data), versus)
+    sets = open_sets(data)
+    judged = judge(_codec(student, weights), sets, versus)
     if table is not None:
         write_text(table, as_csv(judged))
     if as_json:

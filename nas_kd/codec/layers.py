@@ -208,8 +208,8 @@ class Analysis(nn.Module):
     """g_a: a picture [B, 3, H, W] to latents [B, M, H/16, W/16].
 
     On a trunk every change of resolution is a projection of patches that do not overlap, blocks that begin as the
-    identity stand between, and nothing runs around them. (Whether its kernels are kept as they are or in the
-    basis of a Haar transform makes no difference once they start as principal components: benchmarks/LOG.md.)
+    identity stand between, and nothing runs around them. A Haar transform and a 1x1 convolution compute the same; that
+    form, a rotation of the kernels, is not kept.
     """
 
     def __init__(self, side: Transform, M: int):

@@ -120,6 +120,8 @@ def test_a_refusal_tells_all_at_once_and_imports_nothing_heavy(words, says, tmp_
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_stopped_ends_with_130_and_says_how_to_go_on(stop, tmp_path):
     code = (
+        # A shell that runs the tests in the background has its children ignore SIGINT.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys, time, nas_kd.study.obstacles; sys.argv = ['nas-kd', 'search'];"
         "nas_kd.study.obstacles.require_clear = lambda *_: (print('here', flush=True), time.sleep(60));"
         "from nas_kd.cli.main import main; main()"
