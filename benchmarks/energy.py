@@ -82,13 +82,13 @@ def on_hardware(bench: Bench) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="simulated devices alone")
-    table_alone = parser.parse_args().table
+    parser.add_argument("--quick", action="store_true", help="simulated devices alone")
+    quick = parser.parse_args().quick
     found = schemes()
     print("\n".join(in_markdown(found)), flush=True)
     simulated = repeats() | {"share_of_search": shares(found)}
     device = best_device()
-    meter = Reading.unavailable("--table asks for none") if table_alone else find_meter(device)
+    meter = Reading.unavailable("--quick asks for none") if quick else find_meter(device)
     names = ("seconds_per_reading", "cv_percent", "spearman_macs_energy", "model_error_percent")
     result = {"available": not isinstance(meter, Reading), "reason": None} | dict.fromkeys(names)
     if isinstance(meter, Reading):
