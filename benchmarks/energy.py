@@ -1,8 +1,8 @@
 """Seconds and scatter of an energy reading, its share of a search, and whether MACs order millijoules.
 
-    python benchmarks/energy.py [--table]
+    python benchmarks/energy.py [--quick]
 
-Nine archs are measured as a search does, where there is a meter; ``--table`` prints the schemes before and after on
+Nine archs are measured as a search does, where there is a meter; ``--quick`` prints the schemes before and after on
 simulated devices alone. What comes of simulation says so. The last line is one JSON object.
 """
 

@@ -228,9 +228,9 @@ def test_a_grid_leaves_out_nothing_and_repeats_nothing():
     demo = replace(demo, vary={name: choices[:2] for name, choices in demo.vary.items()})
     whole = grid_points(demo, {})
     assert len(whole) == demo.size
-    some = grid_points(demo, {"hyper": (32,), "encoder_width_1": (16, 16)})
+    some = grid_points(demo, {"hyper": (32,), "encoder_width_1": (32, 32)})
     assert len(some) == demo.size // 2 // 2
-    assert all(p["hyper"] == 32 and p["encoder_width_1"] == 16 for p in some)
+    assert all(p["hyper"] == 32 and p["encoder_width_1"] == 32 for p in some)
 
 
 def test_a_grid_is_tried_point_by_point_and_a_crash_is_tried_again(tmp_path: Path, monkeypatch):
