@@ -106,11 +106,13 @@ class Transform:
             depth = f"+{self.depths[i]}{self.block[0]}" if self.depths[i] else ""
             return f"{self.widths[i]}{depth}{'a' if self.attention[i] else ''}"
 
-        stages = "-".join(stage(i) for i in range(self.first_stage, STAGES))
+        places = range(self.first_stage, STAGES)
         if not self.trunk:
-            return f"{self.stem} {stages} {self.activation} k{self.kernel}"
-        latent = f"-M+{self.depths[3]}{self.block[0]}" if self.depths[3] else ""
-        return f"{self.stem} {stages}{latent} k{self.kernel}"
+            return f"{self.stem} {'-'.join(map(stage, places))} {self.activation} k{self.kernel}"
+        widths = [*(str(self.widths[i]) for i in places), *(["M"] if self.depths[STAGES] else [])]
+        depths = [f"+{d}" if d else "" for d in self.depths[self.first_stage :]]
+        stages = "-".join(w + d for w, d in zip(widths, depths, strict=False))
+        return f"{self.stem} {stages} {self.block[0]}{self.kernel}"
 
 
 @dataclass(frozen=True)
