@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,23 @@ from nas_kd.codec.layers import HyperSynthesis
 
 MARGIN = -(-REACH // CELL)
 """Hyperlatents around a tile in which its passes see latents."""
+
+
+Place = tuple[slice, slice]
+
+
+class _Told(NamedTuple):
+    """What z says of a tile.
+
+    place: among the latents. seen: the place of what its passes see. inner: its place in that. features: of all seen,
+    [1, hyper, h, w]. tables: of the tile, uint8 [1, M, h, w].
+    """
+
+    place: Place
+    seen: Place
+    inner: Place
+    features: Tensor
+    tables: Tensor
 
 
 class DualCoder(LatentCoder):
@@ -65,50 +82,45 @@ class DualCoder(LatentCoder):
     ) -> tuple[Tensor, int]:
         z_hat = self._z_hat(z_symbols, at)
         h, w = z_hat.shape[-2:]
-        tiles = tiles_of(h, w, side)
+        told = [self._of_z(tile, z_hat, at) for tile in tiles_of(h, w, side)]
         y_hat = torch.zeros(1, self.M, CELL * h, CELL * w)
         checksum = zlib.crc32(z_symbols.numpy().tobytes())
         for i in range(self.y_parts):
-            for tile in tiles:
-                place = latents_of(tile)
-                symbols, values = self._part(i, tile, z_hat, y_hat, at, code)
+            for tile in told:
+                symbols = self._pass(i, tile, y_hat, at, code)
                 checksum = zlib.crc32(symbols.numpy().tobytes(), checksum)
-                inside = y_hat[(..., *place)]
-                inside[..., part(inside.shape, self.y_parts, i)] = values.float()
         return y_hat, checksum
 
-    def _part(
-        self, i: int, tile: Tile, z_hat: Tensor, y_hat: Tensor, at: Gains, code: Coding
-    ) -> tuple[Tensor, Tensor]:
-        """Symbols and latents [1, n] of a tile that pass ``i`` codes."""
-        mine = part(torch.Size((self.M, *(CELL * n for n in _sides(tile)))), self.y_parts, i)
-        means, steps = (t[..., mine].double() for t in self._predicted(i, tile, z_hat, y_hat))
-        gain, inverse = (
-            t[..., None].expand(1, *mine.shape)[..., mine] for t in (at.gain_y, at.inverse_y)
-        )
-        gained = means * gain
-        indexes = self._indexes(tile, z_hat, at)[..., mine]
-        symbols = code(latents_of(tile), mine, indexes, gain / steps, gained / steps)
-        return symbols, (symbols.double() * steps + gained) * inverse
-
-    def _predicted(self, i: int, tile: Tile, z_hat: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and steps of one tile, float32 [1, M, h, w]."""
+    def _of_z(self, tile: Tile, z_hat: Tensor, at: Gains) -> _Told:
+        """What z alone says of a tile."""
         (rows, columns), inner = around(tile, z_hat.shape, MARGIN, CELL)
         seen = Tile(rows.start, rows.stop, columns.start, columns.stop)
         (z_rows, z_columns), z_inner = around(seen, z_hat.shape, HALO, CELL)
         features = self._h_s(z_hat[..., z_rows, z_columns].float())[(..., *z_inner)]
-        decoded = y_hat[(..., *latents_of(seen))]
-        before = [part(decoded.shape, self.y_parts, j) for j in range(i)]
-        decoded = decoded * torch.stack(before).any(0) if before else decoded
-        means, steps = self._parameters(i, features, decoded)
-        return means[(..., *inner)], steps[(..., *inner)]
-
-    def _indexes(self, tile: Tile, z_hat: Tensor, at: Gains) -> Tensor:
-        """The table of each latent of a tile."""
         cells = z_hat[..., tile.top : tile.bottom, tile.left : tile.right]
         logs = self._log_scales(cells).clamp(-8, 8) + at.log_gain_y[..., None]
-        return scale_indexes(logs, logarithmic=True)
+        tables = scale_indexes(logs, logarithmic=True).to(torch.uint8)
+        return _Told(latents_of(tile), latents_of(seen), inner, features, tables)
 
+    def _pass(self, i: int, tile: _Told, y_hat: Tensor, at: Gains, code: Coding) -> Tensor:
+        """Symbols [1, n] of what pass ``i`` codes of a tile; their values are put into y_hat."""
+        inside = y_hat[(..., *tile.place)]
+        mine = part(inside.shape, self.y_parts, i)
+        means, steps = (t[..., mine].double() for t in self._predicted(i, tile, y_hat))
+        gain, inverse = (
+            t[..., None].expand(inside.shape)[..., mine] for t in (at.gain_y, at.inverse_y)
+        )
+        gained = means * gain
+        symbols = code(tile.place, mine, tile.tables[..., mine].int(), gain / steps, gained / steps)
+        inside[..., mine] = ((symbols.double() * steps + gained) * inverse).float()
+        return symbols
 
-def _sides(tile: Tile) -> tuple[int, int]:
-    return tile.bottom - tile.top, tile.right - tile.left
+    def _predicted(self, i: int, tile: _Told, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and steps of one tile, float32 [1, M, h, w]."""
+        decoded = None
+        if i:
+            around_it = y_hat[(..., *tile.seen)]
+            before = [part(around_it.shape, self.y_parts, j) for j in range(i)]
+            decoded = around_it * torch.stack(before).any(0)
+        means, steps = self._parameters(i, tile.features, decoded)
+        return means[(..., *tile.inner)], steps[(..., *tile.inner)]
