@@ -203,7 +203,7 @@ class Student(CompressionModel):
         """Means and steps of all latents; each pass sees those of the passes before as they are decoded."""
         found = self.entropy_parameters(0, features, None)
         mine = part(y.shape, self.passes, 0, y.device)
-        decoded = self._round_in_steps(y, *found, gain, inverse) * mine
+        decoded = self._round_in_steps(y, found.means, found.steps, gain, inverse) * mine
         means, steps = found
         for i in range(1, self.passes):
             mine = part(y.shape, self.passes, i, y.device)
@@ -211,7 +211,7 @@ class Student(CompressionModel):
             means = torch.where(mine, found.means, means)
             steps = torch.where(mine, found.steps, steps)
             if i + 1 < self.passes:
-                y_hat = self._round_in_steps(y, *found, gain, inverse)
+                y_hat = self._round_in_steps(y, found.means, found.steps, gain, inverse)
                 decoded = torch.where(mine, y_hat, decoded)
         return Predicted(means, steps)
 
