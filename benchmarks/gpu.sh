@@ -42,8 +42,8 @@ objectives=bd_rate,flops,energy sharing='--workers 2 --trials-per-gpu 2' marked=
 if ! command -v nvidia-smi >/dev/null; then
     objectives=bd_rate,flops sharing='--workers 1' marked='not gpu' named=cpu
 fi
-work="--budget 6 --steps 1000 --crops 512 --batch 8"
-[ -z "$quick" ] || work="--budget 2 --steps 2 --crops 16 --batch 1"
+work="--budget 6 --steps 1000 --set crops=512 --set batch=8"
+[ -z "$quick" ] || work="--budget 2 --steps 2 --set crops=16 --set batch=1"
 search="--name gpu --space demo --teacher mini --objectives $objectives $sharing $work --data $data --eval-data $judged"
 
 if [ -n "$quick" ]; then # one small picture: the card's real files are coded on the CPU

@@ -149,9 +149,7 @@ def in_process(settings: Settings) -> tuple[str, float]:
     with study.driving():
         study.reap()
         if study.counted() < budget:
-            teacher = load_teacher(
-                settings.teacher, settings.weights, settings.lmbda, settings.teacher_z
-            )
+            teacher = load_teacher(*settings.teacher_spec)
             prepared = prepare(study, teacher, lambda kind, detail: None)
             while (asked := study.ask(budget)) is not None:
                 number, arch = asked

@@ -1,13 +1,16 @@
-"""Dataclasses that pydantic checks, strictly, and what breaks a rule told in one line."""
+"""Dataclasses that pydantic checks, strictly; what breaks a rule told in one line, their keys read and listed."""
 
 from __future__ import annotations
 
 import inspect
+import tomllib
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import MISSING, fields
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from nas_kd.errors import StudyError
@@ -52,6 +55,58 @@ def _line(cls: type, key: str, error: Any) -> str:
         case "value_error":  # a rule of our own, which says the value as well
             return str(error["ctx"]["error"])
     return f"{key} = {shown(error['input'])}: {_rule_of(cls, key)}"
+
+
+def says(meaning: str) -> Any:
+    """What a key means, in a line, for the lists of keys."""
+    return Field(title=meaning)
+
+
+class Key(NamedTuple):
+    """A key as people see it: name, what its values may be, its default and its meaning."""
+
+    name: str
+    values: str
+    default: str
+    meaning: str
+
+
+def keys(cls: type) -> list[Key]:
+    """The keys of a checked dataclass that say what they mean."""
+    defaults = {field.name: field.default for field in fields(cls)}
+    return [
+        Key(name, in_words(about), default_in_words(defaults[name]), about["title"])
+        for name, about in _properties(cls).items()
+    ]
+
+
+def default_in_words(value: Any) -> str:
+    """A default as one would write it."""
+    if value is MISSING:
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read(cls: type, key: str, text: str) -> Any:
+    """The value that a text on the command line means for a key, unchecked: a number, a list by comma, a text."""
+    schema = _properties(cls)[key]
+    parts = schema.get("anyOf", [schema])
+    kinds = {part.get("type", "string") for part in parts} - {"null"}
+    if kinds == {"string"}:
+        return text
+    for convert in (int, float, _of_toml):
+        with suppress(ValueError):  # what TOML raises is one, too
+            return convert(text)
+    return text.split(",") if kinds == {"array"} else text
+
+
+def _of_toml(text: str) -> Any:
+    (value,) = tomllib.loads(f"value = {text}").values()
+    return value
 
 
 def shown(value: Any) -> str:

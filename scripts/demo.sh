@@ -3,7 +3,7 @@
 set -euo pipefail
 out=${1:-demo-out}
 mkdir -p "$out"
-nas-kd search --space demo --teacher mini --name demo --budget 16 --steps 25 --lr 2e-4 --crops 64 --objectives bd_rate,flops
+nas-kd search --space demo --teacher mini --name demo --budget 16 --steps 25 --objectives bd_rate,flops --set lr=2e-4 --set crops=64
 nas-kd front demo --plot "$out/front.png"
 nas-kd report demo --out "$out/report.html"
 nas-kd export demo --out "$out/students" | tee "$out/students.txt"

@@ -2,7 +2,7 @@
 # A search on several machines of a Slurm cluster: one Ray over all nodes of the job, one driver, one study.
 #
 #     nas-kd fetch cheng2020 clic-train kodak --yes            # once, where there is a network
-#     sbatch --nodes 4 scripts/slurm.sh --teacher cheng2020 --data clic-train --eval-data kodak --budget 200 --gpus-per-trial 1
+#     sbatch --nodes 4 scripts/slurm.sh --teacher cheng2020 --data clic-train --eval-data kodak --budget 200 --trials-per-gpu 1
 #
 # Submit it from a folder that all nodes see: studies/ is made there. What follows the script's name is what `nas-kd search`
 # takes. Two minutes before the time limit the search stops as by Ctrl-C and the job lines up again, until the budget is spent.

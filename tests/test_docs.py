@@ -9,6 +9,8 @@ from typer.main import get_command
 
 from nas_kd.cli.main import app
 from nas_kd.reasons import Reason
+from nas_kd.schema import keys
+from nas_kd.study.settings import Settings, default_space
 
 
 def code_lines(text):
@@ -90,13 +92,13 @@ def test_a_commands_own_section_has_its_options(name):
                 assert re.search(rf"{option}\b(?!-)", said), f"{name} {option}"
 
 
-def test_the_defaults_in_the_table_are_the_commands():
-    rows = re.findall(r"^\| `(--[\w-]+)` \| (\S+) \|", section("nas-kd search"), re.M)
-    parameters = leaves(get_command(app))["nas-kd search"].params
-    defaults = {option: p.default for p in parameters for option in p.opts}
-    plain = [(name, said) for name, said in rows if defaults[name] not in (None, False, "")]
-    assert len(plain) > 15
-    assert [(n, s, defaults[n]) for n, s in plain if s != str(defaults[n])] == []
+def test_the_defaults_in_the_table_are_the_settings():
+    rows = dict(re.findall(r"^\| `--([\w-]+)` \| (\S+) \|", section("nas-kd search"), re.M))
+    defaults = {one.name: one.default for one in keys(Settings)}
+    own = {option: said for option, said in rows.items() if option.replace("-", "_") in defaults}
+    assert len(own) > 10
+    defaults |= {"space": default_space(Settings.teacher), "name": "space-teacher"}
+    assert {o: s for o, s in own.items() if s != defaults[o.replace("-", "_")]} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -28,8 +28,8 @@ PLACEHOLDERS = {"STUDY": "first", "STUDENT_OR_ARCH": "my-arch.toml", "DIR": "pho
 ELSEWHERE = {
     r"postgresql": "needs a database",
     r"^ray start|--address": "needs a cluster",
-    r"--gpus-per-trial": "needs a GPU",
-    r"--weights|^nas-kd table|control\.toml": "needs CompressAI's weights, or a study made with them",
+    r"--trials-per-gpu": "needs a GPU",
+    r"weights=|^nas-kd paper|control\.toml": "needs CompressAI's weights, or a study made with them",
     r"^nas-kd dashboard": "serves until Ctrl-C",
     r"^optuna-dashboard": "serves until Ctrl-C",
     r"^nas-kd push": "needs a hub, a token and a network",
@@ -38,15 +38,20 @@ ELSEWHERE = {
 }
 SHIM = """#!{python}
 import sys, pathlib
-short = {{"--budget": "2", "--steps": "2", "--warmup": "2", "--crops": "64", "--width": "16"}}
-args, command = sys.argv[1:], " ".join(sys.argv[1:3])
+short = {{"--budget": "2", "--steps": "2", "--crops": "64", "--width": "16"}}
+keys = {{"warmup": "2", "crops": "64"}} | ({{}} if sys.argv[1] == "search" else {{"steps": "2"}})
+args = sys.argv[1:]
+options = {{"search": ("--budget", "--steps"), "teacher": ("--steps", "--crops")}}.get(args[0], ())
 for name, value in short.items():
-    takes = command.startswith(("search", "warmup", "distill", "teacher train"))
     if name in args:
         args[args.index(name) + 1] = value
-    elif takes and name in {{"search": ("--budget", "--steps", "--warmup", "--crops"),
-                            "warmup": ("--crops",)}}.get(args[0], ("--steps", "--crops")):
+    elif name in options:
         args += [name, value]
+if args[0] in ("search", "warmup", "distill"):
+    said = [at for at, word in enumerate(args) if word == "--set" and args[at + 1].split("=")[0] in keys]
+    for at in reversed(said):
+        del args[at : at + 2]
+    args += [word for key, value in keys.items() for word in ("--set", f"{{key}}={{value}}")]
 if args[0] == "search":
     args += ["--workers", "1"]
 sys.argv[1:] = args

@@ -1,10 +1,10 @@
-"""What the commands share: whole help texts, and checks that are made before anything heavy is imported."""
+"""What the commands share: options, whole help texts, checks that are made before anything heavy is imported."""
 
 from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -46,3 +46,27 @@ def known_study(ctx: typer.Context, spec: str) -> str:
     if ctx.params.get("storage") is not None or (Path(spec) / "arch.json").is_file():
         return study_name(spec)
     return require_study(spec)
+
+
+def say(text: Any) -> None:
+    """Print what rich can draw."""
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(text)
+
+
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="NAS_KD_STORAGE",
+        is_eager=True,  # a study's name is looked up where this says
+        help="database URL that drivers share [default: SQLite in studies/NAME]",
+    ),
+]
+StudyName = Annotated[
+    str, typer.Argument(callback=known_study, help="a study's name, as in studies/NAME")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="fetch what is lacking without asking (weights, pictures)")
+]

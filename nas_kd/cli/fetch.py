@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas_kd.cli.study import Yes
+from nas_kd.cli.common import Yes
 from nas_kd.errors import UsageError
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from nas_kd.cli.common import require_there
+from nas_kd.errors import UsageError
 
 app = typer.Typer()
+
+
+def _above_zero(gb: float | None) -> float | None:
+    if gb is not None and not gb > 0:
+        raise UsageError(f"--limit {gb:g}: must be above 0 GB; inf lifts the limit")
+    return gb
 
 
 @app.command()
@@ -62,6 +70,14 @@ def cache(
     drop: Annotated[
         bool, typer.Option("--drop", help="delete the teachers' outputs that no process works with")
     ] = False,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            callback=_above_zero,
+            metavar="GB",
+            help="that teachers' outputs may take together, from now on; inf lifts the limit",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """What studies share on disk: teachers' outputs and shared weights of this folder, sets of pictures of this user.
@@ -69,9 +85,11 @@ def cache(
     Example: nas-kd cache --drop
     """
     from nas_kd.places import CACHE
-    from nas_kd.teachers.targets import TARGETS
+    from nas_kd.teachers.targets import TARGETS, limit_gb, limit_pools
     from nas_kd.teachers.targets import drop as drop_pools
 
+    if limit is not None:
+        limit_pools(CACHE / TARGETS, limit)
     if drop and (CACHE / TARGETS).is_dir():
         drop_pools(CACHE / TARGETS)
     found = _entries(CACHE) + _picture_sets()
@@ -82,6 +100,8 @@ def cache(
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["used_at"]))
         print(f"{one['bytes'] / 1e6:10.1f} MB  {used}  {one['folder']}  {one['holds']}".rstrip())
     print(f"{sum(one['bytes'] for one in found) / 1e6:10.1f} MB  in all")
+    if math.isfinite(most_gb := limit_gb(CACHE / TARGETS)):
+        print(f"{most_gb * 1e3:10.1f} MB  is what teachers' outputs may take")
 
 
 def _entries(root: Path) -> list[dict[str, Any]]:

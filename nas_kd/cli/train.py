@@ -6,13 +6,16 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas_kd.cli.common import WholeHelp
-from nas_kd.cli.study import AsJson, Pool, Storage, _given, _say
+from nas_kd.cli.common import AsJson, Storage, WholeHelp, say
+from nas_kd.cli.settings import Set, WithSettings, given
 from nas_kd.errors import UsageError
+
+if TYPE_CHECKING:
+    from nas_kd.study.settings import Settings
 
 app = typer.Typer()
 
@@ -22,35 +25,31 @@ app.add_typer(teacher_app, name="teacher")
 
 StudyOf = Annotated[
     str | None,
-    typer.Option(
-        "--study",
-        help="a study, by name or file, whose settings are taken; options given replace them",
+    typer.Argument(
+        metavar="STUDY", help="a study, by name or file (TOML), whose settings are taken"
     ),
 ]
-OF_THE_RUN = ("study", "arch", "out", "pool", "storage", "as_json")
-"""Options that are no settings of a study."""
 
 
-def _settings(ctx: typer.Context, study: str | None, storage: str | None, own: Any) -> Any:
-    """A study's settings with the options that were given; without a study ``own``, with all options.
+def _settings(
+    study: str | None, storage: str | None, pairs: list[str] | None, own: dict[str, Any]
+) -> Settings:
+    """A study's settings, or ``own`` without one, with those that ``--set`` gave in their place.
 
     Raises UsageError with what stands in the way of training by them, before torch is imported.
     """
     from nas_kd.study.obstacles import require_clear
-    from nas_kd.study.settings import Settings
+    from nas_kd.study.settings import named
 
-    options = {k: v for k, v in ctx.params.items() if k not in OF_THE_RUN}
-    if study is None:
-        found = Settings(**own, **options)
-    else:
-        given = {k: v for k, v in options.items() if _given(ctx, k)}
-        found = replace(_settings_of(study, storage), **given)
+    asked = given(pairs)
+    begun = None if study is None else _settings_of(study, storage)
+    found = replace(begun, **asked) if begun else named("alone", own | asked)
     # No study is searched: what its values need, a meter or a prior, is not asked for.
     require_clear([replace(found, objectives=("flops",), sampler="auto", from_study=None)])
     return found
 
 
-def _settings_of(study: str, storage: str | None) -> Any:
+def _settings_of(study: str, storage: str | None) -> Settings:
     from nas_kd.study.settings import load_studies
 
     if not study.endswith(".toml"):
@@ -61,31 +60,18 @@ def _settings_of(study: str, storage: str | None) -> Any:
     if others:
         names = ", ".join(s.name for s in (first, *others))
         raise UsageError(
-            f"--study {study}: holds several studies ({names}); once it is begun, give one of these names"
+            f"{study}: holds several studies ({names}); once it is begun, give one of these names"
         )
     return first
 
 
-@app.command()
-def warmup(
-    ctx: typer.Context,
-    space: Annotated[str, typer.Option(help="search space: a name or a .toml file")] = "demo",
-    teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
-    warmup: Annotated[
-        int, typer.Option("--steps", help="training steps, as --warmup of search")
-    ] = 1000,
-    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
-    data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
-    pool: Pool = float("inf"),
-    seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
-    study: StudyOf = None,
-    storage: Storage = None,
-) -> None:
+@app.command(cls=WithSettings)
+def warmup(study: StudyOf = None, settings: Set = None, storage: Storage = None) -> None:
     """Train the weights that a space's students share; a search with the same settings finds them.
 
-    Example: nas-kd warmup --space demo --teacher mini --steps 1000
+    Example: nas-kd warmup studies/mine.toml --set warmup=3000
     """
-    settings = _settings(ctx, study, storage, {"name": "warmup"})
+    asked = _settings(study, storage, settings, {})
     from nas_kd.data.picture_files import require_writable
     from nas_kd.places import CACHE
 
@@ -94,61 +80,45 @@ def warmup(
     from nas_kd.study.prepare import targets, warm
     from nas_kd.teachers.teacher import load_teacher
 
-    loaded = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
+    loaded = load_teacher(*asked.teacher_spec)
 
     def listen(kind: str, detail: object) -> None:
         print(f"{kind}: {detail}", flush=True)
 
-    pool_of = targets(settings, loaded, listen, pool)
-    print(warm(settings, load_space(settings.space), loaded, pool_of, listen))
+    pool = targets(asked, loaded, listen)
+    print(warm(asked, load_space(asked.space), loaded, pool, listen))
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def distill(
-    ctx: typer.Context,
     arch: Annotated[Path, typer.Option(help="arch file (.toml, .json)")],
     out: Annotated[Path, typer.Option(help="folder to write the student to")],
     study: StudyOf = None,
-    teacher: Annotated[str, typer.Option(help="as in search")] = "mini",
-    weights: Annotated[
-        str | None, typer.Option(help="folder of CompressAI's zoo files [default: torch hub's]")
-    ] = None,
-    lmbda: Annotated[
-        float | None, typer.Option("--lambda", help="of the student of a one-quality teacher")
-    ] = None,
-    teacher_z: Annotated[
-        str | None, typer.Option(help="a second teacher, for the hyper-latents")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="training steps")] = 2000,
-    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 1000,
-    data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
-    eval_data: Annotated[str, typer.Option(help="pictures to judge by")] = "builtin",
-    pool: Pool = float("inf"),
-    seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+    settings: Set = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """One trial alone, without a search: with --study it ends where the study's trial of this arch ended.
+    """One trial alone, without a search: with STUDY it ends where the study's trial of this arch ended.
 
-    Example: nas-kd distill --arch my-arch.toml --teacher mini --steps 2000 --out my-student
+    Example: nas-kd distill --arch my-arch.toml --out my-student --set steps=2000
     """
     from nas_kd.data.picture_files import require_writable
 
     require_writable(out, "--out", folder=True)
     from nas_kd.codec.space import load_arch
 
-    own = {"name": "alone", "space": "demo", "objectives": ("bd_rate", "flops"), "init": "scratch"}
-    settings, built = _settings(ctx, study, storage, own), load_arch(arch)
+    own = {"objectives": ("bd_rate", "flops"), "init": "scratch"}
+    asked, built = _settings(study, storage, settings, own), load_arch(arch)
     from nas_kd.study.single import distill_alone, in_a_table
 
     def listen(kind: str, detail: object) -> None:
         print(f"{kind}: {detail}", file=sys.stderr, flush=True)
 
-    said = distill_alone(settings, built, out, listen, pool)
+    said = distill_alone(asked, built, out, listen)
     if as_json:
         print(json.dumps(said))
     else:
-        _say(in_a_table(said))
+        say(in_a_table(said))
 
 
 @teacher_app.command(name="train")

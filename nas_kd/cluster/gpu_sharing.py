@@ -81,8 +81,8 @@ def trials_per_gpu(
     device = best_device()
     if device == "cpu":
         raise UsageError(
-            "trials-per-gpu = auto: PyTorch sees no GPU on this machine; leave it out to train on the CPU, or "
-            "say --gpus-per-trial for the machines of a cluster"
+            "--trials-per-gpu auto: PyTorch sees no GPU on this machine; leave it out to train on the CPU, or "
+            "say a number for the machines of a cluster"
         )
     arch = max(space.corners(True), key=lambda a: (a.M, a.hyper))
     free = free_bytes(device)

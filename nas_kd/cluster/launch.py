@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -28,24 +27,20 @@ class Machine:
     Args:
         workers: trials at once.
         address: a Ray cluster to join; None starts Ray here.
-        gpus_per_trial: share of a GPU that each trial has; 0 trains on the CPU. None: as trials_per_gpu says.
-        trials_per_gpu: how many trials share a GPU; "auto" measures it. None: measured where PyTorch sees a GPU
-            and no cluster is joined, else trials train on the CPU.
         storage: a database URL, where several drivers share the study.
-        pool_gb: what the teacher's outputs of all studies may take on disk, in GB.
+        trials_per_gpu: how many trials share a GPU; "auto" measures it, 0 trains on the CPU. None: measured where
+            PyTorch sees a GPU and no cluster is joined, else trials train on the CPU.
     """
 
     workers: int
     address: str | None = None
-    gpus_per_trial: float | None = None
     storage: str | None = None
     trials_per_gpu: int | Literal["auto"] | None = None
-    pool_gb: float = math.inf
 
-    def on_gpus(self, trials: int, gpus: int) -> Machine:
-        """This machine with so many trials on each of its GPUs."""
-        workers = max(1, min(self.workers, trials * gpus))
-        return replace(self, workers=workers, gpus_per_trial=1 / trials)
+    def sharing(self, trials: int, gpus: int) -> tuple[int, float]:
+        """Trials at once and the share of a GPU of each, with so many trials on each of so many GPUs here."""
+        workers = self.workers if self.address else max(1, min(self.workers, trials * gpus))
+        return workers, 1 / trials
 
 
 def search(
@@ -71,7 +66,7 @@ def search(
             if unread := study.line_up_unread():
                 listen("reaped", unread)
             if study.counted() < budget or unpolished(study):
-                prepared = prepare(study, teacher, listen, machine.pool_gb)
+                prepared = prepare(study, teacher, listen)
                 with nullcontext(after) if after is not None else ExitStack() as up:
                     _run(study, budget, machine, prepared, listen, up)
     except UsageError:
@@ -97,11 +92,10 @@ def _run(
         tune as engine,  # brings Ray, which a search without trials left does not need
     )
 
-    machine = placed(machine, study, tuple(prepared["lmbdas"]), listen)
-    gpus = machine.gpus_per_trial or 0.0
+    workers, gpus = placed(machine, study, tuple(prepared["lmbdas"]), listen)
     home = engine.home_open if machine.address else nullcontext
     listen("preparing", "starting Ray and its workers")
-    up.enter_context(engine.ray_up(machine.workers, machine.address))
+    up.enter_context(engine.ray_up(workers, machine.address))
     with home(prepared) as given:
         rank(
             study,
@@ -110,32 +104,34 @@ def _run(
             listen,
         )
         if study.counted() < budget:
-            engine.run_trials(study, budget, given, listen, machine.workers, gpus)
+            engine.run_trials(study, budget, given, listen, workers, gpus)
         polish_front(study, lambda keys: engine.polish_all(given, keys, gpus), listen)
 
 
-def placed(machine: Machine, study: Study, lmbdas: tuple[float, ...], listen: Listen) -> Machine:
-    """The machine with its ``gpus_per_trial`` decided; what was measured for it is kept in the study.
+def placed(
+    machine: Machine, study: Study, lmbdas: tuple[float, ...], listen: Listen
+) -> tuple[int, float]:
+    """Trials at once and the share of a GPU of each; what was measured for it is kept in the study.
 
     Raises UsageError where trials are to share a GPU and there is none.
     """
     here = torch.cuda.device_count()
-    if machine.gpus_per_trial is not None:
-        return machine
-    if machine.trials_per_gpu is None and (machine.address or not here):
-        return replace(machine, gpus_per_trial=0.0)
+    if machine.trials_per_gpu == 0 or (
+        machine.trials_per_gpu is None and (machine.address or not here)
+    ):
+        return machine.workers, 0.0
     if isinstance(machine.trials_per_gpu, int):
-        return machine.on_gpus(machine.trials_per_gpu, max(here, 1))
+        return machine.sharing(machine.trials_per_gpu, max(here, 1))
     listen("preparing", "measuring how many trials share a GPU")
     settings = study.settings
     recipe = settings.recipe(settings.steps)
     found = trials_per_gpu(study.space, lmbdas, recipe, settings.crop_size, machine.workers)
     study.optuna.set_user_attr("packing", found)
     listen("preparing", f"{found['trials']} trials on each GPU")
-    return machine.on_gpus(found["trials"], here)
+    return machine.sharing(found["trials"], here)
 
 
 def _teacher_of(settings: Settings) -> Teacher:
-    teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
+    teacher = load_teacher(*settings.teacher_spec)
     require_levels(settings, teacher.name, teacher.levels)
     return teacher

@@ -66,7 +66,7 @@ def _checks(s: Settings, data_said: bool) -> Iterator[Check]:
     for key in ("data", "eval_data"):
         yield lambda key=key: _require_pictures(key, getattr(s, key))  # type: ignore[misc]
     yield lambda: _require_codec(s.anchor)
-    for spec in filter(None, (s.teacher, s.teacher_z)):
+    for spec in s.teacher_spec.names:
         if s.weights is not None or not _is_zoo(spec):  # else what is lacking is fetched
             yield lambda spec=spec: require_at_hand(spec, s.weights)  # type: ignore[misc]
     yield lambda: _require_points(s)
@@ -98,7 +98,7 @@ def _require_place(s: Settings) -> None:
     if database.exists() and not os.access(database, os.W_OK):
         raise StudyError(
             f"study {s.name}: {database} cannot be written; search under another --name "
-            f"(--from {s.name} takes its trials for a prior)"
+            f"(--set from_study={s.name} takes its trials for a prior)"
         )
 
 

@@ -72,13 +72,8 @@ def interval_db(curve: RDCurve) -> tuple[float, float] | None:
     return low + margin, high - margin
 
 
-def prepare(
-    study: Study, teacher: Teacher, listen: Listen, pool_gb: float = math.inf
-) -> dict[str, Any]:
-    """The teacher's targets and curve, computed once per study; returns what workers need.
-
-    ``pool_gb`` is what targets of all studies may take on disk; raises UsageError where this study's take more.
-    """
+def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
+    """The teacher's targets and curve, computed once per study; returns what workers need."""
     settings = study.settings
     if settings.init == "teacher":
         listed = None if study.grid is None else [study.space.arch(point) for point in study.grid]
@@ -88,7 +83,7 @@ def prepare(
     judged = open_images(settings.eval_data, "eval").fingerprint
     require_unchanged(study, {"teacher": teacher.fingerprint, "eval_data": judged})
     study.optuna.set_user_attr("made_with", made_with(best_device()))
-    pool = targets(settings, teacher, listen, pool_gb)
+    pool = targets(settings, teacher, listen)
     require_unchanged(study, {"data": images_of(pool)})
     shared = warm(settings, study.space, teacher, pool, listen)
     if shared is not None and (shared / CARD).is_file():
@@ -136,9 +131,7 @@ def require_unchanged(study: Study, now: dict[str, str | None]) -> None:
     study.optuna.set_user_attr("sources", begun)
 
 
-def targets(
-    settings: Settings, teacher: Teacher, listen: Listen, pool_gb: float = math.inf
-) -> Path:
+def targets(settings: Settings, teacher: Teacher, listen: Listen) -> Path:
     """The teacher's outputs on the pool of crops, computed once for all studies that ask the same."""
     s = settings
     warn_of_overlap(s.data, s.eval_data)
@@ -148,7 +141,7 @@ def targets(
     def progress(done: int, total: int) -> None:
         listen("preparing", f"teacher's outputs: {done} of {total} crops")
 
-    return target_pool(CACHE / TARGETS, teacher, recipe, progress, pool_gb, best_device())
+    return target_pool(CACHE / TARGETS, teacher, recipe, progress, best_device())
 
 
 def warm(
@@ -170,7 +163,7 @@ def warm(
         return warm_up(cache, space, teacher.lmbdas, opened, recipe, settings.loss, report)
     except TrialFailed as failure:
         raise NasKdError(
-            f"warm-up of shared weights: {failure}; take a lower lr than {settings.lr:g}, or --init scratch"
+            f"warm-up of shared weights: {failure}; take a lower lr than {settings.lr:g}, or --set init=scratch"
         ) from failure
 
 

@@ -30,12 +30,12 @@ from nas_kd.recipe import (
     Weights,
     Whole,
 )
-from nas_kd.schema import STRICT, Checked
+from nas_kd.schema import STRICT, Checked, says
 from nas_kd.study.grid import Grid, frozen_grid, listed
 from nas_kd.study.limits import Limit, Limits, canonical
+from nas_kd.teachers.served import TeacherSpec
 from nas_kd.toml_file import read_table
 
-"""What studies share: the teacher's targets and warm-ups, named by fingerprints; may be deleted."""
 DATABASE = "study.db"
 
 Objective = Literal[
@@ -106,7 +106,11 @@ Text = Annotated[str, Field(min_length=1)]
 Other = Annotated[
     Name, BeforeValidator(lambda spec: study_name(spec) if isinstance(spec, str) else spec)
 ]
-Cost = Annotated[Limit, BeforeValidator(_of_key(canonical))]
+Cost = Annotated[
+    Limit,
+    BeforeValidator(_of_key(canonical)),
+    Field(description="a number above 0, or sides with one each, such as encoder=2,decoder=0.4"),
+]
 Objectives = Annotated[
     tuple[Objective, ...],
     Field(
@@ -120,50 +124,81 @@ Objectives = Annotated[
 
 @dataclass(frozen=True, config=STRICT)
 class Settings(Checked):
-    """One question: space, teacher, objectives, and what each trial may spend.
+    """One question: space, teacher, objectives, and what each trial may spend."""
 
-    weights: folder of CompressAI's zoo files. lmbda: what students of a one-level teacher are trained for.
-    teacher_z: a second teacher, for the hyper-latents. grid: values by name of the space; where given, their
-    combinations are enumerated and nothing is sampled. archs: likewise, a list of such choices or of arch files.
-    anchor: what BD-rates are against, the teacher or a classical codec. max_*: see Limits. from_study: a study
-    whose archs and values serve as a prior. warmup: steps of the shared weights'; None takes built-in weights
-    where they fit. polish: steps that the front is trained on in the end.
-    """
-
-    name: Name
-    space: Text
-    teacher: Text = "mini"
-    objectives: Objectives = OBJECTIVES
-    steps: Whole = 2000
-    batch: Count = 2
-    lr: Positive = 1e-3
-    kd_x: Share = 0.0
-    kd_y: NotNegative = 0.05
-    kd_z: NotNegative = 0.2
-    form: Form = "kd"
-    init: Init = "shared"
-    warmup: Whole | None = None
-    rank: Whole = 0
-    crops: Annotated[int, Field(ge=16)] = 1000
-    crop_size: Annotated[int, Field(ge=64, multiple_of=64)] = 256
-    data: Text = BUILTIN
-    eval_data: Text = BUILTIN
-    anchor: Anchor = "teacher"
-    sampler: Sampler = DEFAULT
-    max_gmac: Cost = None
-    max_params: Cost = None
-    max_mj: Cost = None
-    max_latency_ms: Cost = None
-    from_study: Other | None = None
-    polish: Whole = 0
-    early_stopping: bool = False
-    checkpoint_s: NotNegative = 30.0
-    seed: Seed = 0
-    weights: Text | None = None
-    lmbda: Positive | None = None
-    teacher_z: Text | None = None
-    grid: Annotated[Grid | None, BeforeValidator(_of_key(_grid))] = None
-    archs: Annotated[tuple[str, ...] | None, BeforeValidator(_of_key(_archs))] = None
+    name: Annotated[Name, says("the study's name")]
+    space: Annotated[Text, says("search space: a name or a .toml file")]
+    teacher: Annotated[
+        Text, says("mini, a zoo name, a codec's folder, or a CompressAI checkpoint")
+    ] = "mini"
+    objectives: Annotated[Objectives, says("what trials are scored by")] = OBJECTIVES
+    steps: Annotated[Whole, says("training steps per trial")] = 2000
+    batch: Annotated[Count, says("crops per step")] = Recipe.batch
+    lr: Annotated[
+        Positive,
+        says("highest learning rate: it warms up, stays, and falls to zero over the last half"),
+    ] = Recipe.lr
+    kd_x: Annotated[Share, says("weight of the teacher's output")] = Weights.kd_x
+    kd_y: Annotated[NotNegative, says("weight of the teacher's latents")] = Weights.kd_y
+    kd_z: Annotated[NotNegative, says("weight of the teacher's hyper-latents")] = Weights.kd_z
+    form: Annotated[
+        Form, says("of the loss: kd is ours, the others the paper's and that put right")
+    ] = Weights.form
+    init: Annotated[
+        Init, says("where students start: slices of shared weights, slices of the teacher, scratch")
+    ] = "shared"
+    warmup: Annotated[
+        Whole | None,
+        says("steps of the shared weights' warm-up; none: built-in weights that fit, else 1000"),
+    ] = None
+    rank: Annotated[
+        Whole, says("archs to rank by their slices before the first trial; the best are trained")
+    ] = 0
+    crops: Annotated[int, Field(ge=16), says("crops in the training pool")] = 1000
+    crop_size: Annotated[int, Field(ge=64, multiple_of=64), says("side of a crop in pixels")] = 256
+    data: Annotated[Text, says("training pictures: builtin, a set by name, or a folder")] = BUILTIN
+    eval_data: Annotated[Text, says("pictures to judge by, likewise")] = BUILTIN
+    anchor: Annotated[Anchor, says("what BD-rates are against")] = "teacher"
+    sampler: Annotated[
+        Sampler, says("auto: exact-cost where the objectives have a closed form, else tpe")
+    ] = DEFAULT
+    max_gmac: Annotated[
+        Cost, says("never train an arch above so many 10^9 MACs on a picture of 768x512")
+    ] = None
+    max_params: Annotated[Cost, says("nor with more parameters")] = None
+    max_mj: Annotated[
+        Cost, says("nor above so many mJ for such a picture, measured before training")
+    ] = None
+    max_latency_ms: Annotated[Cost, says("nor slower, likewise")] = None
+    from_study: Annotated[
+        Other | None, says("a study whose archs and values are a prior: its front is tried first")
+    ] = None
+    polish: Annotated[Whole, says("steps that the front's students are trained on in the end")] = 0
+    early_stopping: Annotated[bool, says("stop trials that others leave behind")] = False
+    checkpoint_s: Annotated[
+        NotNegative, says("seconds between checkpoints: what a crash may cost")
+    ] = Recipe.checkpoint_s
+    seed: Annotated[Seed, says("seed of everything")] = 0
+    weights: Annotated[Text | None, says("folder of CompressAI's zoo files; none: torch hub's")] = (
+        None
+    )
+    lmbda: Annotated[
+        Positive | None,
+        says("lambda of the students of a one-quality teacher; none: the teacher's own"),
+    ] = None
+    teacher_z: Annotated[Text | None, says("a second teacher, for the hyper-latents alone")] = None
+    grid: Annotated[
+        Grid | None,
+        BeforeValidator(_of_key(_grid)),
+        Field(description="a table of lists, such as {N = [16, 32]}"),
+        says("values by name of the space; their combinations are tried, and nothing is sampled"),
+    ] = None
+    archs: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(_of_key(_archs)),
+        Field(description="a list of tables of choices ({N = 16}) or of arch files"),
+        says("archs to try, and no others"),
+    ] = None
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Settings:
@@ -189,6 +224,11 @@ class Settings(Checked):
     def folder(self) -> Path:
         """Where the study lives."""
         return STUDIES / self.name
+
+    @property
+    def teacher_spec(self) -> TeacherSpec:
+        """Who teaches."""
+        return TeacherSpec(self.teacher, self.weights, self.lmbda, self.teacher_z)
 
     @property
     def limits(self) -> Limits:
@@ -232,6 +272,19 @@ def require_study(spec: str) -> str:
         known = ", ".join(sorted(p.parent.name for p in STUDIES.glob(f"*/{DATABASE}"))) or "none"
         raise StudyError(f"study '{spec}': there is none in {STUDIES}/ (there: {known})")
     return name
+
+
+def default_space(teacher: str) -> str:
+    """The space that is searched for a teacher where none is named."""
+    return "demo"
+
+
+def named(name: str | None, given: dict[str, Any]) -> Settings:
+    """The study of these settings; its name and its space have defaults."""
+    teacher = given.get("teacher", Settings.teacher)
+    space = given.get("space", default_space(teacher))
+    by_default = f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
+    return Settings(**given | {"space": space, "name": name or by_default})
 
 
 def load_studies(

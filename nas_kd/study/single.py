@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ def distill_alone(
     arch: Arch,
     out: Path,
     listen: Listen = lambda kind, details: None,
-    pool_gb: float = math.inf,
 ) -> dict[str, Any]:
     """One trial with these settings, as a worker runs it; the student lands in ``out``.
 
@@ -44,14 +42,13 @@ def distill_alone(
         arch: of the student; part of the settings' space where it starts from shared weights.
         out: its folder; a run that was killed goes on from the checkpoint there.
         listen: hears ("preparing", where it is).
-        pool_gb: what teachers' outputs may take on disk.
     """
     require_unfinished(out, out / CHECKPOINT)
     require_writable(CACHE, "the cache", folder=True)
-    teacher = load_teacher(settings.teacher, settings.weights, settings.lmbda, settings.teacher_z)
+    teacher = load_teacher(*settings.teacher_spec)
     space = load_space(settings.space)
     _require_start(settings, space, teacher, arch)
-    pool = targets(settings, teacher, listen, pool_gb)
+    pool = targets(settings, teacher, listen)
     shared = warm(settings, space, teacher, pool, listen)
     anchor = anchor_of(settings, teacher, listen)
     task = task_of(

@@ -34,7 +34,7 @@ def lacking(studies: Iterable[Settings]) -> list[Order]:
     """Weights of zoo teachers (where no folder of weights is named) and sets of pictures that are not here."""
     orders: dict[str, Order | None] = {}
     for s in studies:
-        for spec in filter(None, (s.teacher, s.teacher_z)) if s.weights is None else ():
+        for spec in s.teacher_spec.names if s.weights is None else ():
             orders[spec] = zoo_files.order_of(spec)
         for spec in (s.data, s.eval_data):
             one = picture_sets.named(spec)

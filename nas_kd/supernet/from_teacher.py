@@ -26,7 +26,7 @@ from nas_kd.teachers.teacher import FixedRateTeacher, Teacher, VariableRateTeach
 FORMAT = 2
 """Raised when what ``inherit`` writes changes, the order of channels included."""
 HYPERPRIOR = "bmshj2018-hyperprior"
-WAY_OUT = "search such archs, or take --init shared or --init scratch"
+WAY_OUT = "search such archs, or take --set init=shared or init=scratch"
 
 
 class Inherited:
@@ -67,7 +67,7 @@ def as_student(teacher: Teacher) -> Student:
             return _hyperprior(member, teacher.lmbdas)
     raise SpaceError(
         f"init = 'teacher': students are no slices of {teacher.name}; a codec of nas-kd or one quality of "
-        f"{HYPERPRIOR} can be sliced: give such a teacher, or take --init shared or --init scratch"
+        f"{HYPERPRIOR} can be sliced: give such a teacher, or take --set init=shared or init=scratch"
     )
 
 

@@ -86,7 +86,7 @@ class Shared(nn.Module):
         elif there.shape != value.shape:
             raise SpaceError(
                 f"search space {self.space.name}: {name} would be {tuple(value.shape)} beside "
-                f"{tuple(there.shape)}; these archs cannot share weights, search with --init scratch"
+                f"{tuple(there.shape)}; these archs cannot share weights, search with --set init=scratch"
             )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from nas_kd.errors import TeacherError
 from nas_kd.places import TEACHERS
@@ -22,6 +23,25 @@ NO_HYPER_LATENTS = "bmshj2018-factorized"
 ZOO_QUALITIES = 6
 SERVED = re.compile(r"(?P<prefix>.+)-(?P<quality>[1-8])-[0-9a-f]{8}\.pth\.tar")
 """A file that CompressAI serves: name, quality, and the first digits of its sha256."""
+
+
+class TeacherSpec(NamedTuple):
+    """Which teacher: what ``load_teacher`` takes.
+
+    name: ``mini``, a codec's folder, a CompressAI checkpoint, or a zoo name with ``:quality``. weights: folder of
+    CompressAI's zoo files, by default torch hub's. lmbda: what the students of a one-level teacher are trained
+    for, by default the teacher's own. second: another teacher, for the hyper-latents.
+    """
+
+    name: str
+    weights: str | None = None
+    lmbda: float | None = None
+    second: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of both teachers, where there are two."""
+        return (self.name,) if self.second is None else (self.name, self.second)
 
 
 def hub_folder() -> Path:
@@ -82,7 +102,7 @@ def require_at_hand(spec: str, weights: str | None) -> None:
 def require_files(name: str, qualities: list[int], weights: str | None) -> None:
     """Raise TeacherError unless there is a file for every quality, by its name."""
     if weights is not None and not Path(weights).is_dir():
-        raise TeacherError(f"--weights {weights}: no such folder; give one with CompressAI's files")
+        raise TeacherError(f"weights {weights}: no such folder; give one with CompressAI's files")
     place = hub_folder() if weights is None else Path(weights)
     there = {file_says(file) for file in place.glob("*.pth.tar")}
     missing = [str(q) for q in qualities if (name, q) not in there]
@@ -91,6 +111,6 @@ def require_files(name: str, qualities: list[int], weights: str | None) -> None:
         raise TeacherError(
             f"teacher {name}: weights of {which} {', '.join(missing)} are not on this machine "
             f"({name}-{missing[0]}-HASH.pth.tar in {place}); run `nas-kd fetch {name} --to {place}`, or name another "
-            "folder (--weights DIR), or give a folder that `nas-kd teacher train` wrote, or take the built-in one "
-            "(--teacher mini)"
+            "folder (--set weights=DIR; for eval --weights DIR), or give a folder that `nas-kd teacher train` wrote, "
+            "or take the built-in one (--teacher mini)"
         )

@@ -51,6 +51,8 @@ SHARE_OF_FREE = 0.25
 """Of a GPU's free memory that one trial's pool may take; the rest is for training, and for other trials."""
 ARRAYS = ("x", "x_hat", "y", "z")
 MANIFEST = "pool.json"
+LIMIT = "limit_gb"
+"""The file beside the pools that says what all of them may take on disk."""
 TARGETS = "targets"
 """Folder of pools in what studies share."""
 
@@ -194,27 +196,27 @@ def target_pool(
     teacher: Teacher,
     recipe: PoolRecipe,
     progress: Progress | None = None,
-    limit_gb: float = math.inf,
     device: str = "cpu",
 ) -> Path:
     """The pool's folder below ``cache``: there already, and checked, or computed now.
 
+    Raises UsageError where it takes more than the limit of the cache.
+
     Args:
-        cache: of all pools; the least recently used ones make room where all together exceed the limit.
+        cache: of all pools; the least recently used ones make room where all together exceed its limit.
         teacher: on the CPU; it is moved to ``device`` for the work.
         recipe: which crops.
         progress: hears (done, total) crops while there is something to compute.
-        limit_gb: what pools may take on disk. Raises UsageError where this one takes more.
         device: where the teacher works.
     """
     images = open_images(recipe.data, "train", recipe.seed)
     key_of = [FORMAT, teacher.fingerprint, images.fingerprint, asdict(recipe)]
     key = hashlib.sha256(json.dumps(key_of, sort_keys=True).encode()).hexdigest()[:16]
-    plan = _plan(teacher, recipe)
-    _require_below(limit_gb, plan, recipe)
+    plan, most_gb = _plan(teacher, recipe), limit_gb(cache)
+    _require_below(most_gb, plan, recipe)
 
     def build(growing: Path) -> None:
-        drop(cache, limit_gb * 1e9 - _bytes(plan))
+        drop(cache, most_gb * 1e9 - _bytes(plan))
         about = {"teacher": teacher.name, "fingerprint": teacher.fingerprint} | asdict(recipe)
         about["images"] = images.fingerprint
         grown = _Growing(growing, plan, {"format": FORMAT, "key": key} | about)
@@ -249,13 +251,37 @@ def _bytes(plan: Plan) -> int:
     return sum(math.prod(shape) * np.dtype(kind).itemsize for kind, shape in plan.values())
 
 
-def _require_below(limit_gb: float, plan: Plan, recipe: PoolRecipe) -> None:
+def limit_gb(cache: Path) -> float:
+    """What the pools of a cache may take on disk together, infinite where nobody limited them."""
+    try:
+        limit = float((cache / LIMIT).read_text())
+    except FileNotFoundError:
+        return math.inf
+    except (OSError, ValueError):
+        limit = math.nan
+    if not limit > 0:
+        raise UsageError(f"{cache / LIMIT}: is no number of GB; set it: nas-kd cache --limit GB")
+    return limit
+
+
+def limit_pools(cache: Path, gb: float) -> None:
+    """Limit what the pools of a cache take on disk, now and later; infinite lifts the limit."""
+    cache.mkdir(parents=True, exist_ok=True)
+    if math.isinf(gb):
+        (cache / LIMIT).unlink(missing_ok=True)
+        return
+    write_text(cache / LIMIT, f"{gb:g}\n")
+    drop(cache, gb * 1e9)
+
+
+def _require_below(most_gb: float, plan: Plan, recipe: PoolRecipe) -> None:
     size_gb = _bytes(plan) / 1e9
-    if size_gb > limit_gb:
-        fit = int(recipe.crops * limit_gb / size_gb)
+    if size_gb > most_gb:
+        fit = int(recipe.crops * most_gb / size_gb)
         raise UsageError(
             f"the teacher's outputs on {recipe.crops} crops of {recipe.size} px take {size_gb:.2g} GB on disk, "
-            f"more than --pool {limit_gb:g}: take a larger --pool, or --crops {fit} or fewer"
+            f"more than the {most_gb:g} GB that all may take: raise the limit (nas-kd cache --limit), or take "
+            f"crops = {fit} or fewer"
         )
 
 
@@ -304,7 +330,7 @@ def _opened(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
         except OSError as error:
             raise UsageError(
                 f"{path}: no room for {path.stat().st_size / 1e9:.2g} GB ({error.strerror}); free some, or "
-                "take fewer --crops"
+                "take fewer crops"
             ) from error
     return array
 

@@ -313,6 +313,6 @@ def _from_file(file: Path, lmbda: float | None) -> FixedRateTeacher:
     if lmbda is None and not own:
         raise TeacherError(
             f"teacher {file}: its name does not say for which lambda it was trained "
-            f"(NAME-QUALITY-HASH.pth.tar does, to quality {ZOO_QUALITIES}); give --lambda, such as 0.025"
+            f"(NAME-QUALITY-HASH.pth.tar does, to quality {ZOO_QUALITIES}); give lmbda, such as --set lmbda=0.025"
         )
     return FixedRateTeacher(str(file), [member], own if lmbda is None else (lmbda,))

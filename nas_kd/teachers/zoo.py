@@ -69,7 +69,7 @@ def family_members(folder: Path) -> list[Member]:
         names = ", ".join(f.name for _, _, f in served)
         raise TeacherError(
             f"{folder}: holds several families, or two files of one quality ({names}); "
-            "name one, as NAME:QUALITY with --weights, or keep one of each quality"
+            "name one, as NAME:QUALITY with --set weights=DIR, or keep one of each quality"
         )
     return [load_member(f, name) for name, _, f in sorted(served, key=lambda one: one[1])]
 

@@ -101,7 +101,7 @@ def order_of(spec: str, folder: Path | None = None) -> Order | None:
         lacking,
         place,
         "served by CompressAI (BSD 3-Clause Clear)",
-        carried="--weights DIR",
+        carried="--set weights=DIR",
         way_out=WAY_OUT,
         refusal=TeacherError,
     )

@@ -435,7 +435,7 @@ def test_weights_that_are_lacking_name_the_ways_out(zoo):
         load_teacher("cheng2020:3")
     line = str(caught.value)
     for way in (
-        "--weights DIR",
+        "--set weights=DIR",
         "nas-kd teacher train",
         "--teacher mini",
         "nas-kd fetch cheng2020:3",
@@ -468,7 +468,7 @@ def test_fetch_brings_one_quality_and_brings_a_damaged_one_again(zoo, monkeypatc
             "lacking here: teacher cheng2020",
         ),
         (["search", *FREE, "--eval-data", "kodak"], "lacking here: pictures kodak"),
-        (["warmup", "--data", "kodak"], "lacking here: pictures kodak"),
+        (["warmup", "--set", "data=kodak"], "lacking here: pictures kodak"),
         (["eval", "absent", "--data", "kodak"], "lacking here: pictures kodak"),
         (["baselines", "--data", "div2k-train"], "3.53 GB"),
     ],

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 TRAIN = ("--arch", "mbt2018", "--out", "out")
 FREE = ("--objectives", "bd_rate,flops")
+OLD = ("--set", "from_study=old")
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -38,24 +39,32 @@ def test_every_command_is_in_the_readme(name: str):
     ("words", "says"),
     [
         (["search", "--space", "nowhere", "--objectives", "flops"], "search space 'nowhere'"),
-        (["search", "--trials-per-gpu", "0"], "--trials-per-gpu 0: must be auto, or a number"),
-        (["search", "--trials-per-gpu", "2", "--gpus-per-trial", "1"], "give one of them"),
+        (["search", "--trials-per-gpu", "-1"], "--trials-per-gpu -1: must be auto, a number"),
         (["search", "--budget", "0"], "--budget 0: must be at least 1"),
         (["search", "--budget", "-3"], "--budget -3: must be at least 1"),
         (["search", "--workers", "0"], "--workers 0: must be at least 1"),
         (["search", *FREE, "--steps", "-1"], "steps = -1: must be a whole number of at least 0"),
         (["search", *FREE, "--data", "/nowhere"], "data '/nowhere' is no folder"),
         (["search", *FREE, "--eval-data", "/nowhere"], "eval_data '/nowhere' is no folder"),
-        (["search", *FREE, "--from", "old"], "study 'old': there is none in studies/"),
+        (["search", *FREE, "--set", "from_study=old"], "study 'old': there is none in studies/"),
         (["search", *FREE, "--name", "../up"], "name = '../up': must be a folder's name"),
         (["search", *FREE, "--teacher", "no"], "teacher 'no': neither a folder, nor a file"),
         (["search", *FREE, "--teacher", "mbt2018:9"], "quality must be 1 to 6"),
         (["search", "nosuch.toml"], "nosuch.toml: there is no such file"),
-        (["search", "--pool", "0"], "--pool 0: must be above 0 GB"),
-        (["search", "--pool", "nan"], "--pool nan: must be above 0 GB"),
+        (["search", "--set", "lr"], "--set lr: must be KEY=VALUE, such as"),
+        (["search", "--set", "kd-y=1"], "there is no key 'kd-y'; did you mean kd_y?"),
+        (["search", "--set", "name=a"], "there is no key 'name'; the keys are space, teacher"),
+        (["search", "--steps", "1", "--set", "steps=2"], "--set steps=2: steps is given twice"),
+        (["search", *FREE, "--set", "kd_y=x"], "kd_y = 'x': must be a number of at least 0"),
+        (
+            ["search", *FREE, "--set", "early_stopping=2"],
+            "early_stopping = 2: must be true or false",
+        ),
+        (["cache", "--limit", "0"], "--limit 0: must be above 0 GB"),
+        (["cache", "--limit", "nan"], "--limit nan: must be above 0 GB"),
         (["front", "absent"], "study 'absent'"),
-        (["warmup", "--data", "/nowhere"], "data '/nowhere' is no folder"),
-        (["warmup", "--steps", "-1"], "warmup = -1: must be a whole number of at least 0"),
+        (["warmup", "--set", "data=/nowhere"], "data '/nowhere' is no folder"),
+        (["warmup", "--set", "warmup=-1"], "warmup = -1: must be a whole number of at least 0"),
         (["teacher", "train", *TRAIN, "--lr", "0"], "lr = 0.0: must be a number above 0"),
         (["measure", "absent"], "absent: there is no such file or folder"),
         (["eval", "absent"], "absent: no codec there (no such folder); give a folder that"),
@@ -74,9 +83,9 @@ def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path, monkeypatc
 
 
 def test_a_process_of_its_own_ends_with_that_line_and_code(tmp_path):
-    done = run("search", "--pool", "0", cwd=tmp_path)  # told before torch is imported
+    done = run("search", "--workers", "0", cwd=tmp_path)  # told before torch is imported
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "--pool 0: must be above 0 GB" in done.stderr
+    assert "--workers 0: must be at least 1" in done.stderr
 
 
 LOOK = """
@@ -95,7 +104,7 @@ finally:
         (["search", "--budget", "-3"], ["--budget -3: must be at least 1"]),
         (["front", "absent", "--json"], ["study 'absent': there is none in studies/"]),
         (
-            ["search", "--teacher", "cheng2020", "--space", "no", "--data", "no", "--from", "old"],
+            ["search", "--teacher", "cheng2020", "--space", "no", "--data", "no", *OLD],
             [
                 "things stand in the way",
                 "study 'old': there is none",

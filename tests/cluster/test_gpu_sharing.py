@@ -55,7 +55,7 @@ def test_trials_that_failed_together_are_not_chosen():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_one_line_says_what_to_do():
-    with pytest.raises(UsageError, match="PyTorch sees no GPU.*--gpus-per-trial"):
+    with pytest.raises(UsageError, match="PyTorch sees no GPU.*say a number"):
         trials_per_gpu(load_space("demo"), LMBDAS, Recipe(10), 64, 4)
 
 

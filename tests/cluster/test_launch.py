@@ -23,6 +23,7 @@ from nas_kd.cluster import tune as engine
 from nas_kd.cluster.launch import Machine, search
 from nas_kd.cluster.tune import is_fault, ray_up, start_ray, temporary_folder
 from nas_kd.errors import DataError, NasKdError, UsageError
+from nas_kd.places import CACHE
 from nas_kd.reasons import Reason
 from nas_kd.study.polish import best_folder, gained
 from nas_kd.study.prepare import prepare
@@ -30,6 +31,7 @@ from nas_kd.study.progress import EVENTS, NOW
 from nas_kd.study.study import COUNTED, Settings, Study, open_study
 from nas_kd.study.trial import Outcome
 from nas_kd.supernet.warmup import SHARED
+from nas_kd.teachers.targets import TARGETS, limit_pools
 from nas_kd.teachers.teacher import load_teacher
 
 
@@ -64,9 +66,10 @@ def settings(tmp_path, monkeypatch):
 
 
 def test_outputs_above_the_limit_end_a_search_before_anything_is_written(settings):
-    with pytest.raises(UsageError, match="more than --pool 0.0001: take a larger --pool"):
-        search(settings(), 1, Machine(1, pool_gb=1e-4), lambda kind, detail: None)
-    assert not Path("studies").exists()
+    limit_pools(CACHE / TARGETS, 1e-4)
+    with pytest.raises(UsageError, match="more than the 0.0001 GB that .* raise the limit"):
+        search(settings(), 1, Machine(1), lambda kind, detail: None)
+    assert [path.name for path in Path("studies").iterdir()] == [CACHE.name]
 
 
 def test_pictures_that_cannot_serve_leave_no_study_that_refuses_the_corrected_command(
@@ -184,8 +187,7 @@ def gpus(monkeypatch):
 
 
 def placed(study, **given):
-    machine = launch.placed(Machine(6, **given), study, (0.01,), lambda kind, detail: None)
-    return machine.workers, machine.gpus_per_trial
+    return launch.placed(Machine(6, **given), study, (0.01,), lambda kind, detail: None)
 
 
 def test_trials_share_gpus_as_measured_or_as_told(settings, gpus):
@@ -193,9 +195,9 @@ def test_trials_share_gpus_as_measured_or_as_told(settings, gpus):
     assert placed(study) == (6, 0.25)
     assert study.optuna.user_attrs["packing"]["trials"] == 4
     assert placed(study, trials_per_gpu=2) == (4, 0.5)
-    assert placed(study, gpus_per_trial=1.0) == (6, 1.0)
-    assert placed(study, gpus_per_trial=0.0) == (6, 0.0)
+    assert placed(study, trials_per_gpu=0) == (6, 0.0)
     assert placed(study, address="head:6379") == (6, 0.0)
+    assert placed(study, address="head:6379", trials_per_gpu=1) == (6, 1.0)
 
 
 def test_without_a_gpu_trials_train_on_the_cpu(settings, monkeypatch):

@@ -118,7 +118,7 @@ def test_the_image_is_built_and_runs():
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("sbatch") is None, reason="no Slurm here")
 def test_the_job_runs_on_a_cluster(tmp_path):
-    words = ["--budget", "1", "--steps", "1", "--crops", "16", "--objectives", "bd_rate,flops"]
+    words = ["--budget", "1", "--steps", "1", "--set", "crops=16", "--objectives", "bd_rate,flops"]
     submit = ["sbatch", "--wait", "--nodes=1", "--gpus-per-node=0", "--time=20", str(SLURM)]
     subprocess.run([*submit, *words], cwd=tmp_path, check=True)
     assert (tmp_path / "studies" / "demo-mini" / "study.db").is_file()

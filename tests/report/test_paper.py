@@ -38,7 +38,7 @@ def _run(*words: str) -> tuple[object, str]:
     """The command in this process: its exit code, and what it printed."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["nas-kd", "table", *words])
+        patch.setattr(sys, "argv", ["nas-kd", "paper", *words])
         with redirect_stdout(printed), redirect_stderr(printed), pytest.raises(SystemExit) as ended:
             main()
     return ended.value.code, printed.getvalue()
@@ -47,7 +47,7 @@ def _run(*words: str) -> tuple[object, str]:
 @pytest.fixture(scope="module")
 def printed() -> dict[str, Any]:
     """What the command prints without a study; made once, for it counts six models."""
-    code, text = _run(str(FILE), "--paper", "--untrained", "--no-measure", "--json")
+    code, text = _run(str(FILE), "--untrained", "--no-measure", "--json")
     assert code == 0
     return json.loads(text)
 
@@ -167,11 +167,10 @@ def test_the_tables_show_paper_ours_and_difference(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "--paper has the seed paper's tables"),
-        (("--paper",), "name a study, or take --untrained"),
-        (("absent", "--paper"), "study 'absent'"),
-        (("absent.toml", "--paper"), "absent.toml: there is no such file"),
-        (("f.toml", "--paper"), "none of its studies is begun; run nas-kd search f.toml"),
+        ((), "name a study, or take --untrained"),
+        (("absent",), "study 'absent'"),
+        (("absent.toml",), "absent.toml: there is no such file"),
+        (("f.toml",), "none of its studies is begun; run nas-kd search f.toml"),
     ],
 )
 def test_a_table_that_cannot_be_made_says_why(words, says, tmp_path, monkeypatch):

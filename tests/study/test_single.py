@@ -15,9 +15,11 @@ from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import load_arch, load_space
 from nas_kd.errors import SpaceError, UsageError
+from nas_kd.places import CACHE
 from nas_kd.study.prepare import prepare
 from nas_kd.study.single import distill_alone, in_a_table
 from nas_kd.study.study import Settings, Study
+from nas_kd.teachers.targets import TARGETS, limit_pools
 from nas_kd.teachers.teacher import load_teacher
 
 torch.set_num_threads(1)
@@ -70,8 +72,9 @@ def test_the_next_student_finds_the_teachers_outputs(tmp_path: Path, settings: S
 
 
 def test_outputs_over_the_limit_are_refused(tmp_path: Path, settings: Settings):
+    limit_pools(CACHE / TARGETS, 1e-6)
     with pytest.raises(UsageError, match="GB"):
-        distill_alone(settings, ARCH, tmp_path / "student", pool_gb=1e-6)
+        distill_alone(settings, ARCH, tmp_path / "student")
 
 
 def test_an_arch_distilled_alone_leaves_a_student_and_its_figures(
@@ -128,7 +131,7 @@ def test_distilled_by_its_study_a_trials_arch_ends_where_the_trial_ended(
     study.tell(number, paced_trial(config, "cpu").advance()["outcome"])
     trial, file = study.trials[number], tmp_path / "arch.json"
     file.write_text(json.dumps({"arch": arch.to_json()}))
-    words = ["distill", "--study", "s", "--arch", str(file), "--out", "alone", "--json"]
+    words = ["distill", "s", "--arch", str(file), "--out", "alone", "--json"]
     said = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
     assert said["rd"] == trial.user_attrs["rd"]
     assert [said["rd_cost"], said["flops"]] == trial.values
@@ -153,13 +156,13 @@ def settings_by(monkeypatch, *words: str) -> Settings:
 
 def test_a_study_files_settings_are_taken_and_options_replace_them(monkeypatch):
     Path("f.toml").write_text('space = "demo"\nlr = 0.002\nsteps = 7\nform = "paper"\n')
-    found = settings_by(monkeypatch, "--study", "f.toml", "--steps", "9")
+    found = settings_by(monkeypatch, "f.toml", "--set", "steps=9")
     assert (found.lr, found.steps, found.form, found.init) == (0.002, 9, "paper", "shared")
     assert settings_by(monkeypatch).init == "scratch"
     with Path("f.toml").open("a") as file:
         file.write('[[each]]\nname = "a"\n[[each]]\nname = "b"\n')
     with pytest.raises(UsageError, match="several studies .f-a, f-b.; once it is begun, give one"):
-        settings_by(monkeypatch, "--study", "f.toml")
+        settings_by(monkeypatch, "f.toml")
 
 
 def test_an_arch_that_could_not_start_as_the_study_has_it_is_refused_before_the_work(settings):

@@ -89,14 +89,14 @@ def test_what_another_version_wrote_is_not_taken(zoo_file, tmp_path, monkeypatch
 
 def test_a_teacher_of_another_family_is_refused_and_says_what_to_do(zoo_file):
     hybrid = HybridTeacher(load_teacher(str(zoo_file)), load_teacher(str(zoo_file)))
-    with pytest.raises(SpaceError, match="one quality of .*--init shared"):
+    with pytest.raises(SpaceError, match="one quality of .*--set init=shared"):
         as_student(hybrid)
 
 
 def test_archs_wider_than_the_teacher_are_refused_and_the_error_says_what_to_do(zoo_file):
     teacher = load_teacher(str(zoo_file))
     require_slices(space_of(8, 16).corners(True), teacher)
-    with pytest.raises(SpaceError, match="no part of the teacher's .*--init shared"):
+    with pytest.raises(SpaceError, match="no part of the teacher's .*--set init=shared"):
         require_slices(space_of(8, 32).corners(True), teacher)
     require_slices(load_space("demo").corners(True), load_teacher("mini"))
 

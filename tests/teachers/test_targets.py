@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from nas_kd.teachers.targets import (
     PoolRecipe,
     TargetPool,
     drop,
+    limit_gb,
+    limit_pools,
     pools,
     target_pool,
 )
@@ -222,21 +225,35 @@ def test_a_folder_of_another_pool_under_this_name_is_not_taken_for_it(tmp_path, 
 
 
 def test_a_pool_above_the_limit_is_refused_before_anything_is_written(tmp_path, recipe):
+    limit_pools(tmp_path / "cache", 0.001)
     with pytest.raises(
-        UsageError, match="48 crops of 64 px .* --pool 0.001: .* --crops 26 or"
+        UsageError, match="48 crops of 64 px .* 0.001 GB that .* crops = 26 or"
     ) as e:
-        target_pool(tmp_path / "cache", FakeTeacher(), recipe, limit_gb=0.001)
+        target_pool(tmp_path / "cache", FakeTeacher(), recipe)
     assert e.value.exit_code == 2
-    assert not (tmp_path / "cache").exists()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["limit_gb"]
     fits = replace(recipe, crops=26)
-    assert target_pool(tmp_path / "cache", FakeTeacher(), fits, limit_gb=0.001).is_dir()
+    assert target_pool(tmp_path / "cache", FakeTeacher(), fits).is_dir()
+
+
+def test_a_limit_holds_at_once_can_be_lifted_and_is_refused_where_it_is_no_number(tmp_path, recipe):
+    cache = tmp_path / "cache"
+    target_pool(cache, FakeTeacher(), recipe)
+    limit_pools(cache, 0.001)
+    assert (limit_gb(cache), pools(cache)) == (0.001, [])
+    (cache / "limit_gb").write_text("many")
+    with pytest.raises(UsageError, match="limit_gb: is no number of GB; set it: nas-kd cache"):
+        target_pool(cache, FakeTeacher(), recipe)
+    limit_pools(cache, math.inf)
+    assert target_pool(cache, FakeTeacher(), recipe).is_dir()
 
 
 def test_the_least_recently_used_pool_makes_room(tmp_path, recipe):
-    cache, limit_gb = tmp_path / "cache", 0.004  # two of 1.8 MB
+    cache = tmp_path / "cache"
     first, second = (target_pool(cache, FakeTeacher(f), recipe) for f in ("1", "2"))
     target_pool(cache, FakeTeacher("1"), recipe)  # used again
-    third = target_pool(cache, FakeTeacher("3"), recipe, limit_gb=limit_gb)
+    limit_pools(cache, 0.004)  # two of 1.8 MB
+    third = target_pool(cache, FakeTeacher("3"), recipe)
     assert {folder for folder, _, _ in pools(cache)} == {first, third}
     assert not second.exists()
 

@@ -95,12 +95,12 @@ def test_a_student_is_distilled_from_a_zoo_file(
     zoo: Path, tmp_path: Path, pictures: str, monkeypatch, capsys
 ):
     (tmp_path / "arch.toml").write_text(ARCH)
-    words = ["distill", "--arch", "arch.toml", "--out", "student", "--steps", "2", "--crops", "16"]
-    words += ["--json", "--teacher", "bmshj2018-hyperprior:1", "--weights", "zoo"]
+    words = ["distill", "--arch", "arch.toml", "--out", "student", "--json"]
+    keys = {"teacher": "bmshj2018-hyperprior:1", "weights": "zoo", "steps": 2, "crops": 16}
+    keys |= {"data": pictures, "eval_data": pictures}
+    words += [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["nas-kd", *words, "--data", pictures, "--eval-data", pictures]
-    )
+    monkeypatch.setattr(sys, "argv", ["nas-kd", *words])
     with pytest.raises(SystemExit, match="0"):
         main()
     figures = json.loads(capsys.readouterr().out)
@@ -160,7 +160,7 @@ def test_a_checkpoint_of_training_says_its_structure_by_its_keys(tmp_path: Path,
     torch.save({"epoch": 3, "state_dict": state, "loss": 1.5} if nested else state, file)
     assert load_member(file).name == "mbt2018-mean"
     assert load_teacher(str(file), lmbda=0.02).lmbdas == (0.02,)
-    with pytest.raises(TeacherError, match="does not say for which lambda .* give --lambda"):
+    with pytest.raises(TeacherError, match="does not say for which lambda .* give lmbda"):
         load_teacher(str(file))
 
 
@@ -219,7 +219,7 @@ def test_a_study_with_two_teachers_trains_its_whole_grid_and_then_rests(
         grid={"N": [16, 32]},
     )
     study = Study(settings)
-    teacher = load_teacher(settings.teacher, settings.weights, None, settings.teacher_z)
+    teacher = load_teacher(*settings.teacher_spec)
     prepared = prepare(study, teacher, lambda kind, detail: None)
     while (asked := study.ask(study.affordable(None))) is not None:
         config = {"number": asked[0], "arch": asked[1].to_json(), "prepared": prepared}
@@ -357,7 +357,16 @@ def test_missing_weights_name_the_ways_out_and_two_candidates_are_not_guessed_am
     monkeypatch.setattr(
         sys,
         "argv",
-        ["nas-kd", "search", "--teacher", "mbt2018:2", "--weights", str(zoo), "--data", "builtin"],
+        [
+            "nas-kd",
+            "search",
+            "--teacher",
+            "mbt2018:2",
+            "--set",
+            f"weights={zoo}",
+            "--data",
+            "builtin",
+        ],
     )
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--objectives", "rd_cost"])
     with pytest.raises(SystemExit) as ended:
@@ -365,7 +374,7 @@ def test_missing_weights_name_the_ways_out_and_two_candidates_are_not_guessed_am
     line = capsys.readouterr().err
     assert (ended.value.code, line.count("\n")) == (2, 1)
     for way in (
-        "--weights DIR",
+        "--set weights=DIR",
         "nas-kd teacher train",
         "--teacher mini",
         "mbt2018-2-HASH.pth.tar",
@@ -374,7 +383,7 @@ def test_missing_weights_name_the_ways_out_and_two_candidates_are_not_guessed_am
     serve(zoo, "bmshj2018-hyperprior-1", untrained("bmshj2018-hyperprior", 9, 16))
     with pytest.raises(TeacherError, match="several files for bmshj2018-hyperprior 1"):
         load_teacher("bmshj2018-hyperprior:1", str(zoo))
-    with pytest.raises(TeacherError, match="--weights nowhere: no such folder"):
+    with pytest.raises(TeacherError, match="weights nowhere: no such folder"):
         load_teacher("bmshj2018-hyperprior:1", "nowhere")
 
 

@@ -1,0 +1,151 @@
+"""The command that searches."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas_kd.cli.common import Storage, Yes, at_least_one
+from nas_kd.cli.settings import Set, WithSettings, given
+from nas_kd.errors import UsageError
+
+if TYPE_CHECKING:
+    from nas_kd.study.settings import Settings
+
+Limit = Annotated[
+    str | None,
+    typer.Option(help="never train an arch above this: NUMBER, or encoder=NUMBER,decoder=NUMBER"),
+]
+
+
+def _packed(text: str | None) -> int | str | None:
+    """``--trials-per-gpu``: None, "auto" or a number."""
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal():
+        raise UsageError(
+            f"--trials-per-gpu {text}: must be auto, a number from 1, or 0 to train on the CPU"
+        )
+    return int(text)
+
+
+app = typer.Typer()
+
+
+@app.command(cls=WithSettings)
+def search(
+    file: Annotated[
+        Path | None, typer.Argument(help="a study file (TOML); options given replace its keys")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="search space: a name or a .toml file [default: demo]")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="mini, a zoo name, a codec's folder, or a CompressAI checkpoint"),
+    ] = None,
+    objectives: Annotated[str | None, typer.Option(help="comma-separated")] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            callback=at_least_one, help="trials in the end [default: 20, or the whole grid]"
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="training steps per trial")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="training pictures: builtin, a set by name, or a folder")
+    ] = None,
+    eval_data: Annotated[str | None, typer.Option(help="pictures to judge by")] = None,
+    max_gmac: Limit = None,
+    max_params: Limit = None,
+    max_mj: Limit = None,
+    max_latency_ms: Limit = None,
+    settings: Set = None,
+    name: Annotated[str | None, typer.Option(help="the study's name")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of everything")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(callback=at_least_one, help="trials at once [default: cores]"),
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="join a Ray cluster: host:port")] = None,
+    trials_per_gpu: Annotated[
+        str | None,
+        typer.Option(
+            callback=_packed,
+            metavar="N|auto|0",
+            help="trials that share a GPU; 0: on the CPU [default: auto, where a GPU is]",
+        ),
+    ] = None,
+    storage: Storage = None,
+    yes: Yes = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON object per event")] = False,
+) -> None:
+    """Search; the same command again resumes.
+
+    Example: nas-kd search --space demo --teacher mini --budget 8 --objectives bd_rate,flops
+    """
+    asked = given(
+        settings,
+        space=space,
+        teacher=teacher,
+        objectives=None if objectives is None else tuple(objectives.split(",")),
+        steps=steps,
+        data=data,
+        eval_data=eval_data,
+        max_gmac=max_gmac,
+        max_params=max_params,
+        max_mj=max_mj,
+        max_latency_ms=max_latency_ms,
+        seed=seed,
+    )
+    studies = _studies(file, name, asked)
+    from nas_kd.study.obstacles import require_clear
+    from nas_kd.study.sources import says_data
+
+    data_said = "data" in asked or (file is not None and says_data(file))
+    require_clear(studies, yes, data_said)  # before torch and Ray, which take seconds to import
+    if not (quiet or as_json):
+        print("starting: loading torch and the teacher", flush=True)
+    from nas_kd.cluster.launch import Machine
+    from nas_kd.cores import cores
+
+    machine = Machine(workers or cores(), address, storage, trials_per_gpu)  # type: ignore[arg-type]
+    with ExitStack() as after:  # Ray stays up from the first study to the last
+        for study in studies:
+            if len(studies) > 1 and not (quiet or as_json):
+                print(f"study {study.name}:", flush=True)
+            _search(study, budget, machine, quiet, as_json, after)
+
+
+def _studies(file: Path | None, name: str | None, asked: dict[str, Any]) -> list[Settings]:
+    """The studies of a file, with what was asked in place of its keys, or the one that was asked."""
+    from nas_kd.study.settings import load_studies, named
+
+    return [named(name, asked)] if file is None else load_studies(file, name, asked)
+
+
+def _search(
+    settings: Any, budget: int | None, machine: Any, quiet: bool, as_json: bool, after: ExitStack
+) -> None:
+    from nas_kd.cluster.launch import search as launch
+    from nas_kd.errors import Stopped
+    from nas_kd.measurement.meters import require_meter
+    from nas_kd.report.dashboard import publish
+    from nas_kd.report.live import mode_of, say_end, say_stopped, watching
+
+    require_meter(settings.objectives)
+    mode = mode_of(quiet, as_json)
+    try:
+        with watching(settings.name, budget, mode, machine.storage) as listen:
+            study = launch(settings, budget, machine, listen, after)
+    except KeyboardInterrupt:
+        say_stopped(settings.name, machine.storage, mode)
+        raise Stopped(
+            f"stopped; study '{settings.name}' keeps what is finished, the same command again goes on"
+        ) from None
+    publish(study)
+    say_end(study, mode)
