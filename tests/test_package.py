@@ -20,7 +20,7 @@ from nas_kd.study.settings import load_studies
 assert "wheel" in nas_kd.__file__, nas_kd.__file__
 assert load_space("demo").size > 1000 and load_space("search_spaces/prim.toml").size == 8
 assert [s.name for s in load_studies(Path("studies/control.toml"))] == ["control"]
-assert (TEACHERS / "mini" / "student.safetensors").is_file() and (ASSETS / "report.html").is_file()
+assert (TEACHERS / "mini" / "student.safetensors").is_file() and (ASSETS / "picture_sets.toml").is_file()
 """
 
 
