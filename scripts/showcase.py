@@ -106,7 +106,7 @@ def drawn(rows, front, best, pictures, figures, file):
     axes = figure.subplots(1, 4, width_ratios=(1.5, 1, 1, 1))
     points = [(r["decoder_kmac_px"], r["bd_rate_teacher"]) for r in rows]
     axes[0].scatter(*zip(*points, strict=True), color="0.7", s=18, label="tried")
-    line = sorted((points[i] for i in front))
+    line = sorted(points[i] for i in front)
     axes[0].plot(*zip(*line, strict=True), "o-", color="#0072B2", label="front")
     axes[0].plot(*points[best], "o", ms=12, mfc="none", color="#D55E00", label="the student shown")
     axes[0].set(

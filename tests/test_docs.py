@@ -1,13 +1,18 @@
 import ast
 import re
+import runpy
 import shlex
+import textwrap
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 from docs_pages import PAGES, ROOT
 from typer.main import get_command
 
+import nas_kd
 from nas_kd.cli.main import app
+from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.reasons import Reason
 
 
@@ -119,6 +124,7 @@ def test_every_command_has_an_example_in_its_help():
         assert f"Example: {name}" in (command.help or ""), name
 
 
+QUESTIONS = (ROOT / "docs" / "questions.md").read_text()
 FOREIGN = {"sphinx-build: not found", "make docs"}
 """Quoted on the page of troubles, and not ours."""
 HOLE = "\0"
@@ -166,3 +172,21 @@ def test_every_reason_that_the_docs_explain_is_one_of_the_codes():
     reasons = [reason for row in rows for reason in re.findall(r"`(\w+)`", row)]
     assert len(reasons) > 5
     assert set(reasons) <= {reason.value for reason in Reason}
+
+
+def test_the_pages_say_of_which_version_they_are():
+    said = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    assert said["release"] == nas_kd.__version__
+    assert said["html_title"].endswith(nas_kd.__version__)
+
+
+def test_the_comparison_with_a_codec_of_ones_own_runs_as_it_stands(monkeypatch, capsys):
+    block = re.search(r"(?:^    [^\n]*\n|^\n)*^    mine = .*\n(?:^    .*\n)*", QUESTIONS, re.M)
+    assert block is not None
+    student = RDCurve((0.2, 0.4, 0.7, 1.1), (28.4, 30.9, 33.5, 36.2))
+    measured = SimpleNamespace(curve=lambda: student)
+    monkeypatch.setattr(nas_kd, "evaluate", lambda folder, data: measured)
+    exec(textwrap.dedent(block[0]), {})
+    value, reason = capsys.readouterr().out.split()
+    assert -5 < float(value) < 5
+    assert reason == "None"

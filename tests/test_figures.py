@@ -66,3 +66,13 @@ def test_the_results_are_of_the_teacher_that_comes_with_nas_kd():
     found = json.loads(script("showcase").newest().read_text())
     teacher = script("showcase").load_teacher("mini")
     assert found["teacher_fingerprint"] == teacher.fingerprint, "run make showcase"
+
+
+def test_the_table_of_others_is_that_of_its_file():
+    systems = json.loads((ROOT / "docs" / "others.json").read_text())["systems"]
+    page = (ROOT / "docs" / "compared.md").read_text()
+    table = page.partition("<!-- docs/others.json")[2].partition("\n\n")[2].partition("\n\n")[0]
+    keys = ("system", "bd_rate", "kmac_px", "parameters")
+    rows = ["| " + " | ".join(one[key] for key in keys) + " |" for one in systems]
+    assert table.splitlines()[2:-1] == rows
+    assert all(one["source"] for one in systems)
