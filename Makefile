@@ -1,4 +1,4 @@
-.PHONY: demo test thorough lint docs
+.PHONY: demo test thorough lint docs package showcase
 BIN := .venv/bin
 
 $(BIN)/nas-kd: pyproject.toml constraints.txt
@@ -24,3 +24,15 @@ lint: $(BIN)/nas-kd   ## style, types, and what may import what
 
 docs: $(BIN)/nas-kd   ## the pages, in build/docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+
+package: $(BIN)/nas-kd   ## the wheel, in dist; installed into an empty environment and used there
+	rm -rf dist build/alone
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/uv venv --quiet --python $(BIN)/python build/alone
+	$(BIN)/uv pip install --quiet --python build/alone/bin/python -c constraints.txt dist/*.whl
+	cd build/alone && bin/nas-kd eval mini
+	ls -l dist
+
+showcase: $(BIN)/nas-kd   ## the README's picture and table, after a change of weights
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/showcase.py

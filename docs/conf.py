@@ -1,5 +1,6 @@
 """The documentation as pages: Sphinx reads the same Markdown that is read here. `make docs` builds them."""
 
+from importlib.metadata import version as version_of
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -9,10 +10,11 @@ extensions = ["myst_parser"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"
-html_title = "nas-kd"
+version = release = version_of("nas-kd")
+html_title = f"nas-kd {release}"
 html_show_sourcelink = False
 html_math_renderer = "mathml"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "web"]
 nitpicky = True
 
 

@@ -9,8 +9,16 @@ TEACHERS = ASSETS / "teachers"
 STUDIES = Path("studies")
 CACHE = STUDIES / ".cache"
 """What studies share."""
+SHIPPED = (Path(__file__).parents[1], Path(__file__).parent)
+"""Where ``search_spaces`` and ``studies`` lie that come with nas-kd: in a source tree, in an installed package."""
 BUILTIN = "builtin"
 """Instead of a folder of pictures: those that come with what nas-kd depends on."""
+
+
+def shipped(file: Path) -> Path:
+    """The file, or where it is not there the one of that name that comes with nas-kd (``studies/control.toml``)."""
+    places = (file, *(base / file for base in SHIPPED))
+    return next((place for place in places if place.is_file()), file)
 
 
 def user_cache() -> Path:

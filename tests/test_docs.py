@@ -1,13 +1,18 @@
 import ast
 import re
+import runpy
 import shlex
+import textwrap
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 from docs_pages import PAGES, ROOT
 from typer.main import get_command
 
+import nas_kd
 from nas_kd.cli.main import app
+from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.reasons import Reason
 from nas_kd.schema import keys
 from nas_kd.study.settings import Settings, default_space
@@ -108,13 +113,12 @@ def test_a_link_leads_somewhere(page):
     assert [t for t in inside if not (page.parent / t).exists()] == []
 
 
-def test_every_module_is_on_the_architecture_page_and_every_wing_in_the_readme():
+def test_every_module_and_every_wing_is_on_the_architecture_page():
     page = (ROOT / "docs" / "architecture.md").read_text()
-    tree = (ROOT / "README.md").read_text().partition("## Files")[2]
     modules = [p for p in (ROOT / "nas_kd").rglob("*.py") if not p.stem.startswith("__")]
     assert {p.stem for p in modules if not re.search(rf"`{p.stem}`", page)} == set()
     wings = {p.parent.name for p in modules} - {"nas_kd"}
-    assert {w for w in wings if f"{w}/" not in tree} == set()
+    assert {w for w in wings if f"### {w}\n" not in page} == set()
 
 
 def test_every_command_has_an_example_in_its_help():
@@ -122,6 +126,7 @@ def test_every_command_has_an_example_in_its_help():
         assert f"Example: {name}" in (command.help or ""), name
 
 
+QUESTIONS = (ROOT / "docs" / "questions.md").read_text()
 FOREIGN = {"sphinx-build: not found", "make docs"}
 """Quoted on the page of troubles, and not ours."""
 HOLE = "\0"
@@ -169,3 +174,21 @@ def test_every_reason_that_the_docs_explain_is_one_of_the_codes():
     reasons = [reason for row in rows for reason in re.findall(r"`(\w+)`", row)]
     assert len(reasons) > 5
     assert set(reasons) <= {reason.value for reason in Reason}
+
+
+def test_the_pages_say_of_which_version_they_are():
+    said = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    assert said["release"] == nas_kd.__version__
+    assert said["html_title"].endswith(nas_kd.__version__)
+
+
+def test_the_comparison_with_a_codec_of_ones_own_runs_as_it_stands(monkeypatch, capsys):
+    block = re.search(r"(?:^    [^\n]*\n|^\n)*^    mine = .*\n(?:^    .*\n)*", QUESTIONS, re.M)
+    assert block is not None
+    student = RDCurve((0.2, 0.4, 0.7, 1.1), (28.4, 30.9, 33.5, 36.2))
+    measured = SimpleNamespace(curve=lambda: student)
+    monkeypatch.setattr(nas_kd, "evaluate", lambda folder, data: measured)
+    exec(textwrap.dedent(block[0]), {})
+    value, reason = capsys.readouterr().out.split()
+    assert -5 < float(value) < 5
+    assert reason == "None"

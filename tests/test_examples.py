@@ -35,6 +35,7 @@ ELSEWHERE = {
     r"^nas-kd push": "needs a hub, a token and a network",
     r"^nas-kd fetch|cheng2020": "needs a network",
     r"^make": "the developer's own",
+    r"^npm|^cp node_modules|^python": "tests/test_web_page.py does that",
 }
 SHIM = """#!{python}
 import sys, pathlib
@@ -180,6 +181,14 @@ def test_the_commands_of_a_first_search_run_in_their_order(home):
 def test_the_commands_about_data_spaces_and_energy_run_in_their_order(home):
     run(home, lines_of(LATER))
     assert (home / "my-student" / "arch.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/questions.md"])
+def test_the_commands_of_a_page_run_in_their_order(home, page):
+    run(home, lines_of((page,)))
+    assert list((home / "students").glob("trial-*"))
 
 
 @pytest.mark.slow

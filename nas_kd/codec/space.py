@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 import random
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nas_kd.errors import SpaceError
+from nas_kd.places import SHIPPED, shipped
 from nas_kd.toml_file import read_table
 
 Choice = int | str | bool
@@ -419,10 +419,8 @@ def load_space(spec: str | Path) -> SearchSpace:
 
 def _find(spec: str | Path) -> Path:
     if isinstance(spec, Path) or str(spec).endswith(".toml"):
-        return Path(spec)
-    # Here, in a source tree, and where an installed wheel puts them.
-    beside = (Path(), Path(__file__).parents[2], Path(sys.prefix) / "share" / "nas-kd")
-    folders = [base / "search_spaces" for base in beside]
+        return shipped(Path(spec))
+    folders = [base / "search_spaces" for base in (Path(), *SHIPPED)]
     found = next((f / f"{spec}.toml" for f in folders if (f / f"{spec}.toml").exists()), None)
     if found is None:
         known = sorted({p.stem for f in folders for p in f.glob("*.toml")})

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from nas_kd.errors import StudyError, UsageError
-from nas_kd.places import BUILTIN, STUDIES
+from nas_kd.places import BUILTIN, STUDIES, shipped
 from nas_kd.recipe import (
     Count,
     Form,
@@ -297,7 +297,7 @@ def load_studies(
         name: of the study, by default the file's; ``[[each]]`` adds its own ``name`` behind a hyphen.
         given: settings that replace the file's.
     """
-    data = read_table(path, StudyError)
+    data = read_table(shipped(path), StudyError)
     each, common = data.pop("each", [{}]), name or path.stem
     if not isinstance(each, list) or not all(isinstance(part, dict) for part in each) or not each:
         raise StudyError(f"{path}: each = {each!r}: must be tables, written [[each]]")
