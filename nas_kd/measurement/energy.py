@@ -49,6 +49,8 @@ HEAT_S, HEAT_C = 4.0, 1
 COLDER_C = 3
 """A chip is taken for cold where it is so many degrees below what it had after the last reading."""
 WARM_CONDITIONS_EVERY_S = 0.1
+COLD_WINDOW_S = 0.25
+"""Windows of a device that may be cold last so long at least: in shorter ones its drift is not seen."""
 WINDOW_ITERATIONS = 3
 LONG_ITERATION = 0.1  # of an update period
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -84,7 +86,7 @@ class Mode:
 
 
 FULL = Mode("full", 5, 10.0, 100, 0.02, target=0.0, max_s=50.0, warmup_s=5.0)
-QUICK = Mode("quick", 4, 0.25, 6, 0.03, warmup_s=0.3)
+QUICK = Mode("quick", 4, 0.12, 6, 0.03, warmup_s=0.3)
 AGREE_CV = 0.02
 
 
@@ -224,22 +226,27 @@ class Session:
         if not self._conditions:
             self._begin()
         self._conditions = self._conditions[-1:]
-        known = self.known
-        seconds = mode.warmup_s if self._is_warm else max(mode.warmup_s, self._heat_s())
+        known, watched_s = self.known, 0.0 if self._is_warm else self._heat_s()
+        if not self._is_warm:
+            mode = replace(mode, window_s=max(mode.window_s, COLD_WINDOW_S))
+        # The last of the watch is the windows'.
+        at_once_s = mode.windows * _window_s(mode, known.sensor.period_s)
+        seconds = max(mode.warmup_s, watched_s - at_once_s)
         work = bench.warm_up(seconds, known.sensor)
         warmup = bench.record(FIND_PERIOD_POLL_S, work, WARM_CONDITIONS_EVERY_S)
         iteration_s = warmup.duration_s / warmup.steps
         raw |= asdict(known) | {"settled": _settled(warmup, known.sensor, iteration_s)}
         self._see(warmup)
-        self._is_warm = True
         loaded_s = bench.timing.now() - warmup.duration_s
         windows = _Windows(bench, mode, known, warmup, draw)
-        while not windows.suffice():
-            trace, found = windows.next()
+        watches = seconds < watched_s
+        while not windows.suffice(lambda: not watches or _heat_settled(self._conditions)):
+            trace, found = windows.next(WARM_CONDITIONS_EVERY_S if watches else None)
             self._see(trace)
             found["after_s"] = bench.timing.now() - trace.duration_s - loaded_s
             raw["windows"] = windows.kept
             _require_full_speed(trace.conditions)
+        self._is_warm = True
         raw |= {"dropped": windows.dropped} | _summary(self._conditions)
         raw["seconds"] = bench.timing.now() - started_s
         reading, last = _reading(bench.meter, raw, mode), self._conditions[-1]
@@ -330,19 +337,25 @@ class _Windows:
     def _length_s(self) -> float:
         mode, period_s = self.mode, self.known.sensor.period_s
         # An edge is seen no sooner than the next poll.
-        seconds = max(mode.window_s, mode.window_periods * max(period_s, self.poll_s))
+        seconds = _window_s(mode, max(period_s, self.poll_s))
         seconds = max(seconds, WINDOW_ITERATIONS * self.iteration_s)
         if self.spread and mode.target:
             # About one look at work instead of a gap, in each of the windows.
             return max(seconds, period_s / mode.target / math.sqrt(mode.windows))
         return seconds
 
-    def suffice(self) -> bool:
-        """Whether there are enough; asked only where there are ``windows`` of them, or twice as many, and so on."""
+    def suffice(self, is_warm: Callable[[], bool]) -> bool:
+        """Whether there are enough; asked only where there are ``windows`` of them, or twice as many, and so on.
+
+        What was measured before the chip was warm does not count.
+        """
         n, mode = len(self.kept), self.mode
         times, rest = divmod(n, mode.windows)
         if rest or times & (times - 1) or not times:
             return self.spent_s > 2 * mode.max_s
+        if not is_warm() and 2 * self.spent_s < mode.max_s:
+            self._drop(n)
+            return False
         agree = doubts(self.kept, mode.windows)
         if agree.relative <= mode.target and agree.cv <= AGREE_CV:
             return True
@@ -357,9 +370,9 @@ class _Windows:
         self.dropped += count
         self.kept = self.kept[count:]
 
-    def next(self) -> tuple[Trace, dict[str, Any]]:
-        """One more; the same work at another moment of the sensor's pattern."""
-        bench, every_s = self.bench, max(0.1, min(0.5, self.seconds / 4))
+    def next(self, every_s: float | None) -> tuple[Trace, dict[str, Any]]:
+        """One more, the device's conditions read so often; the same work at another moment of the sensor's pattern."""
+        bench, every_s = self.bench, every_s or max(0.1, min(0.5, self.seconds / 4))
         bench.timing.sleep(self.draw.random() * min(self.iteration_s, self.seconds / 4))
         if self.spread:
             period_s = self.known.sensor.period_s
@@ -373,6 +386,10 @@ class _Windows:
             self._drop(len(self.kept))
         self.kept.append(found)
         return trace, found
+
+
+def _window_s(mode: Mode, period_s: float) -> float:
+    return max(mode.window_s, mode.window_periods * period_s)
 
 
 def _clock_moved(before_mhz: float | None, now_mhz: float | None) -> bool:
