@@ -10,7 +10,7 @@ SMALL_PER_FRAME = FRAME_PX[0] * FRAME_PX[1] // 64**2
 LMBDAS = (0.01, 0.02)
 
 
-@pytest.mark.parametrize("space", ["prim", "demo", "asymmetric", "frontier", "window"])
+@pytest.mark.parametrize("space", ["prim", "demo", "asymmetric", "frontier", "phone", "window"])
 @pytest.mark.thorough
 def test_the_closed_form_is_what_fvcore_counts(space: str):
     drawn = load_space(space)
