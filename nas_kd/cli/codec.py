@@ -22,6 +22,8 @@ StudentDir = Annotated[Path, typer.Option("--student", help="folder of an export
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there already")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
+MOST_EFFORT = 9
+
 app = typer.Typer()
 
 
@@ -169,6 +171,12 @@ def compress(
     strict: Annotated[
         bool, typer.Option("--strict", help="refuse a target that the student cannot reach")
     ] = False,
+    effort: Annotated[
+        int,
+        typer.Option(
+            help="0 to 9: seek smaller files, each step up twice as long; decoding stays as it is"
+        ),
+    ] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Compress a picture, every picture of a folder, or a pipe.
@@ -180,6 +188,8 @@ def compress(
 
     if sum(wish is not None for wish in (level, target_bpp, target_psnr)) > 1:
         raise UsageError("--level, --target-bpp and --target-psnr: only one of them at a time")
+    if not 0 <= effort <= MOST_EFFORT:
+        raise UsageError(f"--effort {effort}: must be 0 (one pass) to {MOST_EFFORT} (longest)")
     find = lambda folder: below(folder, suffixes(), unread_suffixes())  # noqa: E731
     work = planned(source, target, find, compressed_name, overwrite)
 
@@ -191,7 +201,7 @@ def compress(
     def one(data: bytes, name: str) -> tuple[bytes, str]:
         image = read_picture(data, name)
         with _named(name):
-            out = _compressed(codec, image, level, target_bpp, target_psnr)
+            out = _compressed(codec, image, level, target_bpp, target_psnr, effort)
             if out.missed is not None:
                 _tell_missed(name, out.missed, strict)
         found = info(out.data)
@@ -217,17 +227,22 @@ def _tell_missed(name: str, missed: str, strict: bool) -> None:
 
 
 def _compressed(
-    codec: Student, image: Image8, level: float | None, bpp: float | None, psnr: float | None
+    codec: Student,
+    image: Image8,
+    level: float | None,
+    bpp: float | None,
+    psnr: float | None,
+    effort: int,
 ) -> Sought:
-    from nas_kd.codec.bitstream import encode
-    from nas_kd.codec.rate_control import Sought, file_of_bpp, file_of_psnr
+    from nas_kd.codec.rate_control import file_of_bpp, file_of_level, file_of_psnr
 
     if bpp is not None:
-        return file_of_bpp(codec, image, bpp)
+        return file_of_bpp(codec, image, bpp, effort)
     if psnr is not None:
-        return file_of_psnr(codec, image, psnr)
+        return file_of_psnr(codec, image, psnr, effort)
     # One level is enough for a student of one; three is the middle of six.
-    return Sought(encode(codec, image, min(3.0, codec.levels) if level is None else level))
+    asked = min(3.0, codec.levels) if level is None else level
+    return file_of_level(codec, image, asked, effort)
 
 
 @app.command()

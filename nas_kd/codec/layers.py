@@ -6,6 +6,8 @@ or a stem changes, and a narrower network's tensors are leading slices of a wide
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -17,59 +19,97 @@ from nas_kd.codec.compressai_light import (
     conv,
     deconv,
 )
-from nas_kd.codec.space import HEAD, STAGES, Arch, Transform
+from nas_kd.codec.space import HEAD, STAGES, Arch, Transform, squeezed
 
 WINDOW = 8
 """Side of an attention window; every stage of a picture padded to multiples of 64 is made of whole ones."""
+
+AROUND = 9
+"""Side of what a channel's gate is the mean of, in places of its stage: 144 px at 1/16."""
 
 
 class DepthwiseBlock(nn.Module):
     """Residual block of a depthwise and two pointwise convolutions (inverted bottleneck of 2C)."""
 
-    def __init__(self, C: int, kernel: int):
+    def __init__(self, C: int, kernel: int, act: nn.Module):
         super().__init__()
+        self.act = act
         self.spatial = nn.Conv2d(C, C, kernel, padding=kernel // 2, groups=C)
         self.expand = nn.Conv2d(C, 2 * C, 1)
         self.project = nn.Conv2d(2 * C, C, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        hidden = nn.functional.leaky_relu(self.expand(self.spatial(x)))
-        return x + self.project(hidden)
+        return x + self.project(self.act(self.expand(self.spatial(x))))
 
 
 class ConvolutionBlock(nn.Module):
     """Residual block of two 3x3 convolutions; nothing after the second, so that it can start at zero."""
 
-    def __init__(self, C: int):
+    def __init__(self, C: int, act: nn.Module):
         super().__init__()
+        self.act = act
         self.conv1 = nn.Conv2d(C, C, 3, padding=1)
         self.conv2 = nn.Conv2d(C, C, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        return x + self.conv2(nn.functional.leaky_relu(self.conv1(x)))
+        return x + self.conv2(self.act(self.conv1(x)))
 
 
-class GatedBlock(nn.Module):
+class Mixing(nn.Module):
+    """Residual depthwise convolution between two pointwise ones: the first half of DCVC-RT's block."""
+
+    def __init__(self, C: int, kernel: int, act: nn.Module):
+        super().__init__()
+        self.act = act
+        self.enter = nn.Conv2d(C, C, 1)
+        self.spatial = nn.Conv2d(C, C, kernel, padding=kernel // 2, groups=C)
+        self.leave = nn.Conv2d(C, C, 1)
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        return x + self.leave(self.spatial(self.act(self.enter(x))))
+
+
+class GatedBlock(Mixing):
     """Depthwise convolution between two pointwise ones, then two pointwise branches that multiply.
 
     The block of DCVC-RT (Jia et al., CVPR 2025) without its shortcuts' scales; both halves are residual.
     """
 
-    def __init__(self, C: int, kernel: int):
-        super().__init__()
-        self.enter = nn.Conv2d(C, C, 1)
-        self.spatial = nn.Conv2d(C, C, kernel, padding=kernel // 2, groups=C)
-        self.leave = nn.Conv2d(C, C, 1)
+    def __init__(self, C: int, kernel: int, act: nn.Module):
+        super().__init__(C, kernel, act)
         # Apart, for a prefix of a joint 4C channels is no prefix of each.
         self.expand, self.gate = nn.Conv2d(C, 2 * C, 1), nn.Conv2d(C, 2 * C, 1)
         self.project = nn.Conv2d(2 * C, C, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        x = x + self.leave(self.spatial(nn.functional.leaky_relu(self.enter(x))))
-        return x + self.project(self.expand(x) * nn.functional.leaky_relu(self.gate(x)))
+        x = self.mixed(x)
+        return x + self.project(self.expand(x) * self.act(self.gate(x)))
+
+
+class SummedBlock(Mixing):
+    """The same first half, then 4C channels that are summed in fours after their activation.
+
+    The sum is DCVC-RT's in halves, taken further: wide inside, and what follows it is narrow. Fours are neighbours,
+    so that a prefix of C channels has a prefix of the 4C.
+    """
+
+    FOUR = 4
+
+    def __init__(self, C: int, kernel: int, act: nn.Module):
+        super().__init__(C, kernel, act)
+        self.widen = nn.Conv2d(C, self.FOUR * C, 1)
+        self.narrow = nn.Conv2d(C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        x = self.mixed(x)
+        B, C, H, W = x.shape
+        fours = self.act(self.widen(x)).reshape(B, C, self.FOUR, H, W)
+        return x + self.narrow(fours.sum(2))
 
 
 class WindowBlock(nn.Module):
@@ -82,8 +122,9 @@ class WindowBlock(nn.Module):
 
     offsets: Tensor
 
-    def __init__(self, C: int):
+    def __init__(self, C: int, act: nn.Module):
         super().__init__()
+        self.act = act
         # Apart, for a prefix of a joint 3C channels is no prefix of each.
         self.query, self.key, self.value = (nn.Conv2d(C, C, 1) for _ in range(3))
         self.out = nn.Conv2d(C, C, 1)
@@ -95,7 +136,7 @@ class WindowBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape; H and W multiples of 8."""
         x = x + self.out(self._attend(x))
-        return x + self.project(nn.functional.leaky_relu(self.expand(x)))
+        return x + self.project(self.act(self.expand(x)))
 
     def _attend(self, x: Tensor) -> Tensor:
         q, k, v = (_windows(t) for t in (self.query(x), self.key(x), self.value(x)))
@@ -130,6 +171,33 @@ def _activation(side: Transform, C: int, inverse: bool) -> nn.Module:
     return GDN(C, inverse=inverse) if side.activation == "gdn" else nn.LeakyReLU()
 
 
+class ChannelGates(nn.Module):
+    """Channel attention on a trunk: each channel times a factor that the mean of its surroundings decides.
+
+    Squeeze-and-excitation (Hu et al., CVPR 2018) over 9x9 places instead of the whole picture, which no tile sees. A
+    prefix of C channels has a prefix of the C / 4; starts as the identity.
+    """
+
+    def __init__(self, C: int):
+        super().__init__()
+        self.mean = nn.AvgPool2d(AROUND, 1, AROUND // 2, count_include_pad=False)
+        self.squeeze = nn.Conv2d(C, squeezed(C), 1)
+        self.excite = nn.Conv2d(squeezed(C), C, 1)
+        nn.init.zeros_(self.excite.weight)
+        nn.init.zeros_(self.excite.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        hidden = nn.functional.relu(self.squeeze(self.mean(x)))
+        return x * (2 * torch.sigmoid(self.excite(hidden)))
+
+
+def _attention(side: Transform, C: int, on: bool) -> nn.Module:
+    if not on:
+        return nn.Identity()
+    return ChannelGates(C) if side.trunk else AttentionBlock(C)
+
+
 class Stage(nn.Module):
     """One change of resolution, then an activation (none on a trunk), residual blocks and attention."""
 
@@ -139,14 +207,14 @@ class Stage(nn.Module):
         self.resample = resample
         self.act = _activation(side, C, inverse)
         self.blocks = blocks(side, C, side.depths[i])
-        self.attention = AttentionBlock(C) if side.attention[i] else nn.Identity()
+        self.attention = _attention(side, C, side.attention[i])
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C, H', W']."""
         return self.attention(self.blocks(self.act(self.resample(x))))
 
 
-LAST = ("conv2", "leave", "out", "project")
+LAST = ("conv2", "leave", "out", "project", "narrow")
 """What a block's branches end in: at zero when a trunk's training begins."""
 
 
@@ -160,12 +228,20 @@ def blocks(side: Transform, C: int, depth: int) -> nn.Sequential:
     return made
 
 
+KERNELLED: dict[str, Callable[[int, int, nn.Module], nn.Module]] = {
+    "depthwise": DepthwiseBlock,
+    "gated": GatedBlock,
+    "summed": SummedBlock,
+}
+
+
 def _block(side: Transform, C: int) -> nn.Module:
+    act = nn.ReLU6() if side.activation == "relu6" else nn.LeakyReLU()
     if side.block == "residual":
-        return ConvolutionBlock(C) if side.trunk else ResidualBlock(C, C)
+        return ConvolutionBlock(C, act) if side.trunk else ResidualBlock(C, C)
     if side.block == "window":
-        return WindowBlock(C)
-    return (GatedBlock if side.block == "gated" else DepthwiseBlock)(C, side.kernel)
+        return WindowBlock(C, act)
+    return KERNELLED[side.block](C, side.kernel, act)
 
 
 class Projection(nn.Conv2d):
@@ -221,14 +297,14 @@ class Analysis(nn.Module):
         C, first = 3 * self.unshuffle**2, side.first_stage
         if side.stem != "conv":
             self.stem[side.stem] = _stem(side, C)
-        for i in range(first, STAGES):
+        for i in range(first, len(side.widths)):
             down: nn.Module = nn.Identity()
             if i > first or side.stem == "conv":
                 down = _down(side, C, side.widths[i])
             self.stages[str(i)] = Stage(down, side, i, inverse=False)
             C = side.widths[i]
-        self.head = _down(side, C, M)
-        self.latent = blocks(side, M, side.depths[STAGES]) if side.trunk else nn.Sequential()
+        self.head = Projection(C, M, 1) if side.own_width else _down(side, C, M)
+        self.latent = _latent_blocks(side, M)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] to [B, M, H/16, W/16]."""
@@ -239,6 +315,12 @@ class Analysis(nn.Module):
         for stage in self.stages.values():
             x = stage(x)
         return self.latent(self.head(x))
+
+
+def _latent_blocks(side: Transform, M: int) -> nn.Sequential:
+    """Those on the latents themselves, where 1/16 has no width of its own."""
+    on_latents = side.trunk and not side.own_width
+    return blocks(side, M, side.depths[STAGES]) if on_latents else nn.Sequential()
 
 
 def _stem(side: Transform, C: int) -> nn.Module:
@@ -261,11 +343,14 @@ class Synthesis(nn.Module):
     def __init__(self, side: Transform, M: int):
         super().__init__()
         self.shuffle = SHUFFLE.get(side.stem, 1)
-        self.latent = blocks(side, M, side.depths[STAGES]) if side.trunk else nn.Sequential()
+        self.latent = _latent_blocks(side, M)
         self.stages = nn.ModuleDict()
         C = M
-        for i in reversed(range(side.first_stage, STAGES)):
-            self.stages[str(i)] = Stage(_up(side, C, side.widths[i]), side, i, inverse=True)
+        for i in reversed(range(side.first_stage, len(side.widths))):
+            up = (
+                _up(side, C, side.widths[i]) if i < STAGES else BackProjection(C, side.widths[i], 1)
+            )
+            self.stages[str(i)] = Stage(up, side, i, inverse=True)
             C = side.widths[i]
         self.stem = nn.ModuleDict({side.stem: self._last(side, C)})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas_kd.codec.space import HEAD, PASSES, STAGES, Arch, Transform
+from nas_kd.codec.space import HEAD, PASSES, STAGES, Arch, Transform, squeezed
 
 FRAME_PX = (512, 768)
 """Height and width of the picture that is counted, as in cost.py."""
@@ -115,9 +115,10 @@ def _synthesis(side: Transform, M: int) -> Counted:
 
 def _trunk(side: Transform, M: int, decoder: bool = False) -> Counted:
     """Projections of patches that do not overlap, and blocks; a decoder has the same with the biases of its outputs."""
-    places = range(side.first_stage, STAGES)
+    places = range(side.first_stage, len(side.widths))
     widths = [3, *(side.widths[i] for i in places), M]
     strides = [2 ** (side.first_stage + 1), *([2] * len(places))]
+    strides[-1] = 1 if side.own_width else 2
     position, found = 1, Counted()
     for c_in, c_out, stride in zip(widths, widths[1:], strides, strict=False):
         position *= stride
@@ -125,6 +126,8 @@ def _trunk(side: Transform, M: int, decoder: bool = False) -> Counted:
         found += Counted(weights * _positions(position), weights + (c_in if decoder else c_out))
     for i in places:
         found += _stage(side, i)
+    if side.own_width:
+        return found
     return found + _block(side, M, _positions(16)) * side.depths[STAGES]
 
 
@@ -134,6 +137,8 @@ def _stage(side: Transform, i: int) -> Counted:
     if side.activation == "gdn" and not side.trunk:
         found += Counted(C * C * n, C * C + C)
     found += _block(side, C, n) * side.depths[i]
+    if side.attention[i] and side.trunk:
+        return found + _conv(C, squeezed(C), 1, n) + _conv(squeezed(C), C, 1, n)
     if side.attention[i]:
         unit = _conv(C, C // 2, 1, n) + _conv(C // 2, C // 2, 3, n) + _conv(C // 2, C, 1, n)
         found += unit * 6 + _conv(C, C, 1, n)
@@ -146,9 +151,11 @@ def _block(side: Transform, C: int, n: int) -> Counted:
     mlp = _conv(C, 2 * C, 1, n) + _conv(2 * C, C, 1, n)
     if side.block == "depthwise":
         return _conv(C, C, side.kernel, n, groups=C) + mlp
+    mixing = _conv(C, C, side.kernel, n, groups=C) + _conv(C, C, 1, n) * 2
     if side.block == "gated":
-        spatial = _conv(C, C, side.kernel, n, groups=C)
-        return _conv(C, C, 1, n) * 2 + spatial + mlp + _conv(C, 2 * C, 1, n)
+        return mixing + mlp + _conv(C, 2 * C, 1, n)
+    if side.block == "summed":
+        return mixing + _conv(C, 4 * C, 1, n) + _conv(C, C, 1, n)
     scores = Counted(2 * C * WINDOW**2 * n, C // HEAD * (2 * WINDOW - 1) ** 2)
     return _conv(C, C, 1, n) * 4 + scores + mlp
 

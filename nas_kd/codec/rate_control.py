@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nas_kd.codec.bitstream import Analysed, analyse, decode, write
+from nas_kd.codec.bitstream import Analysed, analyse, decode, encode, write
+from nas_kd.codec.iterative_encoding import encode_with_effort, improved
 from nas_kd.codec.student import Student
 from nas_kd.data.image_file import Image8
 from nas_kd.data.metrics import psnr_db
@@ -23,9 +24,26 @@ class Sought(NamedTuple):
     missed: str | None = None
 
 
-def file_of_bpp(student: Student, image: Image8, bpp: float) -> Sought:
-    """The file of the highest level that takes at most ``bpp`` bits per pixel, header and all; else of level 1."""
+def file_of_level(student: Student, image: Image8, level: float, effort: int = 0) -> Sought:
+    """The file of one level; ``effort``: see ``iterative_encoding``."""
+    if effort:
+        return Sought(encode_with_effort(student, image, level, effort))
+    return Sought(encode(student, image, level))
+
+
+def file_of_bpp(student: Student, image: Image8, bpp: float, effort: int = 0) -> Sought:
+    """The file of the highest level that takes at most ``bpp`` bits per pixel, header and all; else of level 1.
+
+    The level is found without effort; the file with effort is taken where it is no larger than wished, either.
+    """
     _check("--target-bpp", bpp)
+    found, pixels = _of_bpp(student, image, bpp), image.shape[0] * image.shape[1]
+    most = max(len(found.data), bpp * pixels / 8)
+    better = improved(student, image, found.data, effort, lambda data: len(data) <= most)
+    return found._replace(data=better)
+
+
+def _of_bpp(student: Student, image: Image8, bpp: float) -> Sought:
     picture = analyse(student, image)
     per_byte = 8 / (picture.height * picture.width)
     small = write(student, picture, 1)
@@ -38,11 +56,22 @@ def file_of_bpp(student: Student, image: Image8, bpp: float) -> Sought:
     return Sought(_bisect(student, picture, (small, large), too_large)[0])
 
 
-def file_of_psnr(student: Student, image: Image8, psnr: float) -> Sought:
-    """The file of the lowest level whose decoded picture has at least ``psnr`` dB; else of the highest."""
+def file_of_psnr(student: Student, image: Image8, psnr: float, effort: int = 0) -> Sought:
+    """The file of the lowest level whose decoded picture has at least ``psnr`` dB; else of the highest.
+
+    The level is found without effort; the file with effort is taken where it is as good as wished, too.
+    """
     _check("--target-psnr", psnr)
-    picture = analyse(student, image)
     quality = lambda data: psnr_db(decode(student, data), image)  # noqa: E731
+    found = _of_psnr(student, image, psnr, quality)
+    good = lambda data: found.missed is not None or quality(data) >= psnr  # noqa: E731
+    return found._replace(data=improved(student, image, found.data, effort, good))
+
+
+def _of_psnr(
+    student: Student, image: Image8, psnr: float, quality: Callable[[bytes], float]
+) -> Sought:
+    picture = analyse(student, image)
     large = write(student, picture, student.levels)
     if (most := quality(large)) < psnr:
         return Sought(

@@ -29,9 +29,9 @@ from nas_kd.places import SHIPPED, shipped
 from nas_kd.toml_file import read_table
 
 Choice = int | str | bool
-Stem = Literal["conv", "unshuffle2", "unshuffle4", "trunk2", "trunk4", "trunk8"]
-Block = Literal["residual", "depthwise", "gated", "window"]
-Activation = Literal["gdn", "leaky_relu"]
+Stem = Literal["conv", "unshuffle2", "unshuffle4", "trunk2", "trunk4", "trunk8", "trunk16"]
+Block = Literal["residual", "depthwise", "gated", "window", "summed"]
+Activation = Literal["gdn", "leaky_relu", "relu6"]
 Entropy = Literal["scale", "mean-scale", "checkerboard", "dual", "quad"]
 
 PASSES = {"dual": 2, "quad": 4}
@@ -41,9 +41,11 @@ STAGES = 3
 """Stages of a transform: stage i works at 1 / 2^(i+1) of the picture's height and width."""
 
 TRUNK_STAGES = 4
-"""A trunk may have blocks at 1/16 too, on as many channels as there are latents."""
+"""A trunk may have blocks at 1/16 too, of a width of their own or on as many channels as there are latents."""
 
-FIRST_STAGE = {"conv": 0, "unshuffle2": 0, "unshuffle4": 1, "trunk2": 0, "trunk4": 1, "trunk8": 2}
+FIRST_STAGE = {"conv": 0, "unshuffle2": 0, "unshuffle4": 1} | {
+    f"trunk{2 ** (i + 1)}": i for i in range(TRUNK_STAGES)
+}
 
 HEAD = 16
 """Channels of one attention head in a window block: wider ones have more heads, so that slices are whole heads."""
@@ -59,8 +61,17 @@ WORDS: dict[str, tuple[Choice, ...]] = {
 }
 RANGES = {"widths": (1, 1024), "depths": (0, 8), "M": (1, 768), "hyper": (1, 1024)}
 PER_STAGE = ("widths", "depths", "attention")
-KERNELLED = ("depthwise", "gated")
+KERNELLED = ("depthwise", "gated", "summed")
 """Blocks whose kernel is the transform's; the others have their own."""
+SQUEEZE = 4
+"""Channels of a trunk's channel attention for each one of what it is made of (Hu et al. take 16)."""
+OF_TRUNKS = {"block": ("gated", "summed"), "activation": ("relu6",)}
+"""Words that only a trunk may have."""
+
+
+def squeezed(C: int) -> int:
+    """Channels inside a trunk's channel attention."""
+    return -(-C // SQUEEZE)
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,15 @@ class Transform:
     """One side of a student, encoder (g_a) or decoder (g_s); entries of tuples are per stage.
 
     ``unshuffle4`` and ``trunk4`` go to 1/4 resolution at once, so that stage 0 does not exist. A trunk changes
-    resolution by linear projections alone (``layers``); its blocks stand at 1/2 to 1/16, hence four depths.
+    resolution by linear projections alone (``layers``); its blocks stand at 1/2 to 1/16, hence four depths. With a
+    fourth width blocks at 1/16 have that many channels, and a projection lies between them and the latents;
+    without one they work on the latents themselves. ``trunk16`` goes to 1/16 at once and wants that width.
     """
 
     stem: Stem = "conv"
-    widths: tuple[int, int, int] = (32, 32, 32)
+    widths: tuple[int, ...] = (32, 32, 32)
     depths: tuple[int, ...] = (0, 0, 0)
-    attention: tuple[bool, bool, bool] = (False, False, False)
+    attention: tuple[bool, ...] = (False, False, False)
     block: Block = "residual"
     activation: Activation = "gdn"
     kernel: int = 5
@@ -89,6 +102,11 @@ class Transform:
         """Whether resolution changes by linear projections that start as principal components."""
         return self.stem.startswith("trunk")
 
+    @property
+    def own_width(self) -> bool:
+        """Whether there is a stage at 1/16, as wide as it says, between the others and the latents."""
+        return len(self.widths) == TRUNK_STAGES
+
     def canonical(self) -> Transform:
         """The same network with the entries that have no effect set to one fixed value."""
         off = self.first_stage
@@ -97,9 +115,11 @@ class Transform:
         }
         kept["block"] = self.block if any(kept["depths"]) else "residual"
         if self.trunk:
-            kept |= {"activation": "leaky_relu"}
+            blocks = any(kept["depths"])
+            kept["activation"] = "relu6" if self.activation == "relu6" and blocks else "leaky_relu"
             kept["kernel"] = self.kernel if kept["block"] in KERNELLED else 3
             kept["depths"] = (*kept["depths"], 0)[:TRUNK_STAGES]
+            kept["attention"] = (*kept["attention"], False)[: len(self.widths)]
         if all(getattr(self, key) == value for key, value in kept.items()):
             return self  # as most are: a sampler looks at thousands of archs
         return replace(self, **kept)
@@ -109,13 +129,16 @@ class Transform:
             depth = f"+{self.depths[i]}{self.block[0]}" if self.depths[i] else ""
             return f"{self.widths[i]}{depth}{'a' if self.attention[i] else ''}"
 
-        places = range(self.first_stage, STAGES)
+        places = range(self.first_stage, len(self.widths))
         if not self.trunk:
             return f"{self.stem} {'-'.join(map(stage, places))} {self.activation} k{self.kernel}"
-        widths = [*(str(self.widths[i]) for i in places), *(["M"] if self.depths[STAGES] else [])]
+        widths = [str(self.widths[i]) for i in places]
+        widths += ["M"] if self.depths[STAGES] and not self.own_width else []
         depths = [f"+{d}" if d else "" for d in self.depths[self.first_stage :]]
-        stages = "-".join(w + d for w, d in zip(widths, depths, strict=False))
-        return f"{self.stem} {stages} {self.block[0]}{self.kernel}"
+        gates = ["a" if on else "" for on in (*self.attention, False)[self.first_stage :]]
+        stages = "-".join("".join(one) for one in zip(widths, depths, gates, strict=False))
+        relu6 = " relu6" if self.activation == "relu6" else ""
+        return f"{self.stem} {stages} {self.block[0]}{self.kernel}{relu6}"
 
 
 @dataclass(frozen=True)
@@ -211,15 +234,23 @@ def _check_keys(
             raise SpaceError(f"{where}.{key} is missing; every key of {where} must be given")
 
 
+PLACES = {STAGES: "1/2, 1/4 and 1/8", TRUNK_STAGES: "1/2, 1/4, 1/8 and 1/16"}
+
+
+def _lengths(key: str, stem: Any) -> tuple[int, ...]:
+    """How many entries a list may have: a trunk's width at 1/16, and attention there, are left to it."""
+    if not str(stem).startswith("trunk"):
+        return (STAGES,)
+    four = key == "depths" or (key == "widths" and stem == "trunk16")
+    return (TRUNK_STAGES,) if four else (STAGES, TRUNK_STAGES)
+
+
 def _stages(where: str, key: str, values: Any, stem: Any) -> list[Any]:
-    places = {STAGES: "1/2, 1/4 and 1/8"}
-    if key == "depths" and str(stem).startswith("trunk"):
-        places = {TRUNK_STAGES: "1/2, 1/4, 1/8 and 1/16"}
-    if not isinstance(values, (list, tuple)) or len(values) not in places:
-        n, resolutions = next(iter(places.items()))
+    lengths = _lengths(key, stem)
+    if not isinstance(values, (list, tuple)) or len(values) not in lengths:
+        wanted = ", or ".join(f"of {n} entries, for {PLACES[n]} resolution" for n in lengths)
         raise SpaceError(
-            f"{where}.{key} = {json.dumps(values, default=str)}: "
-            f"must be a list of {n} entries, for {resolutions} resolution"
+            f"{where}.{key} = {json.dumps(values, default=str)}: must be a list {wanted}"
         )
     return list(values)
 
@@ -246,7 +277,7 @@ def _transform(data: Any, where: str) -> Transform:
     side = Transform(**entries).canonical()
     _check_trunk(side, where)
     for width, on in zip(side.widths, side.attention, strict=True):
-        if on and width % 2:
+        if on and width % 2 and not side.trunk:
             raise SpaceError(f"{where}.widths = {width}: must be even where attention is on")
     for width, depth in zip(side.widths, side.depths, strict=False):
         if side.block == "window" and depth and width % HEAD:
@@ -258,11 +289,12 @@ def _transform(data: Any, where: str) -> Transform:
 
 def _check_trunk(side: Transform, where: str) -> None:
     if not side.trunk:
-        if side.block == "gated":
-            raise SpaceError(f"{where}.block = gated: stands in trunks only (stem trunk2, ...)")
+        for key, words in OF_TRUNKS.items():
+            if getattr(side, key) in words:
+                raise SpaceError(
+                    f"{where}.{key} = {getattr(side, key)}: stands in trunks only (stem trunk2, ...)"
+                )
         return
-    if any(side.attention):
-        raise SpaceError(f"{where}.attention: must be false in a trunk, which has none")
     if side.block == "window" and side.depths[3]:
         raise SpaceError(
             f"{where}.depths = {list(side.depths)}: windows of 8x8 do not fit 1/16 resolution; end in 0"

@@ -10,7 +10,7 @@ SMALL_PER_FRAME = FRAME_PX[0] * FRAME_PX[1] // 64**2
 LMBDAS = (0.01, 0.02)
 
 
-@pytest.mark.parametrize("space", ["prim", "demo", "asymmetric", "frontier", "window"])
+@pytest.mark.parametrize("space", ["prim", "demo", "asymmetric", "frontier", "phone", "window"])
 @pytest.mark.thorough
 def test_the_closed_form_is_what_fvcore_counts(space: str):
     drawn = load_space(space)
@@ -29,6 +29,8 @@ def test_the_closed_form_is_what_fvcore_counts(space: str):
         Transform("unshuffle4", (0, 8, 8), (0, 2, 1), (False, True, False), "depthwise"),
         Transform("trunk2", (8, 16, 16), (1, 0, 2, 1), block="gated", kernel=5),
         Transform("trunk8", (0, 0, 24), (0, 0, 1, 2), block="residual"),
+        Transform("trunk16", (0, 0, 0, 40), (0, 0, 0, 2), (False,) * 3 + (True,), "summed"),
+        Transform("trunk4", (0, 8, 10, 30), (0, 1, 0, 2), (False, True, False), "gated", "relu6"),
     ],
     ids=str,
 )

@@ -20,7 +20,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "onnx.md"
 
 GDN = Transform("conv", (8, 8, 8), (0, 1, 0), (False, False, True), "depthwise", "gdn", 5)
 WINDOWS = Transform("unshuffle2", (16, 16, 16), (0, 1, 1), block="window", activation="leaky_relu")
+PATCHES = Transform(
+    "trunk16", (0, 0, 0, 24), (0, 0, 0, 2), (False,) * 3 + (True,), "summed", "relu6"
+)
 SPACES = {
+    "patches": replace(ARCH, encoder=PATCHES),
     "trunk": replace(ARCH, entropy="checkerboard"),
     "gdn, attention, depthwise": replace(ARCH, encoder=GDN, decoder=GDN),
     "scale": replace(ARCH, entropy="scale"),

@@ -144,6 +144,39 @@ def test_entries_with_effect_change_the_key(change: dict):
     assert a.key != replace(a, decoder=replace(side, **change)).key
 
 
+TRUNK16 = SIDE | {"stem": "trunk16", "widths": [0, 0, 0, 24], "depths": [0, 0, 0, 1], "kernel": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "rule"),
+    [
+        ({"widths": [8, 8, 8]}, "widths = [8, 8, 8]", "list of 4 entries"),
+        ({"stem": "trunk8", "widths": [8]}, "widths = [8]", "3 entries, .* or of 4 entries"),
+        (
+            {"stem": "conv", "widths": [8] * 3, "depths": [0] * 3, "block": "summed"},
+            "summed",
+            "trunks",
+        ),
+        (
+            {"stem": "conv", "widths": [8] * 3, "depths": [0] * 3, "activation": "relu6"},
+            "relu6",
+            "trunks",
+        ),
+    ],
+)
+def test_what_only_some_trunks_have_is_refused_elsewhere(change: dict, what: str, rule: str):
+    good = {"encoder": TRUNK16, "decoder": TRUNK16, "M": 16, "hyper": 8, "entropy": "scale"}
+    assert Arch.from_json(good).encoder.own_width
+    with pytest.raises(SpaceError, match=rule) as caught:
+        Arch.from_json(good | {"encoder": TRUNK16 | change})
+    assert what in str(caught.value)
+
+
+def test_archs_of_before_keep_their_keys():
+    side = Transform("trunk4", (0, 48, 96), (0, 1, 3, 2), block="depthwise", kernel=3)
+    assert Arch(side, side, M=256, hyper=64).key == "49bc84457bce"
+
+
 def test_block_counts_as_soon_as_there_is_one():
     side = Transform(depths=(0, 1, 0))
     arch = Arch(encoder=side, decoder=side)

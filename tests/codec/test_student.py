@@ -21,6 +21,7 @@ from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.code
 FILES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.toml"))
 LEAKY = Transform("conv", (8, 8, 8), activation="leaky_relu", kernel=3)
 TRUNK = Transform("trunk4", (0, 24, 24), (0, 1, 1, 1), block="depthwise", kernel=3)
+WIDE = Transform("trunk16", (0, 0, 0, 24), (0, 0, 0, 2), (False,) * 3 + (True,), "summed", kernel=3)
 SHORT = Arch(TRUNK, replace(TRUNK, stem="trunk2", widths=(8, 16, 16)), M=48, hyper=8)
 
 
@@ -176,7 +177,8 @@ def test_the_first_half_sees_nothing_of_y():
 
 
 def _arch(width: int, M: int, hyper: int, side: Transform = LEAKY, **rest) -> Arch:
-    side = replace(side, widths=(width,) * 3)
+    stages = 4 if side.stem == "trunk16" else len(side.widths)
+    side = replace(side, widths=(width,) * stages)
     return Arch(side, side, M=M, hyper=hyper, **rest)
 
 
@@ -199,7 +201,9 @@ def test_a_narrow_student_holds_and_runs_on_slices(entropy: str):
 
 @torch.no_grad()
 @pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard", "dual"])
-@pytest.mark.parametrize("side", [replace(LEAKY, depths=(1, 0, 1)), TRUNK], ids=["conv", "trunk"])
+@pytest.mark.parametrize(
+    "side", [replace(LEAKY, depths=(1, 0, 1)), TRUNK, WIDE], ids=["conv", "trunk", "trunk16"]
+)
 def test_a_wide_student_whose_extra_channels_lead_nowhere_is_the_narrow_one(
     entropy: str, side: Transform
 ):
@@ -248,7 +252,7 @@ def test_the_shared_centre_sits_at_the_same_place():
     assert torch.allclose(ours, wide(x, 2.0)["x_hat"], atol=1e-6)
 
 
-STEMS = ("conv", "unshuffle2", "unshuffle4", "trunk2", "trunk4")
+STEMS = ("conv", "unshuffle2", "unshuffle4", "trunk2", "trunk4", "trunk16")
 
 
 PAIRS = [pytest.param(wide, narrow) for wide in STEMS for narrow in STEMS]
@@ -292,9 +296,11 @@ def test_an_untrained_trunk_reconstructs_better_at_every_higher_level():
 @torch.no_grad()
 def test_with_room_for_everything_an_untrained_trunk_loses_nothing_but_by_rounding():
     full = replace(TRUNK, widths=(12, 48, 192))
-    student = _student(Arch(replace(full, stem="trunk2"), full, M=768, hyper=8))
+    patches = replace(WIDE, widths=(0, 0, 0, 768))
     x = _pictures(60)
-    assert torch.allclose(student.synthesis(student.analysis(x)), x, atol=2e-3)
+    for encoder, decoder in ((replace(full, stem="trunk2"), full), (patches, patches)):
+        student = _student(Arch(encoder, decoder, M=768, hyper=8))
+        assert torch.allclose(student.synthesis(student.analysis(x)), x, atol=2e-3)
 
 
 @torch.no_grad()
@@ -310,8 +316,9 @@ def test_latents_of_an_untrained_trunk_have_unit_variance_and_the_order_of_energ
 def test_blocks_of_an_untrained_trunk_are_the_identity():
     bare = replace(TRUNK, depths=(0, 0, 0, 0))
     x = _pictures(4)
-    for block in ("residual", "depthwise", "gated"):
-        side = replace(TRUNK, block=block)
+    gates = (False, True, True)
+    for block in ("residual", "depthwise", "gated", "summed"):
+        side = replace(TRUNK, block=block, attention=gates, activation="relu6")
         with_blocks, without = (
             _student(replace(SHORT, encoder=s, decoder=s)) for s in (side, bare)
         )

@@ -37,8 +37,11 @@ UNSHUFFLED = Transform("unshuffle4", (0, 4, 4), kernel=3)
 DEEP = Transform("conv", (2, 4, 4), (0, 1, 1), (False, False, True), "residual", "gdn", 5)
 
 
+GATES = Transform("trunk16", (0, 0, 0, 8), (0, 0, 0, 2), (False,) * 3 + (True,), "summed")
+
+
 @pytest.mark.parametrize(
-    "side", [ARCH.decoder, UNSHUFFLED, DEEP], ids=["trunk4", "unshuffle4", "conv"]
+    "side", [ARCH.decoder, UNSHUFFLED, DEEP, GATES], ids=["trunk4", "unshuffle4", "conv", "trunk16"]
 )
 @torch.no_grad()
 def test_tiles_are_the_whole_picture(side: Transform):

@@ -48,14 +48,14 @@ def _position_by_position(block: WindowBlock, x: torch.Tensor) -> torch.Tensor:
 
 def test_a_window_attends_as_written_out_position_by_position():
     torch.manual_seed(0)
-    block, x = _random(WindowBlock(2 * HEAD)), torch.randn(1, 2 * HEAD, 8, 8)
+    block, x = _random(WindowBlock(2 * HEAD, torch.nn.LeakyReLU())), torch.randn(1, 2 * HEAD, 8, 8)
     assert torch.allclose(block(x), _position_by_position(block, x), atol=1e-5)
 
 
 def test_fused_attention_computes_the_same():
     """Torch's own, with the position's bias as its mask."""
     torch.manual_seed(0)
-    block, x = _random(WindowBlock(HEAD)), torch.randn(1, HEAD, 8, 8)
+    block, x = _random(WindowBlock(HEAD, torch.nn.LeakyReLU())), torch.randn(1, HEAD, 8, 8)
     q, k, v = (f(x).flatten(2).transpose(1, 2) for f in (block.query, block.key, block.value))
     bias = block.position[0, relative_offsets(WINDOW)]
     seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -66,7 +66,7 @@ def test_fused_attention_computes_the_same():
 
 def test_windows_do_not_see_each_other():
     torch.manual_seed(0)
-    block, x = _random(WindowBlock(HEAD)), torch.randn(2, HEAD, 16, 24)
+    block, x = _random(WindowBlock(HEAD, torch.nn.LeakyReLU())), torch.randn(2, HEAD, 16, 24)
     whole = block(x)
     for i in (0, 8):
         for j in (0, 8, 16):
@@ -104,8 +104,8 @@ def test_torchs_own_counter_sees_twice_as_many_operations():
 def test_a_narrow_block_is_the_wide_ones_first_heads():
     """A wide block whose other heads and channels say nothing computes what the narrow one does."""
     torch.manual_seed(0)
-    wide = _random(WindowBlock(2 * HEAD))
-    narrow = WindowBlock(HEAD)
+    wide = _random(WindowBlock(2 * HEAD, torch.nn.LeakyReLU()))
+    narrow = WindowBlock(HEAD, torch.nn.LeakyReLU())
     slices = slice_params(dict(wide.named_parameters()), narrow)
     for conv in (wide.out, wide.expand, wide.project):
         conv.weight[:, (2 if conv is wide.project else 1) * HEAD :] = 0

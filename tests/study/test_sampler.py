@@ -195,7 +195,7 @@ def test_equal_networks_look_equal_and_features_have_unit_variance():
     assert drawn.std(axis=0) == pytest.approx(1)
     frontier = load_space("frontier")
     params = {name: choices[0] for name, choices in frontier.vary.items()}
-    other = params | {"encoder_block": "residual", "encoder_width_0": 24}  # without effect
+    other = params | {"decoder_block": "gated", "encoder_width_2": 128}  # without effect
     assert (
         features_of(frontier).of(frontier.arch(params))
         == features_of(frontier).of(frontier.arch(other))
