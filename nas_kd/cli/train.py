@@ -99,8 +99,8 @@ def warmup(
     def listen(kind: str, detail: object) -> None:
         print(f"{kind}: {detail}", flush=True)
 
-    pool_of = targets(settings, loaded, listen, pool)
-    print(warm(settings, load_space(settings.space), loaded, pool_of, listen))
+    pool_of = targets(settings, loaded, listen, CACHE, pool)
+    print(warm(settings, load_space(settings.space), loaded, pool_of, listen, CACHE))
 
 
 @app.command()
