@@ -59,8 +59,8 @@ from nas_kd.measurement.networks import LiveBytes, gpu_busy_share
 from nas_kd.measurement.reading import Reading
 from nas_kd.places import TEACHERS
 from nas_kd.report.illustrate import illustrate
-from nas_kd.study.prepare import interval_db
-from nas_kd.study.trial import Anchor, Task, rd_cost, run_trial
+from nas_kd.study.anchor import Anchor, interval_db
+from nas_kd.study.trial import Task, rd_cost, run_trial
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
 

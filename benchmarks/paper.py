@@ -28,7 +28,7 @@ import paper_figures
 from harness import add_out, finish, hardware, options
 from PIL import Image
 
-from nas_kd.cluster.worker import paced_trial
+from nas_kd.cluster.worker import Order, paced_trial
 from nas_kd.data.images import open_images
 from nas_kd.distillation.training import Recipe
 from nas_kd.report.paper import device_name
@@ -153,8 +153,8 @@ def in_process(settings: Settings) -> tuple[str, float]:
             prepared = prepare(study, teacher, lambda kind, detail: None)
             while (asked := study.ask(budget)) is not None:
                 number, arch = asked
-                config = {"arch": arch.to_json(), "number": number, "prepared": prepared}
-                study.tell(number, paced_trial(config, "cpu").advance()["outcome"])
+                order = Order(number, arch, prepared)
+                study.tell(number, paced_trial(order, "cpu").advance()["outcome"])
     return settings.name, time.monotonic() - started
 
 

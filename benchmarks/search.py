@@ -41,8 +41,8 @@ from nas_kd.data.images import open_images
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.seeds import derived_seed
+from nas_kd.study.anchor import interval_db
 from nas_kd.study.front import hypervolume
-from nas_kd.study.prepare import interval_db
 from nas_kd.study.sampler import make_sampler
 from nas_kd.teachers.teacher import load_teacher
 

@@ -35,7 +35,8 @@ from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.files import write_text
 from nas_kd.seeds import derived_seed
-from nas_kd.study.prepare import SLICE_LR, interval_db
+from nas_kd.study.anchor import interval_db
+from nas_kd.study.task import SLICE_LR
 from nas_kd.supernet.channel_order import ordered
 from nas_kd.supernet.from_teacher import Inherited, as_student, is_family
 from nas_kd.supernet.warmup import CARD, load_shared, warm_up

@@ -41,10 +41,11 @@ from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.reasons import Reason
 from nas_kd.seeds import derived_seed
-from nas_kd.study.prepare import SLICE_LR
+from nas_kd.study.record import Outcome
 from nas_kd.study.study import Settings, Study
 from nas_kd.study.successive_halving import rungs_of
-from nas_kd.study.trial import Outcome, rd_cost
+from nas_kd.study.task import SLICE_LR
+from nas_kd.study.trial import rd_cost
 
 STARTS = ("slice", "klt")
 

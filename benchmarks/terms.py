@@ -26,7 +26,7 @@ from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.study.prepare import interval_db
+from nas_kd.study.anchor import interval_db
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,10 @@ from nas_kd.cores import cores
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
 from nas_kd.measurement.meters import require_meter
+from nas_kd.places import HERE
+from nas_kd.study.events import Listen
 from nas_kd.study.obstacles import require_clear
+from nas_kd.study.record import record
 from nas_kd.study.settings import Settings
 from nas_kd.study.single import distill_alone
 from nas_kd.study.study import Study, open_study
@@ -54,11 +56,12 @@ def search(
     budget: int | None = None,
     workers: int | None = None,
     storage: str | None = None,
-    listen: Callable[[str, Any], None] | None = None,
+    listen: Listen | None = None,
+    root: str | Path = HERE,
 ) -> Study:
     """Run a study until it has ``budget`` finished trials; the same call again resumes.
 
-    It lies in ``studies/NAME`` below the current folder. Raises UsageError where the settings cannot hold, MeterError
+    It lies in ``studies/NAME`` below ``root``. Raises UsageError where the settings cannot hold, MeterError
     where energy is asked for and there is no meter.
 
     Args:
@@ -66,12 +69,14 @@ def search(
         budget: finished trials in the end; by default the whole grid, else 20.
         workers: trials at once; by default one per core.
         storage: a database URL, where several drivers share the study.
-        listen: hears (kind, detail) of what happens.
+        listen: hears (kind, detail) of what happens; of a trial, the detail holds the study and the number.
+        root: by default the current folder.
     """
-    require_clear([settings])
+    require_clear([settings], root=Path(root))
     require_meter(settings.objectives)
     machine = Machine(workers or cores(), storage=storage)
-    return launch(settings, budget, machine, listen or (lambda kind, detail: None))
+    hears = listen or (lambda kind, detail: None)
+    return launch(settings, budget, machine, hears, root=Path(root))
 
 
 def front(study: Study | str, storage: str | None = None) -> list[Member]:
@@ -82,7 +87,7 @@ def front(study: Study | str, storage: str | None = None) -> list[Member]:
         Member(
             trial.number,
             dict(zip(names, trial.values, strict=True)),
-            Arch.from_json(trial.user_attrs["arch"]),
+            record(trial).arch,
             opened.student_folder(trial),
         )
         for trial in opened.front()
@@ -90,7 +95,10 @@ def front(study: Study | str, storage: str | None = None) -> list[Member]:
 
 
 def distill(
-    arch: Arch | str | Path, out: str | Path, settings: Settings | None = None
+    arch: Arch | str | Path,
+    out: str | Path,
+    settings: Settings | None = None,
+    root: str | Path = HERE,
 ) -> dict[str, Any]:
     """Train one student as a trial with these settings is trained, and write it to ``out``; returns its figures.
 
@@ -98,10 +106,11 @@ def distill(
         arch: what to build, or the file (.toml, .json) that says so.
         out: folder for the student; ``load_student`` reads it.
         settings: those of a study, by whose trial it then ends; by default a search's, from a transform codec.
+        root: the folder whose ``studies`` keeps what studies share; by default the current one.
     """
     built = arch if isinstance(arch, Arch) else load_arch(Path(arch))
     chosen = settings or Settings("alone", "demo", objectives=("bd_rate", "flops"), init="scratch")
-    return distill_alone(chosen, built, Path(out))
+    return distill_alone(chosen, built, Path(out), root=Path(root))
 
 
 def evaluate(student: Student | str | Path, data: str = "builtin") -> Measured:

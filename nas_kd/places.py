@@ -1,4 +1,4 @@
-"""Where things lie: what comes with nas-kd, and what it writes into the working folder."""
+"""Where things lie: what comes with nas-kd, and what it writes below a root, by default the working folder."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,12 @@ from pathlib import Path
 ASSETS = Path(__file__).parent / "assets"
 TEACHERS = ASSETS / "teachers"
 """The codecs that come with nas-kd, by name."""
+HERE = Path()
+"""The root that is taken where none is named: the working folder."""
 STUDIES = Path("studies")
+"""Below a root: a folder a study."""
 CACHE = STUDIES / ".cache"
-"""What studies share."""
+"""Below a root: what its studies share."""
 SHIPPED = (Path(__file__).parents[1], Path(__file__).parent)
 """Where ``search_spaces`` and ``studies`` lie that come with nas-kd: in a source tree, in an installed package."""
 BUILTIN = "builtin"

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 
 FUNCTIONS = {
     "load_student": ["folder"],
-    "search": ["settings", "budget", "workers", "storage", "listen"],
+    "search": ["settings", "budget", "workers", "storage", "listen", "root"],
     "front": ["study", "storage"],
-    "distill": ["arch", "out", "settings"],
+    "distill": ["arch", "out", "settings", "root"],
     "evaluate": ["student", "data"],
     "measure": ["path", "quick"],
 }

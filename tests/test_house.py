@@ -44,6 +44,24 @@ def _texts() -> list[Path]:
     return [p for p in [*inside, *ROOT.glob("*")] if p.is_file() and p.suffix in kinds]
 
 
+NAMES_ATTRIBUTES = {
+    "record.py": "of trials",
+    "attributes.py": "of studies",
+    "telling.py": "carries all of a known trial's over",
+    "study.py": "lines trials up again with them",
+    "sampler.py": "reads Optuna's trials as they are",
+}
+
+
+def test_what_is_stored_with_trials_and_studies_is_named_in_one_place():
+    reading = {p.name for p in MODULES if "user_attrs" in p.read_text()}
+    assert reading == set(NAMES_ATTRIBUTES)
+
+
+def test_no_module_changes_the_working_folder():
+    assert [p.name for p in MODULES if "chdir" in p.read_text()] == []
+
+
 def test_no_file_is_long():
     lengths = {str(p): len(p.read_text().splitlines()) for p in MODULES}
     assert {name: n for name, n in lengths.items() if n > 500} == {}

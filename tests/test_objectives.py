@@ -17,12 +17,12 @@ from nas_kd.report.figures import panes
 from nas_kd.report.tables import _energy_models
 from nas_kd.study import trial
 from nas_kd.study.cost_gate import OF_KIND
+from nas_kd.study.record import Outcome
 from nas_kd.study.sampler import history_of
 from nas_kd.study.settings import KNOWN_OBJECTIVES, QUALITY, Settings
 from nas_kd.study.study import (
     Study,
 )
-from nas_kd.study.trial import Outcome
 
 POINTS = RDCurve((0.1, 0.2, 0.4, 0.8), (28.0, 30.0, 32.0, 34.0))
 

@@ -140,7 +140,7 @@ def _search(
     require_meter(settings.objectives)
     mode = mode_of(quiet, as_json)
     try:
-        with watching(settings.name, budget, mode, machine.storage) as listen:
+        with watching(budget, mode) as listen:
             study = launch(settings, budget, machine, listen, after)
     except KeyboardInterrupt:
         say_stopped(settings.name, machine.storage, mode)

@@ -85,8 +85,8 @@ def warmup(study: StudyOf = None, settings: Set = None, storage: Storage = None)
     def listen(kind: str, detail: object) -> None:
         print(f"{kind}: {detail}", flush=True)
 
-    pool = targets(asked, loaded, listen)
-    print(warm(asked, load_space(asked.space), loaded, pool, listen))
+    pool = targets(asked, loaded, listen, CACHE)
+    print(warm(asked, load_space(asked.space), loaded, pool, listen, CACHE))
 
 
 @app.command(cls=WithSettings)

@@ -15,14 +15,12 @@ from typing import Any
 
 from nas_kd.errors import DataError, NasKdError
 from nas_kd.files import is_unfinished, locked, put_in_place, replacing
-from nas_kd.places import BUILTIN
+from nas_kd.study.prepared import Prepared
 
 CHUNK_BYTES = 2**25
 """Of a file at a time, so that no machine holds a whole one in memory."""
 MARK = ".home"
 """In the students' folder: a machine that reads the study's own word there shares its disk."""
-PLACES = ("pool", "shared", "students")
-"""What of a trial's configuration is a path that must be there."""
 
 Call = Callable[..., Any]
 
@@ -35,9 +33,9 @@ class Home:
         lends: folders and files that may be read, with all below them.
     """
 
-    def __init__(self, students: str, lends: list[str]):
-        self._students = Path(students).resolve()
-        self._lends = [self._students, *(Path(p).resolve() for p in lends)]
+    def __init__(self, students: Path, lends: list[Path]):
+        self._students = students.resolve()
+        self._lends = [self._students, *(path.resolve() for path in lends)]
 
     def names(self, place: str) -> list[str]:
         """The files of a folder, relative to it; a single file is named by the empty string."""
@@ -85,21 +83,14 @@ class Away:
         self._call, self._root = call, root
         self._brought: dict[Path, int] = {}
 
-    def settle(self, prepared: dict[str, Any]) -> dict[str, Any]:
-        """The configuration of trials with every path replaced by that of a copy here."""
+    def settle(self, prepared: Prepared) -> Prepared:
+        """What trials need, with every path replaced by that of a copy here."""
         self._root.mkdir(parents=True, exist_ok=True)
         with locked(self._root / ".lock"):  # workers of one machine share the copies
-            found = prepared | {"cwd": str(self._root)}
-            for name in PLACES[:-1]:
-                if prepared[name] is not None:
-                    found[name] = str(self._copy(Path(prepared[name])))
-            settings = dict(prepared["settings"])
-            for name in read_by_workers(settings):
-                source = Path(prepared["cwd"], settings[name])
-                settings[name] = str(self._copy(source))
+            copied = {source: self._copy(source) for source in prepared.lent}
         students = self._root / "students"
         students.mkdir(exist_ok=True)
-        return found | {"settings": settings, "students": str(students)}
+        return prepared.moved(copied, students)
 
     def _copy(self, source: Path) -> Path:
         target = self._root / "copies" / source.relative_to(source.anchor)
@@ -119,7 +110,7 @@ class Away:
             while part := self._call("read", place, name, file.tell()):
                 file.write(part)
 
-    def resume(self, arch_key: str, students: str, name: str) -> None:
+    def resume(self, arch_key: str, students: Path, name: str) -> None:
         """Fetch a file of a student that an earlier worker brought home, if there is one."""
         target = self._root / "students" / arch_key / name
         with suppress(FileNotFoundError):
@@ -146,19 +137,6 @@ class Away:
                 part, first = following, False
 
 
-def read_by_workers(settings: dict[str, Any]) -> list[str]:
-    """The settings that name a file or a folder which a trial opens."""
-    names = [] if settings["eval_data"] == BUILTIN else ["eval_data"]
-    return [*names, *(["space"] if str(settings["space"]).endswith(".toml") else [])]
-
-
-def lent(prepared: dict[str, Any]) -> list[str]:
-    """What a study's workers may read, as absolute paths."""
-    settings = prepared["settings"]
-    paths = [prepared[name] for name in PLACES[:-1] if prepared[name] is not None]
-    return paths + [str(Path(prepared["cwd"], settings[n])) for n in read_by_workers(settings)]
-
-
 def mark(students: Path) -> str:
     """Leave a word in the students' folder by which others know that they share this disk."""
     students.mkdir(parents=True, exist_ok=True)
@@ -167,10 +145,10 @@ def mark(students: Path) -> str:
     return (students / MARK).read_text()
 
 
-def shares_disk(students: str, word: str) -> bool:
+def shares_disk(students: Path, word: str) -> bool:
     """Whether the word that the driver left is readable here."""
     try:
-        return (Path(students) / MARK).read_text() == word
+        return (students / MARK).read_text() == word
     except OSError:
         return False
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
 from optuna.exceptions import StorageInternalError
 
 from nas_kd.cluster.gpu_sharing import trials_per_gpu
 from nas_kd.errors import NasKdError, UsageError
+from nas_kd.places import HERE
+from nas_kd.study.events import Listen
 from nas_kd.study.obstacles import require_levels
 from nas_kd.study.polish import polish_front, unpolished
-from nas_kd.study.prepare import Listen, prepare, rank
+from nas_kd.study.prepare import prepare
+from nas_kd.study.prepared import Prepared
+from nas_kd.study.ranking import rank
 from nas_kd.study.settings import Settings
 from nas_kd.study.study import Study
 from nas_kd.study.transfer import take_over
@@ -49,14 +54,15 @@ def search(
     machine: Machine,
     listen: Listen,
     after: ExitStack | None = None,
+    root: Path = HERE,
 ) -> Study:
     """Run trials until the study has ``budget`` finished ones; resumes what was interrupted.
 
-    ``listen`` hears ("preparing" | "reaped" | "started" | "trial", detail). Ray ends with the search, or with
-    ``after`` where other studies follow.
+    ``listen`` hears what happens (see Listen). Ray ends with the search, or with ``after`` where other studies
+    follow. ``root`` is the folder that ``studies`` is in.
     """
     teacher = _teacher_of(settings)  # first: without one, no study is begun
-    study = Study(settings, machine.storage)
+    study = Study(settings, machine.storage, root=root)
     budget = study.affordable(budget)
     try:
         with study.driving():
@@ -84,7 +90,7 @@ def _run(
     study: Study,
     budget: int,
     machine: Machine,
-    prepared: dict[str, Any],
+    prepared: Prepared,
     listen: Listen,
     up: ExitStack,
 ) -> None:
@@ -92,14 +98,14 @@ def _run(
         tune as engine,  # brings Ray, which a search without trials left does not need
     )
 
-    workers, gpus = placed(machine, study, tuple(prepared["lmbdas"]), listen)
+    workers, gpus = placed(machine, study, prepared.lmbdas, listen)
     home = engine.home_open if machine.address else nullcontext
     listen("preparing", "starting Ray and its workers")
     up.enter_context(engine.ray_up(workers, machine.address))
     with home(prepared) as given:
         rank(
             study,
-            len(given["lmbdas"]),
+            len(given.lmbdas),
             lambda points: engine.score_all(given, points, gpus),
             listen,
         )
@@ -126,7 +132,7 @@ def placed(
     settings = study.settings
     recipe = settings.recipe(settings.steps)
     found = trials_per_gpu(study.space, lmbdas, recipe, settings.crop_size, machine.workers)
-    study.optuna.set_user_attr("packing", found)
+    study.keep_packing(found)
     listen("preparing", f"{found['trials']} trials on each GPU")
     return machine.sharing(found["trials"], here)
 

@@ -16,24 +16,25 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import psutil
 from optuna.trial import TrialState
 
-from nas_kd.cluster.file_transfer import Away, Home, lent, mark, root_of, shares_disk
-from nas_kd.cluster.worker import Paced, failure_of, paced_trial
+from nas_kd.cluster.file_transfer import Away, Home, mark, root_of, shares_disk
+from nas_kd.cluster.worker import Order, Paced, failure_of, paced_trial
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.errors import NasKdError, UsageError
 from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
+from nas_kd.study.events import Listen, TrialEvent
 from nas_kd.study.first_readings import FirstReadings, was_read
 from nas_kd.study.polish import polish, polished_key
-from nas_kd.study.prepare import Listen, task_of
+from nas_kd.study.prepared import Prepared, WayHome
 from nas_kd.study.ranking import score
+from nas_kd.study.record import CHECKPOINT, Outcome
 from nas_kd.study.study import Study
-from nas_kd.study.trial import CHECKPOINT, Outcome
+from nas_kd.study.task import task_of
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -79,13 +80,13 @@ class RayDied(BaseException):
 class OverStudy(Searcher):
     """Ask and tell of our study, in Tune's words."""
 
-    def __init__(self, study: Study, budget: int, prepared: dict[str, Any], listen: Listen) -> None:
+    def __init__(self, study: Study, budget: int, prepared: Prepared, listen: Listen) -> None:
         super().__init__(metric="done_at", mode="max")
         self.study, self.budget, self.prepared, self.listen = study, budget, prepared, listen
         self.numbers: dict[str, int] = {}
         self.failures_in_a_row = 0
         self.first_readings = FirstReadings(any(map(was_read, study.trials)))
-        self.last_message: Any = None
+        self.last_message: str | None = None
         self.quiet_until = 0.0
 
     def suggest(self, trial_id: str) -> Any:
@@ -103,8 +104,8 @@ class OverStudy(Searcher):
             return Searcher.FINISHED if self.study.counted() >= self.budget else None
         number, arch = asked
         self.numbers[trial_id] = number
-        self.listen("started", number)
-        return {"number": number, "arch": arch.to_json(), "prepared": self.prepared}
+        self.listen("started", TrialEvent(self.study, number))
+        return Order(number, arch, self.prepared).to_json()
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -118,11 +119,11 @@ class OverStudy(Searcher):
         self.first_readings.hear(outcome)
         if is_fault(outcome, state):
             self.failures_in_a_row += 1
-            self.last_message = outcome.attrs.get("message", outcome.reason)
+            self.last_message = outcome.record.message or outcome.reason
         elif Reason.of(outcome.reason) not in DEATHS:
             self.failures_in_a_row = 0
         self.quiet_until = 0.0
-        self.listen("trial", number)
+        self.listen("trial", TrialEvent(self.study, number))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's storage is the state."""
@@ -143,8 +144,7 @@ class Rungs(FIFOScheduler):
         number = self.searcher.numbers.get(trial.trial_id)
         if number is None or "rung" not in result:
             return FIFOScheduler.CONTINUE
-        values = [result["rd"], result["macs"]]
-        on = self.searcher.study.goes_on(number, int(result["rung"]), values)
+        on = self.searcher.study.goes_on(number, int(result["rung"]), result["rd"])
         return FIFOScheduler.CONTINUE if on else FIFOScheduler.STOP
 
 
@@ -169,9 +169,8 @@ class Worker(tune.Trainable):
             # As text: Tune flattens nested results.
             outcome = json.dumps(asdict(heard["outcome"]))
             return {"outcome": outcome, "done": True, "done_at": 1}
-        metrics = heard["metrics"]
-        rung = {"rung": heard["step"], "rd": metrics["rd"], "macs": metrics["macs"]}
-        return rung | {"done_at": 0}  # Tune wants its metric in every result
+        # Tune wants its metric, done_at, in every result.
+        return {"rung": heard["step"], "rd": heard["metrics"]["rd"], "done_at": 0}
 
     def cleanup(self) -> None:
         """A trial that waits at a rung keeps its checkpoint."""
@@ -186,27 +185,33 @@ class Worker(tune.Trainable):
 
 def begin(config: dict[str, Any]) -> Paced:
     """The trial of a configuration on this machine, which may have to fetch its files first."""
-    prepared, away = at_hand(config["prepared"])
-    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    given = Order.from_json(config)
+    prepared, away = at_hand(given.prepared)
+    order, device = replace(given, prepared=prepared), device_given()
     if away is None:
-        return paced_trial(config, device)
-    home = config["prepared"]["students"]
+        return paced_trial(order, device)
+    home = given.prepared.students
     return paced_trial(
-        config | {"prepared": prepared},
+        order,
         device,
         first=lambda folder: away.resume(folder.name, home, CHECKPOINT),
         brings=away.bring,
     )
 
 
-def at_hand(prepared: dict[str, Any]) -> tuple[dict[str, Any], Away | None]:
-    """A study's configuration with paths that hold here, and the way home from a disk of one's own."""
-    if prepared.get("word") is None or shares_disk(prepared["students"], prepared["word"]):
+def device_given() -> str:
+    """The device of the task or the actor that asks."""
+    return "cuda" if ray.get_gpu_ids() else "cpu"
+
+
+def at_hand(prepared: Prepared) -> tuple[Prepared, Away | None]:
+    """What a study prepared, with paths that hold here, and the way home from a disk of one's own."""
+    way = prepared.home
+    if way is None or shares_disk(prepared.students, way.word):
         return prepared, None
-    home = ray.get_actor(prepared["home"], namespace=COURIER)
+    home = ray.get_actor(way.actor, namespace=COURIER)
     away = Away(
-        lambda method, *given: ray.get(getattr(home, method).remote(*given)),
-        root_of(prepared["word"]),
+        lambda method, *given: ray.get(getattr(home, method).remote(*given)), root_of(way.word)
     )
     return away.settle(prepared), away
 
@@ -234,7 +239,7 @@ def is_fault(outcome: Outcome, state: TrialState) -> bool:
 def run_trials(
     study: Study,
     budget: int,
-    prepared: dict[str, Any],
+    prepared: Prepared,
     listen: Listen,
     workers: int,
     gpus_per_trial: float,
@@ -279,35 +284,33 @@ def _attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 @ray.remote
-def _score(prepared: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
+def _score(prepared: Prepared, point: dict[str, Any]) -> dict[str, Any]:
     def work() -> dict[str, Any]:
-        device = "cuda" if ray.get_gpu_ids() else "cpu"
         here, _ = at_hand(prepared)
-        return score(task_of(here, device), here["settings"]["space"], point)
+        return score(task_of(here, device_given()), here.settings.space, point)
 
     return _attempted(work)
 
 
 @ray.remote
-def _polish(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
+def _polish(prepared: Prepared, arch_key: str) -> dict[str, Any]:
     return _attempted(lambda: _polished(prepared, arch_key))
 
 
-def _polished(prepared: dict[str, Any], arch_key: str) -> dict[str, Any]:
-    device = "cuda" if ray.get_gpu_ids() else "cpu"
+def _polished(prepared: Prepared, arch_key: str) -> dict[str, Any]:
     here, away = at_hand(prepared)
-    students, key = Path(here["students"]), polished_key(arch_key)
     if away is not None:
         for name in (WEIGHTS, ARCH):
-            away.resume(arch_key, prepared["students"], name)
-    found = polish(task_of(here, device), arch_key, students, here["settings"]["polish"])
+            away.resume(arch_key, prepared.students, name)
+    task, steps = task_of(here, device_given()), here.settings.polish
+    figures = polish(task, arch_key, here.students, steps)
     if away is not None:
-        away.bring(students / key)
-    return found
+        away.bring(here.students / polished_key(arch_key))
+    return figures
 
 
 def _on_all(
-    task: Any, prepared: dict[str, Any], each: list[Any], gpus_per_trial: float
+    task: Any, prepared: Prepared, each: list[Any], gpus_per_trial: float
 ) -> Iterator[dict[str, Any]]:
     """What a task makes of each, in order, on all workers; a reason where its worker died, tried again by Ray."""
     resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
@@ -321,14 +324,14 @@ def _on_all(
 
 
 def score_all(
-    prepared: dict[str, Any], points: list[dict[str, Any]], gpus_per_trial: float
+    prepared: Prepared, points: list[dict[str, Any]], gpus_per_trial: float
 ) -> Iterator[dict[str, Any]]:
     """The scores of archs from their slices, or why there are none, in order, by plain tasks on all workers."""
     return _on_all(_score, prepared, points, gpus_per_trial)
 
 
 def polish_all(
-    prepared: dict[str, Any], arch_keys: list[str], gpus_per_trial: float
+    prepared: Prepared, arch_keys: list[str], gpus_per_trial: float
 ) -> Iterator[dict[str, Any]]:
     """The front's students trained on, or why they were not, in order."""
     return _on_all(_polish, prepared, arch_keys, gpus_per_trial)
@@ -361,17 +364,17 @@ def ray_up(workers: int, address: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def home_open(prepared: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The configuration with a word by which workers know the study's disk, while files can be fetched."""
-    word = mark(Path(prepared["students"]))
+def home_open(prepared: Prepared) -> Iterator[Prepared]:
+    """The same with the way home from any disk, by which files can be fetched while the block runs."""
+    word = mark(prepared.students)
     name = f"{COURIER}-{secrets.token_hex(8)}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(Home)
     home = actor.options(name=name, namespace=COURIER, num_cpus=0, scheduling_strategy=here).remote(
-        prepared["students"], lent(prepared)
+        prepared.students, prepared.lent
     )
     try:
-        yield prepared | {"word": word, "home": name}
+        yield replace(prepared, home=WayHome(word, name))
     finally:
         ray.kill(home)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from nas_kd.distillation.training import Report
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
 from nas_kd.reasons import Reason
 from nas_kd.report.illustrate import illustrate
-from nas_kd.study.prepare import task_of
+from nas_kd.study.prepared import Prepared
 from nas_kd.study.progress import Follow
+from nas_kd.study.record import Outcome
 from nas_kd.study.successive_halving import rungs_of
-from nas_kd.study.trial import Outcome, run_trial
+from nas_kd.study.task import task_of
+from nas_kd.study.trial import run_trial
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 """What torch says, in a RuntimeError, where the memory of a device or of the host is spent."""
@@ -79,74 +81,91 @@ class Paced:
             raise EarlyStop(Reason.STOPPED.because(rung), "others did better for their cost")
 
 
+@dataclass(frozen=True)
+class Order:
+    """A trial to run: its number, its arch, and what all trials of its study share."""
+
+    number: int
+    arch: Arch
+    prepared: Prepared
+
+    def to_json(self) -> dict[str, Any]:
+        """As Ray Tune hands it to a worker."""
+        arch, prepared = self.arch.to_json(), self.prepared.to_json()
+        return {"number": self.number, "arch": arch, "prepared": prepared}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Order:
+        """What ``to_json`` returned, read back."""
+        arch = Arch.from_json(given["arch"])
+        return cls(given["number"], arch, Prepared.from_json(given["prepared"]))
+
+    @property
+    def student(self) -> Path:
+        """The student's folder, named by the arch: a trial that is tried again goes on from its checkpoint."""
+        return self.prepared.students / self.arch.key
+
+
 def paced_trial(
-    config: dict[str, Any],
+    order: Order,
     device: str,
-    first: Callable[[Path], None] | None = None,
-    brings: Callable[[Path], None] | None = None,
+    first: Callable[[Path], None] = lambda folder: None,
+    brings: Callable[[Path], None] = lambda folder: None,
 ) -> Paced:
-    """The trial of a worker's configuration, not yet begun.
+    """A trial, not yet begun.
 
     Args:
-        config: ``arch`` as JSON, ``number`` of the trial, and ``prepared``, what ``prepare`` returned.
+        order: what to run; its paths hold here.
         device: of torch.
         first: called with the student's folder before the trial, where its checkpoint must be fetched.
         brings: called with the folder whenever something new may lie there, and at the end.
     """
-    import torch
-
-    prepared, arch = config["prepared"], Arch.from_json(config["arch"])
-    settings = prepared["settings"]
-    os.chdir(prepared["cwd"])
-    # Named by the arch: a trial that is tried again goes on from its checkpoint.
-    folder = Path(prepared["students"]) / arch.key
+    settings, folder = order.prepared.settings, order.student
 
     def run(report: Report) -> Outcome:
-        torch.set_num_threads(1)  # counts for the thread that sets it
-        if first is not None:
-            first(folder)
-        task = task_of(prepared, device)
-        with Follow(config["number"], folder, folder.parents[1], settings["steps"]) as follow:
-            heard = _also(report, follow, brings, folder)
-            outcome = run_trial(task, arch, folder, heard, follow.doing)
-            follow.doing("draw")
-            started = time.perf_counter()
-            illustrate(task.anchor, task.eval_images, folder, outcome)
-            outcome.attrs.setdefault("seconds", {})["draw"] = time.perf_counter() - started
-            follow.end(outcome, tuple(settings["objectives"]))
-        return outcome
-
-    def run_and_bring(report: Report) -> Outcome:
+        one_thread_here()
         try:
-            return run(report)
+            first(folder)
+            return _followed(order, device, report, lambda: brings(folder))
         finally:
-            if brings is not None:
-                brings(folder)
-
-    return Paced(run_and_bring, rungs_of(settings["steps"]) if settings["early_stopping"] else ())
-
-
-def _also(
-    report: Report, follow: Follow, brings: Callable[[Path], None] | None, folder: Path
-) -> Report:
-    """Reports that are followed, and bring home a checkpoint written since the last one."""
-
-    def heard(step: int, metrics: dict[str, float]) -> None:
-        follow.step(step, metrics)
-        if brings is not None:
             brings(folder)
-        report(step, metrics)
 
-    return heard
+    return Paced(run, rungs_of(settings.steps) if settings.early_stopping else ())
+
+
+def _followed(order: Order, device: str, report: Report, bring: Callable[[], None]) -> Outcome:
+    """Run the trial, telling where it is, and draw what came of it."""
+    settings, folder = order.prepared.settings, order.student
+    task = task_of(order.prepared, device)
+    with Follow(order.number, folder, folder.parents[1], settings.steps) as follow:
+
+        def heard(step: int, metrics: dict[str, float]) -> None:
+            follow.step(step, metrics)
+            bring()  # a checkpoint written since the last report
+            report(step, metrics)
+
+        outcome = run_trial(task, order.arch, folder, heard, follow.doing)
+        follow.doing("draw")
+        started = time.perf_counter()
+        illustrate(task.anchor, task.eval_images, folder, outcome)
+        outcome.attrs.setdefault("seconds", {})["draw"] = time.perf_counter() - started
+        follow.end(outcome, settings.objectives)
+    return outcome
+
+
+def one_thread_here() -> None:
+    """Torch computes in one thread, in the thread that says so."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def outcome_of(run: Callable[[], Outcome]) -> Outcome:
     """What came of a trial; whatever goes wrong becomes its reason."""
     try:
         return run()
-    except (
-        BaseException
-    ) as error:  # SystemExit too: whoever waits for the outcome would wait for ever
+    # SystemExit too: whoever waits for the outcome would wait for ever.
+    except BaseException as error:
         return failure_of(error)
 
 

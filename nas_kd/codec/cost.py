@@ -8,9 +8,9 @@ at once, with the likelihoods; the entropy coder itself has no multiply-accumula
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -61,13 +61,24 @@ class Cost:
     @property
     def kmac_per_px(self) -> float:
         """Multiply-accumulates in 10^3 per pixel."""
+        return self.macs / self.pixels / 1e3
+
+    @property
+    def pixels(self) -> int:
+        """Of the pictures that were counted on."""
         batch, _, height, width = self.shape
-        return self.macs / (batch * height * width) / 1e3
+        return batch * height * width
 
     def to_json(self) -> dict[str, Any]:
         """All fields and both properties, as JSON can hold them."""
         derived = {"gmac": self.gmac, "kmac_per_px": self.kmac_per_px}
         return asdict(self) | {"shape": list(self.shape)} | derived
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Cost:
+        """What ``to_json`` returned, read back; raises KeyError where something is missing."""
+        given = {one.name: stored[one.name] for one in fields(cls)}
+        return cls(**given | {"shape": tuple(stored["shape"])})
 
 
 def count(student: nn.Module, shape: tuple[int, int, int, int] = SHAPE) -> Cost:

@@ -80,8 +80,9 @@ def sought(
     check_effort(effort)
     colour = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
     y, z = picture.y.detach().clone(), picture.z.detach().clone()
+    h, w = z.shape[-2:]
     with _straight_through(student):
-        for tile in tiles_of(*z.shape[-2:], SIDE) if STEPS[effort] else []:
+        for tile in tiles_of(h, w, SIDE) if STEPS[effort] else []:
             part = _part(tile, z.shape, colour)
             outer = y[part.of_y], z[part.of_z]
             found = _descend(student, part, outer, level, STEPS[effort])

@@ -183,8 +183,8 @@ class ChannelGates(nn.Module):
         self.mean = nn.AvgPool2d(AROUND, 1, AROUND // 2, count_include_pad=False)
         self.squeeze = nn.Conv2d(C, squeezed(C), 1)
         self.excite = nn.Conv2d(squeezed(C), C, 1)
-        nn.init.zeros_(self.excite.weight)
-        nn.init.zeros_(self.excite.bias)
+        for p in self.excite.parameters():
+            nn.init.zeros_(p)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""

@@ -70,8 +70,17 @@ class Measured:
 
     def curve(self) -> RDCurve:
         """The mean curve over pictures."""
-        rates = tuple(float(np.mean(r)) for r in self.rate)
-        return RDCurve(rates, tuple(float(np.mean(p)) for p in self.psnr_db))
+        return RDCurve(tuple(self.mean_rate), tuple(self.mean_psnr_db))
+
+    @property
+    def mean_rate(self) -> list[float]:
+        """Bits per pixel by level, the mean over pictures."""
+        return [float(np.mean(r)) for r in self.rate]
+
+    @property
+    def mean_psnr_db(self) -> list[float]:
+        """PSNR by level, the mean over pictures."""
+        return [float(np.mean(p)) for p in self.psnr_db]
 
     def per_image(self) -> list[RDCurve]:
         """A curve for each picture."""
@@ -98,8 +107,8 @@ class Measured:
     def to_json(self) -> dict[str, Any]:
         """Mean points by their own name (bpp_est or bpp), and the points per picture."""
         return {
-            self.kind: [float(np.mean(r)) for r in self.rate],
-            "psnr_db": [float(np.mean(p)) for p in self.psnr_db],
+            self.kind: self.mean_rate,
+            "psnr_db": self.mean_psnr_db,
             "images": self.images,
             "data_fingerprint": self.data_fingerprint,
             f"per_image_{self.kind}": self.rate,

@@ -5,7 +5,7 @@ It is fitted to readings of one device and says how far off it is for archs that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.student import Student
 from nas_kd.measurement.networks import decode, encode
+from nas_kd.measurement.reading import Reading
 
 MIN_READINGS = 8
 FOLDS = 8
@@ -117,11 +118,11 @@ def fitted(works: Sequence[Work], mj: Sequence[float]) -> EnergyModel | None:
     return EnergyModel(mac, byte, kernel, once, float(100 * off.mean()), len(y))
 
 
-def of_trials(trials: Sequence[Any], name: str = "energy") -> EnergyModel | None:
-    """A model of the readings of a study's trials under the name of an objective."""
-    found = [(t.user_attrs.get(name) or {}) for t in trials if "same_as" not in t.user_attrs]
-    known = [r for r in found if r.get("state") == "measured" and "work" in r["details"]]
-    return fitted([Work(**r["details"]["work"]) for r in known], [r["value"] for r in known])
+def of_readings(readings: Iterable[Reading]) -> EnergyModel | None:
+    """A model of those that were measured with their work."""
+    known = [(r.value, r.details["work"]) for r in readings if "work" in r.details]
+    pairs = [(Work(**work), mj) for mj, work in known if mj is not None]
+    return fitted([work for work, _ in pairs], [mj for _, mj in pairs])
 
 
 def _columns(works: Sequence[Work]) -> np.ndarray:

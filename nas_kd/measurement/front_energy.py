@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet
@@ -31,7 +31,7 @@ def write_front_energy(
     folder: Path,
     student: Student,
     images: ImageSet,
-    attrs: dict[str, Any],
+    in_search: Mapping[str, Reading],
     device: str | None = None,
 ) -> None:
     """Measure a trained student on real pictures; ``energy.json`` keeps both figures and entropy coding's.
@@ -40,10 +40,10 @@ def write_front_energy(
         folder: an export's; written only where the search measured energy.
         student: with its trained weights and its coding tables.
         images: real ones, taken in turn.
-        attrs: the trial's, with the readings that the search used.
+        in_search: by objective, the readings that the search used.
         device: the best there is, unless given.
     """
-    names = [name for name in of_kind(tuple(TABLE), "energy") if name in attrs]
+    names = [name for name in of_kind(tuple(TABLE), "energy") if name in in_search]
     if not names:
         return
     device = device or best_device()
@@ -52,10 +52,13 @@ def write_front_energy(
         require_real(reading)
     coding = coding_cost(student.cpu(), as_frame(images.images[0]), QUICK_RUNS["cpu"])
     both = {
-        "in_search": attrs[names[0]],
+        "in_search": in_search[names[0]].to_json(),
         "trained_on_pictures": readings[names[0]].to_json(),
         "parts": {
-            name: {"in_search": attrs[name], "trained_on_pictures": readings[name].to_json()}
+            name: {
+                "in_search": in_search[name].to_json(),
+                "trained_on_pictures": readings[name].to_json(),
+            }
             for name in names
         },
         "device": _device_named(device),

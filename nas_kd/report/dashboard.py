@@ -12,7 +12,6 @@ from optuna.exceptions import StorageInternalError
 
 from nas_kd.errors import UsageError
 from nas_kd.report.figures import absent, curves, history
-from nas_kd.study.prepare import baselines_of
 from nas_kd.study.settings import OBJECTIVES
 from nas_kd.study.study import Study
 from nas_kd.study.trial_artifacts import store
@@ -36,8 +35,7 @@ def publish(study: Study) -> None:
     from optuna_dashboard import save_note, save_plotly_graph_object
 
     save_note(study.optuna, study_note(study))
-    baselines = baselines_of(study.optuna.user_attrs.get("anchor"))
-    figures = {"rd-curves": curves(study, baselines)}
+    figures = {"rd-curves": curves(study, study.baselines)}
     if (volume := history(study).figure) is not None:
         figures["hypervolume"] = volume
     for key, figure in figures.items():

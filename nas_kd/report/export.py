@@ -11,7 +11,6 @@ from optuna.trial import FrozenTrial
 from nas_kd import __version__
 from nas_kd.codec.checkpoint import load_student, save_student, weights_digest
 from nas_kd.codec.onnx import export_onnx
-from nas_kd.codec.space import Arch
 from nas_kd.data.images import open_images
 from nas_kd.data.similarity import in_words
 from nas_kd.errors import UsageError
@@ -20,6 +19,7 @@ from nas_kd.files import replacing_folder, write_text
 from nas_kd.measurement.front_energy import write_front_energy
 from nas_kd.report.hub import CONFIG, RD, README, config, header, usage
 from nas_kd.study.polish import best_folder, gained
+from nas_kd.study.record import evaluated, record
 from nas_kd.study.study import Study
 
 
@@ -47,7 +47,10 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = Fa
     name = f"{study.settings.name}-{trial.number}"
     with replacing_folder(folder) as temporary:
         save_student(student, temporary, about)
-        more = {"estimated_in_search": trial.user_attrs["rd"], "measured": measured.to_json()}
+        more: dict[str, Any] = {
+            "estimated_in_search": evaluated(trial).rd.to_json(),
+            "measured": measured.to_json(),
+        }
         more |= {"sha256": weights_digest(student)}
         more |= {"polished": polished} if (polished := gained(study, trial)) else {}
         write_text(temporary / RD, rd_file(name, measured.to_json(), more))
@@ -55,7 +58,7 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = Fa
             export_onnx(student, temporary)
         write_text(temporary / README, header() + _card(study, trial, measured) + usage())
         write_text(temporary / CONFIG, config())
-        write_front_energy(temporary, student, images, trial.user_attrs)
+        write_front_energy(temporary, student, images, record(trial).readings)
     return folder
 
 
@@ -86,20 +89,20 @@ def rd_file(name: str, figures: dict[str, Any], more: dict[str, Any]) -> str:
 
 def _card(study: Study, trial: FrozenTrial, measured: Measured) -> str:
     curve = measured.curve()
-    settings, cost = study.settings, trial.user_attrs["cost"]
+    settings, (arch, cost, _) = study.settings, evaluated(trial)
     pairs = zip(settings.objectives, trial.values, strict=True)
     lines = [
         f"# {settings.name}, trial {trial.number}",
         "",
-        str(Arch.from_json(trial.user_attrs["arch"])),
+        str(arch),
         "",
         f"Distilled from `{Path(settings.teacher).name}`, {settings.steps} steps of {settings.batch} crops of "
         f"{settings.crop_size} px, data `{Path(settings.data).name}`, seed {settings.seed}.",
         "",
         *[f"- {name}: {value:.6g}" for name, value in pairs],
-        f"- parameters: {cost['parameters']:,}",
-        f"- MACs: encoder {cost['encoder_macs']:,}, decoder {cost['decoder_macs']:,} "
-        f"at {cost['shape']}",
+        f"- parameters: {cost.parameters:,}",
+        f"- MACs: encoder {cost.encoder_macs:,}, decoder {cost.decoder_macs:,} "
+        f"at {list(cost.shape)}",
         "",
         f"Real bitstreams on `{Path(settings.eval_data).name}` ({len(measured.images)} pictures):",
         "",

@@ -17,6 +17,7 @@ from nas_kd.report.crops import spread
 from nas_kd.report.paper import PAPER
 from nas_kd.report.tables import COLOURS, SHOWN_CURVES
 from nas_kd.study.front import Point, hypervolume, pareto_front, reference_point
+from nas_kd.study.record import evaluated, record
 from nas_kd.study.study import Study
 from nas_kd.study.uncertainty import EXACT, UNITS, uncertainty_of, value_of
 
@@ -45,7 +46,7 @@ class Pane:
 def complete(study: Study) -> list[FrozenTrial]:
     """Complete trials, each arch once, in the order of their numbers."""
     trials = (t for t in study.trials if t.state == TrialState.COMPLETE)
-    return [t for t in trials if "same_as" not in t.user_attrs]
+    return [t for t in trials if record(t).same_as is None]
 
 
 def panes(study: Study) -> list[Pane]:
@@ -81,7 +82,7 @@ def _pane(study: Study, x: str, y: str) -> Pane:
 
 def absent(study: Study, name: str) -> str:
     """Why a study has no figure of an objective."""
-    begun = study.optuna.user_attrs.get("made_with", {}).get(f"{name}_meter")
+    begun = study.made_with.get(f"{name}_meter")
     there = f"; where it ran: {begun}" if begun else ""
     asked = ",".join(study.settings.objectives)
     return f"{name} was not an objective of this study (objectives: {asked}){there}"
@@ -107,17 +108,17 @@ def _axes(x: str, y: str) -> Figure:
 
 
 def curves(
-    study: Study, baselines: dict[str, RDCurve], published: Mapping[str, RDCurve] | None = None
+    study: Study, baselines: Mapping[str, RDCurve], published: Mapping[str, RDCurve] | None = None
 ) -> Figure:
     """R-D curves of the front by estimated rate, with the teacher and the baselines.
 
     published: others' on Kodak, where the study was judged by it; the paper's points come with them.
     """
-    anchor = study.optuna.user_attrs.get("anchor")
+    anchor = study.anchor
     data = []
-    if anchor:
-        teacher = anchor.get("teacher_curve", anchor["curve"])
-        data.append(_curve(f"teacher {anchor['teacher']}", teacher["bpp"], teacher["psnr_db"]))
+    if anchor is not None:
+        teacher = anchor.teacher_curve
+        data.append(_curve(f"teacher {anchor.teacher.name}", teacher.bpp, teacher.psnr_db))
         data[0]["line"] = {"dash": "dash", "width": 3}
         data[0]["meta"] = "ink"
     dashes = ("dot", "dashdot", "longdash")
@@ -133,11 +134,11 @@ def curves(
     front = study.front()
     shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
     for place, trial in enumerate(shown):
-        rd = trial.user_attrs["rd"]
-        trace = _curve(f"trial {trial.number}", rd["bpp_est"], rd["psnr_db"])
+        rd = evaluated(trial).rd
+        trace = _curve(f"trial {trial.number}", rd.mean_rate, rd.mean_psnr_db)
         trace["marker"] = {"symbol": MARKERS[place % len(MARKERS)], "size": 8}
         trace["line"] = {"color": COLOURS[place % len(COLOURS)]}
-        trace["customdata"] = [trial.number] * len(rd["bpp_est"])
+        trace["customdata"] = [trial.number] * len(rd.mean_rate)
         data.append(trace)
     layout = {
         "xaxis": {"title": {"text": "bits per pixel"}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -13,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd import __version__
 from nas_kd.codec.checkpoint import load_student
-from nas_kd.codec.space import Arch
+from nas_kd.codec.cost import Cost
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
@@ -34,7 +35,7 @@ from nas_kd.report.figures import (
     importances,
     panes,
 )
-from nas_kd.study.prepare import baselines_of
+from nas_kd.study.record import record
 from nas_kd.study.sampler import QUALITY
 from nas_kd.study.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER
 from nas_kd.study.study import Study
@@ -65,7 +66,7 @@ class Seen:
     published: others' curves, where the set is Kodak.
     """
 
-    baselines: dict[str, RDCurve]
+    baselines: Mapping[str, RDCurve]
     originals: dict[str, str]
     shots: list[dict[str, Any]]
     missing: str | None = None
@@ -87,7 +88,7 @@ def write_report(study: Study, out: Path) -> None:
 
 def look(study: Study) -> Seen:
     """Baselines and reconstructions on the study's evaluation pictures, where they can still be read."""
-    baselines = baselines_of(study.optuna.user_attrs.get("anchor"))
+    baselines = study.baselines
     try:
         images = open_images(study.settings.eval_data, "eval")
     except UsageError as error:
@@ -122,7 +123,7 @@ def best_first(study: Study) -> list[FrozenTrial]:
 
 
 def _other_pictures(study: Study, images: ImageSet) -> str | None:
-    judged = {t.user_attrs["rd"]["data_fingerprint"] for t in study.trials if "rd" in t.user_attrs}
+    judged = {rd.data_fingerprint for t in study.trials if (rd := record(t).rd) is not None}
     if judged - {images.fingerprint}:
         return (
             f"The pictures in {study.settings.eval_data} are not those that the study was judged by; "
@@ -200,63 +201,62 @@ def _columns(study: Study) -> list[str]:
 
 
 def _trial(study: Study, trial: FrozenTrial, member: bool) -> dict[str, Any]:
-    attrs = trial.user_attrs
-    cost, rd = attrs.get("cost"), attrs.get("rd")
-    arch = str(Arch.from_json(attrs["arch"])) if "arch" in attrs else ""
+    known = record(trial)
+    cost, rd = known.cost, known.rd
+    arch = str(known.arch) if known.begun else ""
     values = [value_of(study, trial, name) for name in _columns(study)]
-    pixels = cost["shape"][2] * cost["shape"][3] if cost else 1
-    costs = [
-        cost[f"{side}_macs"] / pixels / 1e3 if cost else None for side in ("encoder", "decoder")
-    ]
-    size = cost["parameters"] / 1e6 if cost else None
-    spent = sum(attrs["seconds"].values()) if attrs.get("seconds") else None
+    costs: list[float | None] = [None, None, None]
+    if cost is not None:
+        sides = [macs / cost.pixels / 1e3 for macs in (cost.encoder_macs, cost.decoder_macs)]
+        costs = [*sides, cost.parameters / 1e6]
+    spent = sum(known.seconds.values()) if known.seconds else None
     state, reason = STATES[trial.state], _reason(study, trial)
     chosen = [trial.params.get(name) for name in study.space.vary]
     return {
         "number": trial.number,
         "front": member,
-        "row": [trial.number, state, *values, *costs, size, spent, reason, *chosen, arch],
+        "row": [trial.number, state, *values, *costs, spent, reason, *chosen, arch],
         "facts": _facts(study, trial, member, arch),
-        "rd": list(zip(rd["bpp_est"], rd["psnr_db"], strict=True)) if rd else None,
+        "rd": None if rd is None else list(zip(rd.mean_rate, rd.mean_psnr_db, strict=True)),
         "parts": _parts(cost) if cost else None,
     }
 
 
 def _reason(study: Study, trial: FrozenTrial) -> str:
-    attrs = trial.user_attrs
-    if "same_as" in attrs:
-        return f"same arch as trial {attrs['same_as']}"
-    again = [t.number for t in study.trials if t.user_attrs.get("retry_of") == trial.number]
-    said = attrs.get("reason") or (Reason.INTERRUPTED if again else "")
+    known = record(trial)
+    if known.same_as is not None:
+        return f"same arch as trial {known.same_as}"
+    again = [t.number for t in study.trials if record(t).retry_of == trial.number]
+    said = known.said or (Reason.INTERRUPTED if again else "")
     return f"{said}, again as trial {again[0]}" if again else said
 
 
 def _facts(study: Study, trial: FrozenTrial, member: bool, arch: str) -> list[tuple[str, str]]:
-    attrs = trial.user_attrs
+    known = record(trial)
     found = [("state", STATES[trial.state] + (", on the front" if member else ""))]
     if reason := _reason(study, trial):
-        found.append(("reason", f"{reason}: {attrs['message']}" if "message" in attrs else reason))
+        found.append(("reason", f"{reason}: {known.message}" if known.message else reason))
     for name in _columns(study):
         value, bar = value_of(study, trial, name), uncertainty_of(study, trial, name)
         if value is not None:
             found.append(
                 (UNITS[name], f"{value:.2f}" + (f" ± {bar:.2f}" if bar is not None else ""))
             )
-    if "cost" in attrs:
-        found.append(("parameters", f"{attrs['cost']['parameters']:,}"))
+    if known.cost is not None:
+        found.append(("parameters", f"{known.cost.parameters:,}"))
     found += [
         ("dimensions", ", ".join(f"{k} {v}" for k, v in trial.params.items())),
         ("arch", arch),
     ]
-    if attrs.get("seconds"):
-        spent = ", ".join(f"{name} {s:.1f} s" for name, s in attrs["seconds"].items())
+    if known.seconds:
+        spent = ", ".join(f"{name} {s:.1f} s" for name, s in known.seconds.items())
         found.append(("time", spent))
     return found
 
 
-def _parts(cost: dict[str, Any]) -> list[tuple[str, int, float]]:
-    parts = sorted(cost["parts"].items(), key=lambda part: -part[1])
-    return [(name, macs, macs / cost["macs"]) for name, macs in parts if macs]
+def _parts(cost: Cost) -> list[tuple[str, int, float]]:
+    parts = sorted(cost.parts.items(), key=lambda part: -part[1])
+    return [(name, macs, macs / cost.macs) for name, macs in parts if macs]
 
 
 def _lead(study: Study) -> str:
@@ -336,15 +336,15 @@ def _method(study: Study) -> str:
         if name in s.objectives
     ]
     facts += [(f"{n}: absent", absent(study, n)) for n in OBJECTIVES if n not in s.objectives]
-    anchor = study.optuna.user_attrs.get("anchor")
-    if anchor and anchor["interval_db"]:
-        low, high = anchor["interval_db"]
+    anchor = study.anchor
+    if anchor is not None and anchor.interval_db is not None:
+        low, high = anchor.interval_db
         facts.append(
             ("compared over", f"{low:.2f} to {high:.2f} dB of PSNR, within the teacher's range")
         )
     facts.append(("judged by", _judged(study)))
-    warmed = study.optuna.user_attrs.get("warmup", {}).get("recipe", {}).get("steps", s.warmup)
-    facts.append(("started from", BEGUN[s.init].format(warmed)))
+    warmed = study.warmup_steps
+    facts.append(("started from", BEGUN[s.init].format(s.warmup if warmed is None else warmed)))
     facts.append(
         (
             "trained on",
@@ -355,7 +355,7 @@ def _method(study: Study) -> str:
         ("distilled with", f"weights {s.kd_x} (output), {s.kd_y} (y), {s.kd_z} (z); form {s.form}")
     )
     facts.append(("seed", str(s.seed)))
-    made = study.optuna.user_attrs.get("made_with")
+    made = study.made_with
     said = ", ".join(f"{k} {v}" for k, v in made.items()) if made else "versions were not recorded"
     facts += [("searched with", said), ("this page", f"nas-kd {__version__}, plotly.js embedded")]
     rows = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts)
@@ -363,11 +363,11 @@ def _method(study: Study) -> str:
 
 
 def _judged(study: Study) -> str:
-    rd = next((t.user_attrs["rd"] for t in study.trials if "rd" in t.user_attrs), None)
+    rd = next((rd for t in study.trials if (rd := record(t).rd) is not None), None)
     if rd is None:
         return f"{study.settings.eval_data}; no trial was evaluated"
-    names = ", ".join(rd["images"][:6]) + (", ..." if len(rd["images"]) > 6 else "")
+    names = ", ".join(rd.images[:6]) + (", ..." if len(rd.images) > 6 else "")
     return (
-        f"{study.settings.eval_data}: {len(rd['images'])} pictures ({names}), "
-        f"fingerprint {rd['data_fingerprint'][:12]}"
+        f"{study.settings.eval_data}: {len(rd.images)} pictures ({names}), "
+        f"fingerprint {rd.data_fingerprint[:12]}"
     )

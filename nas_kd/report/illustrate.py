@@ -8,10 +8,12 @@ from typing import Any
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import ImageSet
 from nas_kd.errors import NasKdError
+from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.rate_distortion import StudentCodec
 from nas_kd.files import replacing
 from nas_kd.report.crops import crops, sheet, shots, spread
-from nas_kd.study.trial import Anchor, Outcome
+from nas_kd.study.anchor import Anchor
+from nas_kd.study.record import Outcome
 from nas_kd.study.trial_artifacts import CROPS, PLOT
 
 
@@ -20,10 +22,11 @@ def illustrate(anchor: Anchor, images: ImageSet, folder: Path, outcome: Outcome)
 
     Drawings that fail are noted in the outcome: they must not cost the trial.
     """
-    if "rd" not in outcome.attrs:
+    rd = outcome.record.rd
+    if rd is None:
         return
     try:
-        _plot(anchor, outcome.attrs["rd"], folder / PLOT)
+        _plot(anchor, rd.curve(), folder / PLOT)
         _crops(images, folder)
     except (OSError, NasKdError) as error:
         outcome.attrs["drawings"] = f"failed: {error}"
@@ -38,13 +41,13 @@ def _crops(images: ImageSet, folder: Path) -> None:
             drawn.save(temporary)
 
 
-def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
+def _plot(anchor: Anchor, curve: RDCurve, file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label=anchor.name)
-    axes.plot(rd["bpp_est"], rd["psnr_db"], color="#0072B2", marker="o", label="student")
+    axes.plot(curve.bpp, curve.psnr_db, color="#0072B2", marker="o", label="student")
     _classical(axes, anchor)
     if anchor.interval_db is not None:
         axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -19,16 +19,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas_kd.codec.space import Arch
 from nas_kd.errors import NasKdError
 from nas_kd.report.figures import complete, volumes
 from nas_kd.report.tables import Brief, front_json, front_table
+from nas_kd.study.events import Listen, TrialEvent
 from nas_kd.study.progress import read_now
+from nas_kd.study.record import record
 from nas_kd.study.study import Study, open_study
 from nas_kd.study.uncertainty import SCALE, UNITS
 
 Mode = Literal["screen", "lines", "json", "quiet"]
-Listen = Callable[[str, Any], None]
 BARS = "▁▂▃▄▅▆▇█"
 BARS_WIDE = 40
 TELL_S = 30.0
@@ -51,38 +51,37 @@ class Progress:
     left_s: float | None
 
 
+class Show(Protocol):
+    """Shows a search to a person, or to a program."""
+
+    def said(self, kind: str, detail: str | int) -> None:
+        """Something that is not about a trial."""
+
+    def trial(self, kind: str, event: TrialEvent, progress: Progress) -> None:
+        """A trial was started, or has ended."""
+
+
 class Watch:
     """Turns a search's events into progress; ``show`` says it.
 
     Args:
-        name: of the study, which exists by the first event about a trial.
         budget: trials the study shall have in the end; None for its default.
-        show: hears (kind, detail, study, progress); the last two are None before the first trial.
-        storage: the study's database URL, where it is not its own SQLite.
+        show: hears of all of it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        budget: int | None,
-        show: Any,
-        storage: str | None = None,
-    ):
-        self.name, self.budget, self.show = name, budget, show
-        self.storage = storage
-        self.study: Study | None = None
+    def __init__(self, budget: int | None, show: Show):
+        self.budget, self.show = budget, show
         self.spent_s: list[float] = []
         self.at_once = 1
 
-    def listen(self, kind: str, detail: Any) -> None:
+    def listen(self, kind: str, detail: str | int | TrialEvent) -> None:
         """One event of ``launch.search``."""
-        if kind not in ("started", "trial"):
-            self.show(kind, detail, None, None)
+        if not isinstance(detail, TrialEvent):
+            self.show.said(kind, detail)
             return
-        self.study = self.study or open_study(self.name, self.storage)
-        if kind == "trial" and (spent := self.study.trials[detail].user_attrs.get("seconds")):
+        if kind == "trial" and (spent := record(detail.trial).seconds):
             self.spent_s.append(sum(spent.values()))
-        self.show(kind, detail, self.study, self.progress(self.study))
+        self.show.trial(kind, detail, self.progress(detail.study))
 
     def progress(self, study: Study) -> Progress:
         """Now; a worker's first trial, which loads what all need, is timed only while there is no other."""
@@ -109,21 +108,18 @@ class Watch:
 
 
 @contextmanager
-def watching(
-    name: str, budget: int | None, mode: Mode, storage: str | None = None
-) -> Iterator[Listen]:
+def watching(budget: int | None, mode: Mode) -> Iterator[Listen]:
     """A listener for ``launch.search`` that shows what it hears for as long as the context lasts."""
     if mode == "screen":
         screen = Screen()
         with Live(screen, refresh_per_second=2, transient=True):
-            yield Watch(name, budget, screen, storage).listen
+            yield Watch(budget, screen).listen
     elif mode == "lines":
         lines = Lines()
         with _every(TELL_S, lines.tick):
-            yield Watch(name, budget, lines, storage).listen
+            yield Watch(budget, lines).listen
     else:
-        shows = {"json": say_json, "quiet": say_nothing}
-        yield Watch(name, budget, shows[mode], storage).listen
+        yield Watch(budget, JsonLines() if mode == "json" else Quiet()).listen
 
 
 @contextmanager
@@ -151,43 +147,35 @@ def mode_of(quiet: bool, as_json: bool) -> Mode:
     return "screen" if sys.stdout.isatty() else "lines"
 
 
-def say_nothing(kind: str, detail: Any, study: Study | None, progress: Progress | None) -> None:
+class Quiet:
     """For --quiet."""
 
+    def said(self, kind: str, detail: str | int) -> None:
+        """Nothing."""
 
-def say_line(kind: str, detail: Any, study: Study | None, progress: Progress | None) -> None:
-    """A line per event, for logs and pipes."""
-    if kind == "reaped":
-        print(f"resuming: {detail} interrupted trials are lined up again", flush=True)
-    elif study is None or progress is None:
-        print(f"{kind}: {detail}", flush=True)
-    elif kind == "started":
-        arch = Arch.from_json(study.trials[detail].user_attrs["arch"])
-        print(f"trial {detail} started: {arch}", flush=True)
-    else:
-        left = f"about {(progress.left_s or 0) / 60:.1f} min left"
-        counted = f"[{progress.counted}/{progress.budget}]"
-        said = f"{counted} trial {detail}: {result(study, study.trials[detail])}"
-        print(f"{said} | front {progress.front} | {left}", flush=True)
+    def trial(self, kind: str, event: TrialEvent, progress: Progress) -> None:
+        """Nothing."""
 
 
-def say_json(kind: str, detail: Any, study: Study | None, progress: Progress | None) -> None:
+class JsonLines:
     """One JSON object per event."""
-    event: dict[str, Any] = {"event": kind}
-    if study is None or progress is None:
-        event["detail"] = detail
-    else:
-        trial = study.trials[detail]
-        event |= {"trial": detail, "state": trial.state.name.lower()}
-        event["arch"] = trial.user_attrs.get("arch")
-        event["reason"] = trial.user_attrs.get("reason")
-        event["values"] = trial.values and dict(
-            zip(study.settings.objectives, trial.values, strict=True)
-        )
-        event |= {"counted": progress.counted, "budget": progress.budget, "front": progress.front}
-        event["hypervolume"] = progress.volumes[-1] if progress.volumes else None
-        event |= {"per_trial_s": progress.per_trial_s, "left_s": progress.left_s}
-    print(json.dumps(event), flush=True)
+
+    def said(self, kind: str, detail: str | int) -> None:
+        """The event as it is."""
+        print(json.dumps({"event": kind, "detail": detail}), flush=True)
+
+    def trial(self, kind: str, event: TrialEvent, progress: Progress) -> None:
+        """The event with what is stored of the trial."""
+        trial, p = event.trial, progress
+        stored = record(trial)
+        objectives = event.study.settings.objectives
+        said = {"event": kind, "trial": event.number, "state": trial.state.name.lower()}
+        said |= {"arch": stored.arch.to_json() if stored.begun else None, "reason": stored.said}
+        said["values"] = trial.values and dict(zip(objectives, trial.values, strict=True))
+        said |= {"counted": p.counted, "budget": p.budget, "front": p.front}
+        said["hypervolume"] = p.volumes[-1] if p.volumes else None
+        said |= {"per_trial_s": p.per_trial_s, "left_s": p.left_s}
+        print(json.dumps(said), flush=True)
 
 
 def say_end(study: Study, mode: Mode) -> None:
@@ -216,7 +204,7 @@ def _say_front(study: Study, mode: Mode, event: str) -> None:
 def result(study: Study, trial: FrozenTrial) -> str:
     """Values with their units, or the reason why there are none."""
     if not trial.values:
-        return f"{trial.state.name.lower()}: {trial.user_attrs.get('reason')}"
+        return f"{trial.state.name.lower()}: {record(trial).said}"
     named = zip(study.settings.objectives, trial.values, strict=True)
     return ", ".join(f"{value * SCALE[name]:.2f} {UNITS[name]}" for name, value in named)
 
@@ -233,13 +221,13 @@ class Foretold:
         self._progress: Progress | None = None
         self._first: dict[int, tuple[int, float]] = {}
 
-    def heard(self, kind: str, number: int, study: Study, progress: Progress) -> None:
+    def heard(self, kind: str, event: TrialEvent, progress: Progress) -> None:
         """A trial was started, or has ended."""
         self._progress = progress
         if kind == "started":
-            self.homes[number] = study.student_folder(study.trials[number])
+            self.homes[event.number] = event.study.student_folder(event.trial)
         else:
-            self.homes.pop(number, None)
+            self.homes.pop(event.number, None)
 
     def left_s(self) -> float | None:
         """Seconds of training still to come; None where a trial's time is known, or no pace yet."""
@@ -267,13 +255,23 @@ class Lines:
     def __init__(self, foretold: Foretold | None = None) -> None:
         self.foretold = foretold or Foretold()
 
-    def __call__(
-        self, kind: str, detail: Any, study: Study | None, progress: Progress | None
-    ) -> None:
-        """An event."""
-        say_line(kind, detail, study, progress)
-        if study is not None and progress is not None:
-            self.foretold.heard(kind, detail, study, progress)
+    def said(self, kind: str, detail: str | int) -> None:
+        """What is not about a trial."""
+        if kind == "reaped":
+            print(f"resuming: {detail} interrupted trials are lined up again", flush=True)
+        else:
+            print(f"{kind}: {detail}", flush=True)
+
+    def trial(self, kind: str, event: TrialEvent, progress: Progress) -> None:
+        """A trial with its arch, or with what came of it."""
+        self.foretold.heard(kind, event, progress)
+        trial, p = event.trial, progress
+        if kind == "started":
+            print(f"trial {event} started: {record(trial).arch}", flush=True)
+            return
+        left = f"about {(p.left_s or 0) / 60:.1f} min left"
+        said = f"[{p.counted}/{p.budget}] trial {event}: {result(event.study, trial)}"
+        print(f"{said} | front {p.front} | {left}", flush=True)
 
     def tick(self) -> None:
         """Say how long it will take, while nothing but the steps of the first trials says so."""
@@ -290,32 +288,30 @@ class Screen:
     """The live screen's contents; rich asks for them twice a second."""
 
     def __init__(self) -> None:
-        self.said = "starting: loading torch and the teacher"
+        self.last = "starting: loading torch and the teacher"
         self.study: Study | None = None
         self.progress: Progress | None = None
         self.archs: dict[int, str] = {}
         self.foretold = Foretold()
         self.since_s: dict[int, float] = {}
 
-    def __call__(
-        self, kind: str, detail: Any, study: Study | None, progress: Progress | None
-    ) -> None:
-        """An event."""
-        if study is None:
-            self.said = f"{kind}: {detail}"
-            return
-        self.study, self.progress = study, progress
-        if progress is not None:
-            self.foretold.heard(kind, detail, study, progress)
-        trial = study.trials[detail]
+    def said(self, kind: str, detail: str | int) -> None:
+        """What is not about a trial: the last line."""
+        self.last = f"{kind}: {detail}"
+
+    def trial(self, kind: str, event: TrialEvent, progress: Progress) -> None:
+        """What runs, and what came of the last one."""
+        self.study, self.progress = event.study, progress
+        self.foretold.heard(kind, event, progress)
         if kind == "started":
-            self.archs[detail] = Brief(study.space)(Arch.from_json(trial.user_attrs["arch"]))
-            self.since_s[detail] = time.monotonic()
-            if self.said.startswith(("preparing", "starting")):
-                self.said = "the first trial is under way"
+            arch = record(event.trial).arch
+            self.archs[event.number] = Brief(event.study.space)(arch)
+            self.since_s[event.number] = time.monotonic()
+            if self.last.startswith(("preparing", "starting")):
+                self.last = "the first trial is under way"
         else:
-            self.archs.pop(detail, None)
-            self.said = f"last: trial {detail}, {result(study, trial)}"
+            self.archs.pop(event.number, None)
+            self.last = f"last: trial {event}, {result(event.study, event.trial)}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The screen as it is now, cut to the terminal's height."""
@@ -329,7 +325,7 @@ class Screen:
             taken = len(parts) + len(self.archs) + TABLE_LINES
             if self.progress.front and (lines := console.size.height - taken) > 0:
                 parts += [Text(), front_table(self.study, lines)]
-        yield Group(*parts, Text(self.said, no_wrap=True, overflow="ellipsis"))
+        yield Group(*parts, Text(self.last, no_wrap=True, overflow="ellipsis"))
 
     def _running(self) -> Table:
         table = Table("worker", "trial", "for s", "doing", box=None, pad_edge=False, expand=True)

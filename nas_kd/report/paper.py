@@ -25,6 +25,8 @@ from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
 from nas_kd.measurement.codec_energy import frame_energy
 from nas_kd.measurement.reading import Reading, require_real
+from nas_kd.study.anchor import Anchor
+from nas_kd.study.record import evaluated, record
 from nas_kd.study.study import Study
 
 LMBDA = 0.025
@@ -150,29 +152,29 @@ def _trained(study: Study, N: int) -> tuple[dict[str, Reading], dict[str, Any]] 
         return None
     loss = f"{weights.form} x {weights.kd_x:g} y {weights.kd_y:g} z {weights.kd_z:g}"
     about |= {"steps": settings.steps, "loss": loss, "teacher": _taught_by(study)}
-    rd = trial.user_attrs["rd"]
-    return _quality(rd["bpp_est"][level], rd["psnr_db"][level], settings.eval_data), about
+    rd = evaluated(trial).rd
+    return _quality(rd.mean_rate[level], rd.mean_psnr_db[level], settings.eval_data), about
 
 
 def _teacher(
     study: Study, about: dict[str, Any]
 ) -> tuple[dict[str, Reading], dict[str, Any]] | None:
     """The teacher's own row, where it is as wide as the paper's."""
-    anchor = study.optuna.user_attrs.get("anchor")
-    if anchor is None or anchor["teacher"].partition(",")[0] != TEACHER:
+    anchor = study.anchor
+    if anchor is None or anchor.teacher.name.partition(",")[0] != TEACHER:
         return None
     if _teacher_width(anchor) not in (None, TEACHER_N):
         return None
-    curve = anchor["curve"]
-    official = anchor.get("teacher_fingerprint", TEACHER_HASH).startswith(TEACHER_HASH)
+    curve = anchor.curve
+    official = (anchor.teacher.fingerprint or TEACHER_HASH).startswith(TEACHER_HASH)
     trained = "CompressAI's" if official else "see the card beside its file"
     about = about | {"loss": "rate-distortion", "data": trained}
-    return _quality(curve["bpp"][0], curve["psnr_db"][0], study.settings.eval_data), about
+    return _quality(curve.bpp[0], curve.psnr_db[0], study.settings.eval_data), about
 
 
-def _teacher_width(anchor: dict[str, Any]) -> int | None:
+def _teacher_width(anchor: Anchor) -> int | None:
     """N of a study's teacher, where the study says it: the channels of its hyper-latents."""
-    widths = anchor.get("latent_widths")
+    widths = anchor.teacher.latent_widths
     return None if widths is None else widths[1]
 
 
@@ -180,12 +182,13 @@ def _taught_by(study: Study) -> str:
     """The teacher of a study's students in words, none where nothing came from it."""
     if not study.settings.loss.needs_teacher:
         return "none"
-    anchor = study.optuna.user_attrs.get("anchor", {})
-    width, name = _teacher_width(anchor), anchor.get("teacher", study.settings.teacher)
-    curve = anchor.get("curve")
-    if width is None or curve is None or len(curve["bpp"]) > 1:
-        return str(name)
-    return f"{name} of N = {width}, {curve['psnr_db'][0]:.2f} dB at {curve['bpp'][0]:.2f} bpp"
+    anchor = study.anchor
+    if anchor is None:
+        return study.settings.teacher
+    width, name, curve = _teacher_width(anchor), anchor.teacher.name, anchor.curve
+    if width is None or len(curve.bpp) > 1:
+        return name
+    return f"{name} of N = {width}, {curve.psnr_db[0]:.2f} dB at {curve.bpp[0]:.2f} bpp"
 
 
 def _quality(bpp: float, psnr_db: float, data: str) -> dict[str, Reading]:
@@ -197,7 +200,8 @@ def _quality(bpp: float, psnr_db: float, data: str) -> dict[str, Reading]:
 
 
 def _is_prim(trial: FrozenTrial, N: int) -> bool:
-    return trial.user_attrs.get("arch_key") == prim(N).key and "rd" in trial.user_attrs
+    known = record(trial)
+    return known.arch_key == prim(N).key and known.rd is not None
 
 
 def _level(study: Study, trial: FrozenTrial) -> int | None:

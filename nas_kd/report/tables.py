@@ -17,11 +17,11 @@ from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.evaluation.published import against_published, require_kodak, split_names
 from nas_kd.files import replacing
-from nas_kd.measurement.energy_model import of_trials
+from nas_kd.measurement.energy_model import of_readings
 from nas_kd.objectives import TABLE, of_kind
 from nas_kd.report.crops import spread
-from nas_kd.study.polish import RECORD, best_folder
-from nas_kd.study.prepare import baselines_of
+from nas_kd.study.polish import best_folder
+from nas_kd.study.record import evaluated, record
 from nas_kd.study.study import Study
 from nas_kd.study.uncertainty import SCALE, UNITS, alike, notes, uncertainty_of, value_of
 
@@ -50,7 +50,7 @@ def front_against(study: Study, versus: str = ",".join(CODECS)) -> Beside:
     measured_here, others = split_names(versus)
     images = open_images(study.settings.eval_data, "eval")
     members = study.front()
-    if any(t.user_attrs["rd"]["data_fingerprint"] != images.fingerprint for t in members):
+    if any(evaluated(t).rd.data_fingerprint != images.fingerprint for t in members):
         raise UsageError(
             f"eval_data {study.settings.eval_data}: not the pictures that study {study.settings.name} was "
             "judged by; put those back, or leave --baselines and --versus out"
@@ -73,17 +73,16 @@ def front_against(study: Study, versus: str = ",".join(CODECS)) -> Beside:
 
 def curve_of(trial: FrozenTrial) -> RDCurve:
     """The estimated R-D curve of a trial."""
-    rd = trial.user_attrs["rd"]
-    return RDCurve(tuple(rd["bpp_est"]), tuple(rd["psnr_db"]))
+    return evaluated(trial).rd.curve()
 
 
 def front_json(study: Study, baselines: Beside | None = None) -> dict[str, Any]:
     """The front, the anchor and the counts of trials by state."""
-    states = [t.state.name for t in study.trials]
+    states, anchor = [t.state.name for t in study.trials], study.anchor
     return {
         "study": study.settings.name,
         "objectives": list(study.settings.objectives),
-        "anchor": study.optuna.user_attrs.get("anchor"),
+        "anchor": None if anchor is None else anchor.to_json(),
         "trials": {name: states.count(name) for name in sorted(set(states))},
         "front": [_member(study, t) for t in study.front()],
         "alike": alike(study),
@@ -93,21 +92,25 @@ def front_json(study: Study, baselines: Beside | None = None) -> dict[str, Any]:
 
 def _energy_models(study: Study) -> dict[str, Any]:
     """Beside the measured energies: how far off a model of MACs, bytes and kernels is that was fitted to them."""
-    found = {
-        name: of_trials(study.trials, name) for name in of_kind(study.settings.objectives, "energy")
+    own = [record(t) for t in study.trials]
+    readings = [one.readings for one in own if one.same_as is None]
+    models = {
+        name: of_readings(there[name] for there in readings if name in there)
+        for name in of_kind(study.settings.objectives, "energy")
     }
-    return {name: model.to_json() for name, model in found.items() if model is not None}
+    return {name: model.to_json() for name, model in models.items() if model is not None}
 
 
 def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    known = evaluated(trial)
     return {
         "trial": trial.number,
         "values": dict(zip(study.settings.objectives, trial.values, strict=True)),
-        "arch": trial.user_attrs["arch"],
-        "cost": trial.user_attrs["cost"],
-        "rd": trial.user_attrs["rd"],
+        "arch": known.arch.to_json(),
+        "cost": known.cost.to_json(),
+        "rd": known.rd.to_json(),
         "student": str(best_folder(study, trial)),
-        "polished": study.optuna.user_attrs.get(RECORD, {}).get(str(trial.number)),
+        "polished": study.polished.get(trial.number),
     }
 
 
@@ -179,7 +182,7 @@ def front_table(study: Study, lines: int | None = None, baselines: Beside | None
     brief = Brief(study.space)
     for trial in members[:lines]:
         figures = [str(trial.number), *_figures(study, trial, baselines, lines is None)]
-        said = [] if baselines else [escape(brief(Arch.from_json(trial.user_attrs["arch"])))]
+        said = [] if baselines else [escape(brief(record(trial).arch))]
         table.add_row(*figures, *said)
     return table
 
@@ -192,14 +195,13 @@ def _caption(study: Study, lines: int | None, baselines: Beside | None) -> list[
 
 
 def _figures(study: Study, trial: FrozenTrial, baselines: Beside | None, whole: bool) -> list[str]:
-    cost = trial.user_attrs["cost"]
-    pixels = cost["shape"][2] * cost["shape"][3]
+    cost = evaluated(trial).cost
     named = zip(study.settings.objectives, trial.values, strict=True)
     values = [f"{value * SCALE[name]:.2f}" for name, value in named]
     if baselines:
         return values + [_percent(rows[trial.number]) for rows in baselines.values()]
-    size = [f"{cost['parameters'] / 1e6:.3f}"] if whole else []
-    return [*values, f"{cost['decoder_macs'] / pixels / 1e3:.2f}", *size]
+    size = [f"{cost.parameters / 1e6:.3f}"] if whole else []
+    return [*values, f"{cost.decoder_macs / cost.pixels / 1e3:.2f}", *size]
 
 
 def plot_front(study: Study, file: Path) -> None:
@@ -233,7 +235,7 @@ def _plot_objectives(study: Study, axes: Any) -> None:
     members = sorted(study.front(), key=lambda t: value_of(study, t, x) or 0.0)
     numbers = {t.number for t in members}
     done = [t for t in study.trials if t.state == TrialState.COMPLETE]
-    rest = [t for t in done if t.number not in numbers and "same_as" not in t.user_attrs]
+    rest = [t for t in done if t.number not in numbers and record(t).same_as is None]
     draw(rest, linestyle="", marker="o", fillstyle="none", color="0.5", label="dominated")
     stairs = {"linestyle": ":", "drawstyle": "steps-post"} if len(names) == 2 else {"linestyle": ""}
     draw(members, marker="D", color=COLOURS[0], label="front", **stairs)
@@ -253,19 +255,18 @@ def _bars(study: Study, members: list[FrozenTrial], names: tuple[str, str], axes
 
 
 def _plot_curves(study: Study, axes: Any) -> None:
-    anchor = study.optuna.user_attrs.get("anchor")
-    if anchor:
-        curve = anchor.get("teacher_curve", anchor["curve"])
-        label = f"teacher {anchor['teacher']}"
-        axes.plot(curve["bpp"], curve["psnr_db"], "k--", marker="s", label=label)
+    anchor = study.anchor
+    if anchor is not None:
+        curve, label = anchor.teacher_curve, f"teacher {anchor.teacher.name}"
+        axes.plot(curve.bpp, curve.psnr_db, "k--", marker="s", label=label)
     front = study.front()
     shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
     for place, trial in enumerate(shown):
-        rd = trial.user_attrs["rd"]
+        curve = curve_of(trial)
         style = {"color": COLOURS[place % len(COLOURS)], "marker": "."}
-        axes.plot(rd["bpp_est"], rd["psnr_db"], label=f"trial {trial.number}", **style)
+        axes.plot(curve.bpp, curve.psnr_db, label=f"trial {trial.number}", **style)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the learned codecs fill the picture
-    for dash, (name, known) in zip(DASHES, baselines_of(anchor).items(), strict=False):
+    for dash, (name, known) in zip(DASHES, study.baselines.items(), strict=False):
         axes.plot(known.bpp, known.psnr_db, color="0.5", linestyle=dash, label=name)
     axes.set(xlabel="bpp (of learned codecs estimated)", ylabel="PSNR dB")
     axes.legend(fontsize="small")

@@ -5,21 +5,21 @@ from __future__ import annotations
 from optuna.trial import FrozenTrial
 
 from nas_kd.errors import NasKdError
-from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.objectives import of_kind
 from nas_kd.reasons import UNREAD, Reason
-from nas_kd.study.trial import Outcome
+from nas_kd.study.record import Outcome, TrialRecord, record
 
 ENOUGH = 3
 
 
 def was_read(trial: FrozenTrial) -> bool:
     """Whether a trial has a reading that was measured."""
-    return _has_reading(trial.user_attrs)
+    return has_reading(record(trial))
 
 
-def _has_reading(attrs: dict[str, object]) -> bool:
-    readings = [attrs.get(name) for name in of_kind(tuple(TABLE), *MEASURED)]
-    return any(isinstance(r, dict) and r.get("state") == "measured" for r in readings)
+def has_reading(trial: TrialRecord) -> bool:
+    """Whether it has a reading that was measured."""
+    return any(one.state == "measured" for one in trial.readings.values())
 
 
 class FirstReadings:
@@ -40,7 +40,7 @@ class FirstReadings:
 
     def hear(self, outcome: Outcome) -> None:
         """What came of a trial."""
-        self.known |= _has_reading(outcome.attrs)
+        self.known |= has_reading(outcome.record)
         if not self.known and Reason.of(outcome.reason) in UNREAD:
             self.reasons.append(outcome.reason or "")
 

@@ -13,16 +13,18 @@ from nas_kd.data.picture_files import require_writable
 from nas_kd.data.picture_sets import known, named
 from nas_kd.errors import DataError, StudyError, TeacherError, UsageError
 from nas_kd.measurement.meters import require_likely_meter
-from nas_kd.places import BUILTIN, CACHE
+from nas_kd.places import BUILTIN, CACHE, HERE, STUDIES
 from nas_kd.study.grid import grid_points, listed_points
-from nas_kd.study.settings import Settings, require_study
+from nas_kd.study.settings import DATABASE, Settings, require_study
 from nas_kd.study.sources import lacking, require_photographs
 from nas_kd.teachers.served import require_at_hand, zoo_qualities
 
 Check = Callable[[], object]
 
 
-def require_clear(studies: Sequence[Settings], yes: bool = False, data_said: bool = True) -> None:
+def require_clear(
+    studies: Sequence[Settings], yes: bool = False, data_said: bool = True, root: Path = HERE
+) -> None:
     """Raise UsageError with everything that keeps one of these studies from being searched, each with its remedy.
 
     Where nothing else does, weights and pictures that are lacking are fetched. Deeper looks, such as into the
@@ -32,8 +34,9 @@ def require_clear(studies: Sequence[Settings], yes: bool = False, data_said: boo
         studies: what is to be searched.
         yes: whether the user agreed to fetch what is lacking.
         data_said: whether the pictures to train on were named, and not left at their default.
+        root: the folder that ``studies`` is in.
     """
-    found = list(_failures(check for s in studies for check in _checks(s, data_said)))
+    found = list(_failures(check for s in studies for check in _checks(s, data_said, root)))
     orders = [] if any(isinstance(error, TeacherError) for error in found) else lacking(studies)
     if orders and (refused := refusal(orders, yes)) is not None:
         found.append(refused)
@@ -56,13 +59,13 @@ def _failures(checks: Iterable[Check]) -> Iterator[UsageError]:
             told.add(str(error))
 
 
-def _checks(s: Settings, data_said: bool) -> Iterator[Check]:
+def _checks(s: Settings, data_said: bool, root: Path) -> Iterator[Check]:
     """The cheapest first."""
     yield lambda: _require_levels(s)
     if not data_said:
         yield lambda: require_photographs(s)
-    yield lambda: _require_place(s)
-    yield lambda: _require_prior(s)
+    yield lambda: _require_place(s, root)
+    yield lambda: _require_prior(s, root)
     for key in ("data", "eval_data"):
         yield lambda key=key: _require_pictures(key, getattr(s, key))  # type: ignore[misc]
     yield lambda: _require_codec(s.anchor)
@@ -90,11 +93,12 @@ def require_levels(s: Settings, teacher: str, levels: int) -> None:
         )
 
 
-def _require_place(s: Settings) -> None:
+def _require_place(s: Settings, root: Path) -> None:
     """A search writes its study's folder, its database and what studies share."""
-    require_writable(s.folder, "study", folder=True)
-    require_writable(CACHE, "what studies share,", folder=True)
-    database = s.folder / "study.db"
+    folder = root / STUDIES / s.name
+    require_writable(folder, "study", folder=True)
+    require_writable(root / CACHE, "what studies share,", folder=True)
+    database = folder / DATABASE
     if database.exists() and not os.access(database, os.W_OK):
         raise StudyError(
             f"study {s.name}: {database} cannot be written; search under another --name "
@@ -102,11 +106,11 @@ def _require_place(s: Settings) -> None:
         )
 
 
-def _require_prior(s: Settings) -> None:
+def _require_prior(s: Settings, root: Path) -> None:
     if s.from_study == s.name:
         raise StudyError(f"from_study = '{s.name}': is this study itself; name another")
     if s.from_study is not None:
-        require_study(s.from_study)
+        require_study(s.from_study, root)
 
 
 def _is_zoo(spec: str) -> bool:

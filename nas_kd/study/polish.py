@@ -15,11 +15,11 @@ from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.reasons import Reason
+from nas_kd.study.anchor import bd_rate_of
+from nas_kd.study.events import Listen
+from nas_kd.study.record import CHECKPOINT, record
 from nas_kd.study.study import Study
-from nas_kd.study.trial import CHECKPOINT, Task, bd_rate_of, rd_cost
-
-RECORD = "polished"
-"""Attribute of the study: by trial, the steps, and the R-D points and values after them or the reason of none."""
+from nas_kd.study.trial import Task, rd_cost
 
 
 def polished_key(arch_key: str) -> str:
@@ -29,10 +29,10 @@ def polished_key(arch_key: str) -> str:
 
 def unpolished(study: Study) -> list[FrozenTrial]:
     """Members of the front that were not trained on by as many steps as the settings ask for."""
-    steps, done = study.settings.polish, study.optuna.user_attrs.get(RECORD, {})
+    steps, done = study.settings.polish, study.polished
     if not steps:
         return []
-    return [t for t in study.front() if done.get(str(t.number), {}).get("steps") != steps]
+    return [t for t in study.front() if done.get(t.number, {}).get("steps") != steps]
 
 
 def polish(task: Task, arch_key: str, students: Path, steps: int) -> dict[str, Any]:
@@ -64,23 +64,23 @@ Polished = Callable[[list[str]], Iterable[dict[str, Any]]]
 
 
 def polish_front(
-    study: Study, polished: Polished, listen: Callable[[str, Any], None] = lambda kind, detail: None
+    study: Study, polished: Polished, listen: Listen = lambda kind, detail: None
 ) -> None:
     """Train on what is not yet; a student that cannot be keeps its unpolished form, with the reason.
 
     Raises NasKdError at the end where students were interrupted: those are tried again.
     """
     members, lost = unpolished(study), list[str]()
-    found = polished([trial.user_attrs["arch_key"] for trial in members])
-    for done, (trial, record) in enumerate(zip(members, found, strict=True), start=1):
+    rows = polished([study.student_folder(trial).name for trial in members])
+    for done, (trial, row) in enumerate(zip(members, rows, strict=True), start=1):
         said = f"polished: {done} of {len(members)} students of the front"
-        if "reason" in record:
-            why = f"({record['reason']}: {record['message']})"
+        if "reason" in row:
+            why = f"({row['reason']}: {row['message']})"
             said += f"; trial {trial.number} keeps its unpolished student {why}"
-        if record.get("reason") == Reason.INTERRUPTED:
-            lost.append(record["message"])
+        if row.get("reason") == Reason.INTERRUPTED:
+            lost.append(row["message"])
         else:
-            keep(study, trial, record | {"steps": study.settings.polish})
+            keep(study, trial, row | {"steps": study.settings.polish})
         listen("preparing", said)
     if lost:
         raise NasKdError(
@@ -92,17 +92,16 @@ def polish_front(
 def keep(study: Study, trial: FrozenTrial, found: dict[str, Any]) -> None:
     """Record what polishing a trial's student came to."""
     with study.locks.exclusive():  # other drivers record theirs
-        done = study.optuna.user_attrs.get(RECORD, {})
-        study.optuna.set_user_attr(RECORD, done | {str(trial.number): found})
+        study.keep_polished(trial.number, found)
 
 
 def gained(study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
     """The record of a trial's polished student where it is better in the study's quality objective."""
-    found = study.optuna.user_attrs.get(RECORD, {}).get(str(trial.number))
+    found = study.polished.get(trial.number)
     if found is None or "reason" in found:
         return None
     name = next((o for o in study.settings.objectives if o in ("bd_rate", "rd_cost")), "rd_cost")
-    before = trial.user_attrs.get("rd_cost")
+    before = record(trial).rd_cost
     if name in study.settings.objectives:
         before = trial.values[study.settings.objectives.index(name)]
     after = found[name]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_kd.files import write_text
-from nas_kd.study.trial import Outcome
+from nas_kd.study.record import Outcome
 
 NOW = "now.json"
 """Beside the student: what its worker is doing; gone once the trial is over."""
@@ -96,7 +96,7 @@ class Follow:
 
     def end(self, outcome: Outcome, objectives: tuple[str, ...]) -> None:
         """The values that came out, the seconds they took, and the end of the file."""
-        scalars = {f"seconds/{k}": s for k, s in outcome.attrs.get("seconds", {}).items()}
+        scalars = {f"seconds/{k}": s for k, s in outcome.record.seconds.items()}
         if outcome.values is not None:
             named = zip(objectives, outcome.values, strict=True)
             scalars |= {f"result/{name}": value for name, value in named}

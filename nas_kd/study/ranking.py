@@ -1,23 +1,60 @@
 """The first of two rounds: many archs are scored straight from their slices, the best are trained.
 
 A score from a slice costs an evaluation and no training; the archs are ordered by non-dominated sorting on
-the rate-distortion cost of the slice and the MACs of the arch (halving.ranks).
+the rate-distortion cost of the slice and the MACs of the arch (successive_halving.ranks).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
+from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.reasons import Reason
 from nas_kd.seeds import derived_seed
+from nas_kd.study.events import Listen
+from nas_kd.study.study import Study
 from nas_kd.study.successive_halving import ranks
 from nas_kd.study.trial import Task, rd_cost
 
 DRAWS_PER_ARCH = 20
 """Draws after which a space is taken to hold no more archs."""
+
+Scores = Callable[[list[dict[str, Choice]]], Iterable[dict[str, Any]]]
+"""Scores points of a space straight from their slices (``score``), in order; or a ``reason`` and a ``message``."""
+
+
+def rank(study: Study, levels: int, scores: Scores, listen: Listen) -> None:
+    """The first of two rounds, where the settings ask for one and it has not been done.
+
+    Archs without a score are left out, and said. Raises NasKdError where their scoring was interrupted.
+    """
+    n = study.settings.rank
+    if not n or study.ranked is not None:
+        return
+    limits = study.settings.limits
+    archs = draws(study.space, n, study.settings.seed, lambda arch: limits.over(arch, levels))
+    points = [params for arch in archs if (params := study.space.params_of(arch)) is not None]
+    scored, lost = list[dict[str, Any]](), list[dict[str, Any]]()
+    for done, score in enumerate(scores(points), start=1):
+        (lost if "reason" in score else scored).append(score)
+        if done % 10 == 0 or done == len(points):
+            listen("preparing", _said(done, len(points), lost))
+    if broken := [s["message"] for s in lost if s["reason"] == Reason.INTERRUPTED]:
+        raise NasKdError(
+            f"ranking was interrupted ({broken[0]}); mend that and run the same command again"
+        )
+    study.keep_ranked(in_order(scored))
+
+
+def _said(done: int, total: int, lost: list[dict[str, Any]]) -> str:
+    said = f"ranked by their slices: {done} of {total} archs"
+    if lost:
+        said += f", {len(lost)} left out ({lost[0]['reason']}: {lost[0]['message']})"
+    return said
 
 
 def draws(

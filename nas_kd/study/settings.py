@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from nas_kd.errors import StudyError, UsageError
-from nas_kd.places import BUILTIN, STUDIES, shipped
+from nas_kd.places import BUILTIN, HERE, STUDIES, shipped
 from nas_kd.recipe import (
     Count,
     Form,
@@ -258,19 +258,19 @@ def checked(name: str, objectives: tuple[str, ...]) -> str:
     )
 
 
-def study_name(spec: str) -> str:
+def study_name(spec: str, root: Path = HERE) -> str:
     """A study's name, given as it is or as the folder that the shell completes to, ``studies/NAME``."""
     path = Path(os.path.abspath(spec))
-    return path.name if path.parent == STUDIES.absolute() else spec
+    return path.name if path.parent == Path(os.path.abspath(root / STUDIES)) else spec
 
 
-def require_study(spec: str) -> str:
-    """The name of a study that lies in ``studies``; raises StudyError where there is none."""
-    name = study_name(spec)
-    folder = Path(os.path.abspath(STUDIES / name))
-    if folder.parent != STUDIES.absolute() or not (folder / DATABASE).is_file():
-        known = ", ".join(sorted(p.parent.name for p in STUDIES.glob(f"*/{DATABASE}"))) or "none"
-        raise StudyError(f"study '{spec}': there is none in {STUDIES}/ (there: {known})")
+def require_study(spec: str, root: Path = HERE) -> str:
+    """The name of a study that lies in ``studies`` below a root; raises StudyError where there is none."""
+    name, studies = study_name(spec, root), root / STUDIES
+    folder = Path(os.path.abspath(studies / name))
+    if folder.parent != Path(os.path.abspath(studies)) or not (folder / DATABASE).is_file():
+        known = ", ".join(sorted(p.parent.name for p in studies.glob(f"*/{DATABASE}"))) or "none"
+        raise StudyError(f"study '{spec}': there is none in {studies}/ (there: {known})")
     return name
 
 

@@ -16,11 +16,15 @@ from nas_kd.errors import NasKdError, SpaceError, TrialFailed
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
 from nas_kd.objectives import TABLE
-from nas_kd.places import CACHE
+from nas_kd.places import CACHE, HERE
 from nas_kd.reasons import Reason
-from nas_kd.study.prepare import Listen, anchor_of, configuration, targets, task_of, told_of, warm
+from nas_kd.study.anchor import anchor_of
+from nas_kd.study.events import Listen
+from nas_kd.study.prepare import targets, told_of, travelling, warm
+from nas_kd.study.record import CHECKPOINT, Outcome
 from nas_kd.study.settings import Settings
-from nas_kd.study.trial import CHECKPOINT, Outcome, Task, run_trial
+from nas_kd.study.task import task_of
+from nas_kd.study.trial import Task, run_trial
 from nas_kd.study.uncertainty import SCALE, UNITS
 from nas_kd.supernet.from_teacher import require_slices
 from nas_kd.teachers.teacher import Teacher, load_teacher
@@ -31,6 +35,7 @@ def distill_alone(
     arch: Arch,
     out: Path,
     listen: Listen = lambda kind, details: None,
+    root: Path = HERE,
 ) -> dict[str, Any]:
     """One trial with these settings, as a worker runs it; the student lands in ``out``.
 
@@ -42,31 +47,31 @@ def distill_alone(
         arch: of the student; part of the settings' space where it starts from shared weights.
         out: its folder; a run that was killed goes on from the checkpoint there.
         listen: hears ("preparing", where it is).
+        root: the folder that ``studies``, and in it what studies share, is in.
     """
     require_unfinished(out, out / CHECKPOINT)
-    require_writable(CACHE, "the cache", folder=True)
+    cache = root / CACHE
+    require_writable(cache, "the cache", folder=True)
     teacher = load_teacher(*settings.teacher_spec)
     space = load_space(settings.space)
     _require_start(settings, space, teacher, arch)
-    pool = targets(settings, teacher, listen)
-    shared = warm(settings, space, teacher, pool, listen)
-    anchor = anchor_of(settings, teacher, listen)
-    task = task_of(
-        configuration(settings, teacher, pool, shared, anchor, out.parent), best_device()
-    )
+    pool = targets(settings, teacher, listen, cache)
+    shared = warm(settings, space, teacher, pool, listen, cache)
+    anchor = anchor_of(settings, teacher, listen, cache)
+    prepared = travelling(settings, teacher, pool, shared, anchor, out.parent)
+    task = task_of(prepared, best_device())
     task = replace(task, objectives=_objectives(task))
     with one_thread():  # as a worker has
         outcome = run_trial(task, arch, out, told_of("distilled", settings.steps, listen))
-    if "rd" not in outcome.attrs:
+    cost = outcome.record.cost
+    if cost is None or outcome.record.rd is None:
         raise _failed(outcome)
     (out / CHECKPOINT).unlink(missing_ok=True)
-    named: dict[str, Any] = {"flops": float(outcome.attrs["cost"]["macs"])}
+    named: dict[str, Any] = {"flops": float(cost.macs)}
     named |= dict(zip(task.objectives, outcome.values or (), strict=False))
     said = {"student": str(out), **named, "reason": outcome.reason, **outcome.attrs}
-    return said | {
-        "against": task.anchor.name,
-        "interval_db": anchor["interval_db"] and list(anchor["interval_db"]),
-    }
+    interval_db = anchor.interval_db and list(anchor.interval_db)
+    return said | {"against": anchor.name, "interval_db": interval_db}
 
 
 def _require_start(settings: Settings, space: SearchSpace, teacher: Teacher, arch: Arch) -> None:
@@ -91,10 +96,9 @@ def _objectives(task: Task) -> tuple[str, ...]:
 
 def _failed(outcome: Outcome) -> NasKdError:
     reason = outcome.reason or Reason.CRASH
-    if "message" in outcome.attrs:
-        return TrialFailed(reason, outcome.attrs["message"])
-    over = outcome.attrs.get("over", 0.0)
-    by = f", by {over:.0%}" if over else ""
+    if outcome.record.message is not None:
+        return TrialFailed(reason, outcome.record.message)
+    by = f", by {outcome.record.over:.0%}" if outcome.record.over else ""
     return NasKdError(f"nothing was trained: {reason}{by}; give another arch, or other limits")
 
 

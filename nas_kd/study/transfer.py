@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_kd.codec.space import Arch
 from nas_kd.errors import StudyError
 from nas_kd.objectives import MEASURED, TABLE, of_kind
-from nas_kd.reasons import REFUSED, Reason
+from nas_kd.reasons import REFUSED
+from nas_kd.study.attributes import Row
+from nas_kd.study.record import record
 from nas_kd.study.settings import QUALITY
-from nas_kd.study.study import COUNTED, Study, open_study
+from nas_kd.study.study import Study, open_study
+from nas_kd.study.telling import COUNTED
 
 MAX_ROWS = 1000
 """Trials that are taken over, the latest; they are read at every proposal."""
@@ -24,14 +24,14 @@ def take_over(study: Study) -> None:
         return
     if name == study.settings.name:
         raise StudyError(f"from_study = '{name}': is this study itself; name another")
-    source = open_study(name)
+    source = open_study(name, root=study.root)
     found = rows(source, study)
     if not any(row["quality"] is not None or row["front"] for row in found):
         raise StudyError(f"study '{name}': has no finished trial; nothing can be taken over")
-    study.optuna.set_user_attr("prior", found)
+    study.keep_prior(found)
 
 
-def rows(source: Study, study: Study) -> list[dict[str, Any]]:
+def rows(source: Study, study: Study) -> list[Row]:
     """What the trials of ``source`` say, as JSON can hold it; the front first.
 
     params: choices in the space of ``study``, where it holds the arch. quality: where both have the same
@@ -41,22 +41,22 @@ def rows(source: Study, study: Study) -> list[dict[str, Any]]:
     own = [name for name in study.settings.objectives if name in QUALITY]
     same = [name for name in own if name in source.settings.objectives]
     place = source.settings.objectives.index(same[0]) if same else None
-    trials = [t for t in source.trials if t.state in COUNTED and "same_as" not in t.user_attrs]
-    trials = [t for t in trials if Reason.of(t.user_attrs.get("reason")) not in REFUSED][-MAX_ROWS:]
+    trials = [t for t in source.trials if t.state in COUNTED and record(t).same_as is None]
+    trials = [t for t in trials if record(t).reason not in REFUSED][-MAX_ROWS:]
     trials.sort(key=lambda t: front.get(t.number, len(front)))
     return [_row(t, study, place, t.number in front) for t in trials]
 
 
-def _row(trial: FrozenTrial, study: Study, place: int | None, front: bool) -> dict[str, Any]:
-    arch, attrs = Arch.from_json(trial.user_attrs["arch"]), trial.user_attrs
+def _row(trial: FrozenTrial, study: Study, place: int | None, front: bool) -> Row:
+    known = record(trial)
     done = trial.state == TrialState.COMPLETE
-    params = study.space.params_of(arch)
-    measured = {name: attrs.get(name) or {} for name in of_kind(tuple(TABLE), *MEASURED)}
+    params = study.space.params_of(known.arch)
+    measured = {name: known.measured(name) for name in of_kind(tuple(TABLE), *MEASURED)}
     return {
-        "arch": arch.to_json(),
+        "arch": known.arch.to_json(),
         "params": params,
         "front": front and params is not None,
         "quality": trial.values[place] if done and place is not None else None,
-        "lacks": 0.0 if done else attrs.get("constraints", [0.0])[0] or None,
-        "costs": {name: r["value"] for name, r in measured.items() if r.get("value") is not None},
+        "lacks": 0.0 if done else known.short_db or None,
+        "costs": {name: value for name, value in measured.items() if value is not None},
     }

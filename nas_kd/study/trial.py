@@ -1,4 +1,4 @@
-"""One trial as a plain function: build, cost gate, distil, evaluate, measure."""
+"""One trial as a plain function: cost gate, build, distil, evaluate, measure."""
 
 from __future__ import annotations
 
@@ -12,45 +12,26 @@ import torch
 
 from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.cost import Cost, count
+from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Report, Run
 from nas_kd.errors import EarlyStop, TrialFailed
-from nas_kd.evaluation.bd_rate import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.measurement.reading import require_real
 from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.reasons import Reason
 from nas_kd.seeds import derived_seed
+from nas_kd.study.anchor import Anchor, bd_rate_of
 from nas_kd.study.cost_gate import OF_KIND, Measure, gate
 from nas_kd.study.limits import Limits, excess, reason_of
+from nas_kd.study.record import CHECKPOINT, Outcome
 from nas_kd.supernet.from_teacher import Inherited
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.teachers.targets import TargetPool
-
-CHECKPOINT = "checkpoint.pt"
-"""Beside the student; it stays until the outcome is stored, so that a lost outcome costs no training."""
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """What students are compared with: a curve, the teacher's or another's, and the quality interval, if any.
-
-    baselines: curves that are drawn beside it. name: whose the curve is.
-    """
-
-    curve: RDCurve
-    interval_db: tuple[float, float] | None
-    baselines: dict[str, RDCurve] = field(default_factory=dict)
-    name: str = "teacher"
-
-
-def interval_of(curve: RDCurve) -> tuple[float, float] | None:
-    """The curve's quality interval in dB; None where it has too few levels for any BD-rate."""
-    return quality_interval(curve) if len(curve.bpp) >= MIN_POINTS else None
 
 
 def rd_cost(measured: Measured, lmbdas: tuple[float, ...]) -> float:
@@ -81,30 +62,19 @@ class Task:
     measures: Mapping[str, Measure] = field(default_factory=lambda: OF_KIND)
 
 
-@dataclass
-class Outcome:
-    """What came of one trial: a value per objective, or the reason why there are none."""
-
-    values: list[Any] | None
-    reason: str | None = None
-    uncovered_db: float = 0.0
-    attrs: dict[str, Any] = field(default_factory=dict)
-
-
 def distil(
     task: Task,
-    arch: Arch,
+    student: Student,
     folder: Path,
-    report: Any = None,
+    report: Report | None = None,
     between_steps: Callable[[], None] | None = None,
     begun: Callable[[int], None] = lambda step: None,
 ) -> Student:
-    """Train the student of an arch; its checkpoint lies in ``folder`` until it is saved there.
+    """Train a student; its checkpoint lies in ``folder`` until it is saved there.
 
     ``begun`` hears the step it begins at: above 0 where a checkpoint was there.
     """
-    student = initial(task, arch).to(task.device)
-    checkpoint = folder / CHECKPOINT
+    student, checkpoint = student.to(task.device), folder / CHECKPOINT
     run = Run(student, task.pool, task.recipe, task.weights, task.pool.latent_widths, checkpoint)
     begun(run.step)
     try:
@@ -132,55 +102,76 @@ def run_trial(
     report: Report | None = None,
     doing: Callable[[str], None] = lambda what: None,
 ) -> Outcome:
-    """Build, count, distil, evaluate and measure one student; it is saved into ``folder``.
+    """Gate, build, count, distil, evaluate and measure one student; it is saved into ``folder``.
 
     ``doing`` hears what comes next: wait for the device, distil, evaluate, measure energy.
     """
-    started = time.perf_counter()
-    seconds: dict[str, float] = {}
-    cost = count(Student(arch, task.lmbdas))
-    attrs: dict[str, Any] = {"arch_key": arch.key, "cost": cost.to_json(), "seconds": seconds}
-    if (stopped := _at_the_gate(task, arch, attrs)) is not None:
-        return stopped
-    seconds["start"] = time.perf_counter() - started
+    clock = Laps()
+    attrs: dict[str, Any] = {"arch_key": arch.key, "seconds": clock.seconds}
+    if (reason := _over_free_limits(task, arch, attrs)) is not None:
+        return Outcome(None, reason, 0.0, attrs)
+    doing("wait for the device")
+    with training_on(task.device):
+        student = initial(task, arch)
+    cost = count(student)
+    attrs["cost"] = cost.to_json()
+    if (reason := _over_measured_limits(task, student, attrs)) is not None:
+        return Outcome(None, reason, 0.0, attrs)
+    clock.lap("start")
 
     def begun(step: int) -> None:
         attrs["first_step"] = step
-
-    def hear(step: int, metrics: dict[str, float]) -> None:
-        if report is not None:
-            report(step, metrics | {"macs": float(cost.macs)})
 
     try:
         doing("wait for the device")
         with training_on(task.device) as between_steps:
             doing("distil")
-            student = distil(task, arch, folder, hear, between_steps, begun)
-            seconds["distil"] = time.perf_counter() - started - sum(seconds.values())
+            student = distil(task, student, folder, report, between_steps, begun)
+            clock.lap("distil")
             doing("evaluate")
             measured = evaluate(StudentCodec(student), task.eval_images, task.device)
     except TrialFailed as failure:
         return Outcome(None, failure.reason, 0.0, attrs | {"message": str(failure)})
-    seconds["evaluate"] = time.perf_counter() - started - sum(seconds.values())
+    clock.lap("evaluate")
     if measured_ones := of_kind(task.objectives, *MEASURED):
         doing(f"measure {TABLE[measured_ones[0]].kind}")
     outcome = _score(task, student, cost, measured, attrs)
     save_student(student, folder, {"rd": measured.to_json(), "steps": task.recipe.steps})
-    seconds["rest"] = time.perf_counter() - started - sum(seconds.values())
+    clock.lap("rest")
     return outcome
 
 
-def _at_the_gate(task: Task, arch: Arch, attrs: dict[str, Any]) -> Outcome | None:
-    """The outcome of an arch that breaks a limit, or whose cost could not be measured."""
-    gated = gate(Student(arch, task.lmbdas), task.limits, task.device)
-    if gated.readings:
-        attrs["gate"] = gated.readings
-    if gated.missing is not None:
-        return Outcome(None, gated.missing, 0.0, attrs)
-    if gated.ratios:
-        attrs |= {"limit_ratios": gated.ratios, "over": excess(gated.ratios)}
-    reason = reason_of(gated.ratios)
-    return None if reason is None else Outcome(None, reason, 0.0, attrs)
+class Laps:
+    """Seconds by the name of what was done in them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """What was done since the last lap."""
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
+
+
+def _over_free_limits(task: Task, arch: Arch, attrs: dict[str, Any]) -> str | None:
+    """The reason of an arch over a limit that is known in advance; nothing is built for it."""
+    return _judged(task.limits.free_ratios(arch_cost(arch, len(task.lmbdas))), attrs)
+
+
+def _over_measured_limits(task: Task, student: Student, attrs: dict[str, Any]) -> str | None:
+    """The reason of a student that is over a limit by measurement, or whose cost could not be measured."""
+    found = gate(student, task.limits, task.device)
+    if found.readings:
+        attrs["gate"] = found.readings
+    return found.missing or _judged(found.ratios, attrs)
+
+
+def _judged(ratios: dict[str, float], attrs: dict[str, Any]) -> str | None:
+    """The reason of a broken limit, if one is; the ratios are kept."""
+    if ratios:
+        attrs |= {"limit_ratios": ratios, "over": excess(ratios)}
+    return reason_of(ratios)
 
 
 def _score(
@@ -204,10 +195,3 @@ def _score(
         if values[name] is None:
             return Outcome(None, Reason(kind).because(reading.reason), 0.0, attrs)
     return Outcome([values[name] for name in task.objectives], None, 0.0, attrs)
-
-
-def bd_rate_of(anchor: Anchor, measured: Measured) -> BDRate:
-    """BD-rate of a measured student over the study's interval, or the reason why there is none."""
-    if anchor.interval_db is None:
-        return BDRate(None, Reason.TOO_FEW_POINTS, None, None, 0.0, (0.0, 0.0))
-    return bd_rate(anchor.curve, measured.curve(), anchor.interval_db)

@@ -10,19 +10,20 @@ import importlib.metadata
 import platform
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from nas_kd import __version__
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
+from nas_kd.codec.cost import Cost
 from nas_kd.codec.space import Arch
+from nas_kd.evaluation.rate_distortion import Measured
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
-from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.objectives import TABLE
+from nas_kd.study.record import Outcome, record
 from nas_kd.study.storage import set_constraints
-from nas_kd.study.trial import Outcome
 
 METRIC_NAMES = {name: one.metric for name, one in TABLE.items()}
 STORE = "artifacts"
@@ -53,10 +54,11 @@ def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str
     from optuna_dashboard import save_note
 
     set_constraints(trial.study, trial, constraints_of(outcome))
-    save_note(trial, note(outcome, names, trial.user_attrs.get("arch")))
-    if "arch_key" not in outcome.attrs:
+    own = record(trial)
+    save_note(trial, note(outcome, names, own.arch if own.begun else None))
+    if outcome.record.arch_key is None:
         return
-    student = folder / "students" / outcome.attrs["arch_key"]
+    student = folder / "students" / outcome.record.arch_key
     found = [student / name for name in (PLOT, CROPS) if (student / name).is_file()]
     if (student / WEIGHTS).is_file():
         found.append(_archive(student, student / f"trial-{trial.number:04d}.zip"))
@@ -70,7 +72,7 @@ def attach(trial: optuna.Trial, folder: Path, outcome: Outcome, names: tuple[str
 def constraints_of(outcome: Outcome) -> list[float]:
     """What a trial lacks, 0 where nothing: decibels of the interval, and the share by which it is over a limit."""
     short_db = 0.0 if outcome.values is not None else float(outcome.uncovered_db)
-    return [short_db, float(outcome.attrs.get("over", 0.0))]
+    return [short_db, outcome.record.over]
 
 
 def attach_same(trial: optuna.Trial, known: int) -> None:
@@ -87,33 +89,36 @@ def _archive(student: Path, file: Path) -> Path:
     return file
 
 
-def note(outcome: Outcome, names: tuple[str, ...], arch: dict[str, Any] | None = None) -> str:
+def note(outcome: Outcome, names: tuple[str, ...], arch: Arch | None = None) -> str:
     """A trial in Markdown: result or reason, arch in words, R-D table, costs by part."""
     lines = [_result(outcome, names), ""]
-    if arch:
-        lines += _in_words(Arch.from_json(arch))
-    attrs = outcome.attrs
-    if "rd" in attrs:
-        lines += ["| level | bpp (estimated) | PSNR dB |", "|--:|--:|--:|"]
-        points = zip(attrs["rd"]["bpp_est"], attrs["rd"]["psnr_db"], strict=True)
-        lines += [f"| {i} | {rate:.4f} | {db:.2f} |" for i, (rate, db) in enumerate(points, 1)]
-        lines.append("")
-    if "cost" in attrs:
-        lines += _costs(attrs["cost"])
-    for name in of_kind(tuple(TABLE), *MEASURED):
-        if name in attrs:
-            lines += [f"{name.capitalize()}: {_energy(attrs[name])}", ""]
-    if "seconds" in attrs:
-        spent = ", ".join(f"{name} {s:.1f} s" for name, s in attrs["seconds"].items())
+    if arch is not None:
+        lines += _in_words(arch)
+    own = outcome.record
+    if own.rd is not None:
+        lines += [*_points(own.rd), ""]
+    if own.cost is not None:
+        lines += _costs(own.cost)
+    for name, reading in own.readings.items():
+        lines += [f"{name.capitalize()}: {_read(reading)}", ""]
+    if own.seconds:
+        spent = ", ".join(f"{name} {s:.1f} s" for name, s in own.seconds.items())
         lines += [f"Time: {spent}", ""]
-    if "traceback" in attrs:
-        lines += ["```", attrs["traceback"].rstrip(), "```"]
+    if own.traceback is not None:
+        lines += ["```", own.traceback.rstrip(), "```"]
     return "\n".join(lines)
+
+
+def _points(rd: Measured) -> list[str]:
+    points = enumerate(zip(rd.mean_rate, rd.mean_psnr_db, strict=True), 1)
+    rows = [f"| {level} | {rate:.4f} | {quality_db:.2f} |" for level, (rate, quality_db) in points]
+    return ["| level | bpp (estimated) | PSNR dB |", "|--:|--:|--:|", *rows]
 
 
 def _result(outcome: Outcome, names: tuple[str, ...]) -> str:
     if outcome.values is None:
-        said = f": {outcome.attrs['message']}" if "message" in outcome.attrs else ""
+        message = outcome.record.message
+        said = "" if message is None else f": {message}"
         lacks = f" ({outcome.uncovered_db:.2f} dB short)" if outcome.uncovered_db else ""
         return f"**no values: {outcome.reason}**{lacks}{said}"
     pairs = zip(names, outcome.values, strict=True)
@@ -134,14 +139,16 @@ def _in_words(arch: Arch) -> list[str]:
     return ["| arch | |", "|---|---|", *(f"| {name} | {what} |" for name, what in rows), ""]
 
 
-def _costs(cost: dict[str, Any]) -> list[str]:
-    parts = sorted(cost["parts"].items(), key=lambda part: -part[1])
-    rows = [f"| {name} | {n / 1e6:.1f} | {n / cost['macs']:.0%} |" for name, n in parts if n]
-    about = f"{cost['parameters']:,} parameters, {cost['gmac']:.3f} GMAC at {cost['shape']} ({cost['tool']})"
+def _costs(cost: Cost) -> list[str]:
+    parts = sorted(cost.parts.items(), key=lambda part: -part[1])
+    rows = [f"| {name} | {n / 1e6:.1f} | {n / cost.macs:.0%} |" for name, n in parts if n]
+    about = (
+        f"{cost.parameters:,} parameters, {cost.gmac:.3f} GMAC at {list(cost.shape)} ({cost.tool})"
+    )
     return [about, "", "| part | MMAC | share |", "|---|--:|--:|", *rows, ""]
 
 
-def _energy(reading: dict[str, Any]) -> str:
-    if reading.get("state") != "measured":
-        return f"{reading.get('state', 'absent')}, {reading.get('reason')}"
-    return f"{reading['value']:.3f} +- {reading['uncertainty']:.3f} {reading['unit']} ({reading['source']})"
+def _read(reading: Reading) -> str:
+    if reading.state != "measured":
+        return f"{reading.state}, {reading.reason}"
+    return f"{reading.value:.3f} +- {reading.uncertainty:.3f} {reading.unit} ({reading.source})"

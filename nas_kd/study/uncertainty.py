@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate
 from nas_kd.objectives import MEASURED, TABLE, of_kind
-from nas_kd.study.prepare import interval_db
+from nas_kd.study.anchor import interval_db
+from nas_kd.study.record import record
 from nas_kd.study.study import Study
 
 UNITS = {name: one.unit for name, one in TABLE.items()}
@@ -22,9 +23,8 @@ def value_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
     """A trial's figure in the unit that is printed; MACs are known whether or not they were searched."""
     if trial.values and name in study.settings.objectives:
         return trial.values[study.settings.objectives.index(name)] * SCALE[name]
-    if name == "flops" and "cost" in trial.user_attrs:
-        return trial.user_attrs["cost"]["macs"] * SCALE[name]
-    return None
+    cost = record(trial).cost if name == "flops" else None
+    return None if cost is None else cost.macs * SCALE[name]
 
 
 def uncertainty_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
@@ -34,21 +34,18 @@ def uncertainty_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
     """
     if name == "bd_rate":
         return _over_pictures(study, trial)
-    reading = trial.user_attrs.get(name)
-    found = reading.get("uncertainty") if isinstance(reading, dict) else None
-    return None if found is None else found * SCALE[name]
+    reading = record(trial).readings.get(name)
+    if reading is None or reading.uncertainty is None:
+        return None
+    return reading.uncertainty * SCALE[name]
 
 
 def _over_pictures(study: Study, trial: FrozenTrial) -> float | None:
-    anchor, rd = study.optuna.user_attrs.get("anchor") or {}, trial.user_attrs.get("rd")
-    if rd is None or not anchor.get("per_image") or value_of(study, trial, "bd_rate") is None:
+    anchor, rd = study.anchor, record(trial).rd
+    if rd is None or anchor is None or value_of(study, trial, "bd_rate") is None:
         return None
-    rates = zip(*rd["per_image_bpp_est"], strict=True)
-    curves = [
-        RDCurve(*c) for c in zip(rates, zip(*rd["per_image_psnr_db"], strict=True), strict=True)
-    ]
-    teacher = [RDCurve.from_json(curve) for curve in anchor["per_image"]]
-    if len(teacher) != len(curves):
+    teacher, curves = anchor.per_image, rd.per_image()
+    if not teacher or len(teacher) != len(curves):
         return None
     pairs = [
         (t, c, i) for t, c in zip(teacher, curves, strict=True) if (i := _middle(t)) is not None

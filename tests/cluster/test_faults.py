@@ -24,8 +24,8 @@ from nas_kd.codec.space import Arch, Transform
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run
+from nas_kd.study.record import CHECKPOINT, Outcome
 from nas_kd.study.study import COUNTED, Study, open_study
-from nas_kd.study.trial import CHECKPOINT, Outcome
 from nas_kd.testing.tiny_study import write_tiny_study
 
 ROOT = Path(__file__).parents[2]

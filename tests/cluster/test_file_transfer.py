@@ -4,9 +4,13 @@ from pathlib import Path
 import pytest
 
 from nas_kd.cluster import file_transfer as courier
-from nas_kd.cluster.file_transfer import Away, Home, lent, mark, shares_disk
+from nas_kd.cluster.file_transfer import Away, Home, mark, shares_disk
 from nas_kd.errors import NasKdError
+from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.files import replacing
+from nas_kd.study.anchor import Anchor
+from nas_kd.study.prepared import Prepared
+from nas_kd.study.settings import Settings
 
 
 @pytest.fixture
@@ -25,13 +29,11 @@ def prepared(tmp_path):
         path.write_bytes(content)
     home = tmp_path / "home"
     (home / "students").mkdir()
-    return {
-        "cwd": str(home),
-        "pool": str(home / "pool"),
-        "shared": str(home / "shared"),
-        "students": str(home / "students"),
-        "settings": {"eval_data": "pictures", "space": "mine.toml", "data": "elsewhere"},
-    }
+    paths = {"eval_data": str(home / "pictures"), "space": str(home / "mine.toml")}
+    settings = Settings("s", **paths, data="elsewhere")
+    curve = RDCurve((0.1, 0.2), (30.0, 33.0))
+    places = (home / "pool", home / "shared", Anchor(curve, None), home / "students")
+    return Prepared(settings, (0.01,), *places)
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def calls():
 @pytest.fixture
 def away(prepared, tmp_path, calls, monkeypatch):
     monkeypatch.setattr(courier, "CHUNK_BYTES", 32)  # so that these files have several parts
-    home = Home(prepared["students"], lent(prepared))
+    home = Home(prepared.students, prepared.lent)
 
     def call(method, *given):
         calls.append(method)
@@ -54,14 +56,14 @@ def away(prepared, tmp_path, calls, monkeypatch):
 def test_a_machine_away_gets_copies_of_all_that_a_trial_opens(prepared, away, tmp_path):
     found = away.settle(prepared)
     for name, inside in (("pool", "x.npy"), ("shared", "card.json")):
-        copy = Path(found[name], inside)
+        copy = getattr(found, name) / inside
         assert tmp_path / "away" in copy.parents
-        assert copy.read_bytes() == Path(prepared[name], inside).read_bytes()
-    settings = found["settings"]
-    assert Path(settings["space"]).name == "mine.toml"  # its stem is the space's name
-    assert Path(settings["eval_data"], "deep/a.png").read_bytes() == b"a"
-    assert settings["data"] == "elsewhere"  # no trial opens it
-    json.dumps(found)
+        assert copy.read_bytes() == (getattr(prepared, name) / inside).read_bytes()
+    settings = found.settings
+    assert Path(settings.space).name == "mine.toml"  # its stem is the space's name
+    assert Path(settings.eval_data, "deep/a.png").read_bytes() == b"a"
+    assert settings.data == "elsewhere"  # no trial opens it
+    assert Prepared.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_copies_that_are_there_are_not_fetched_again(prepared, away, calls):
@@ -93,11 +95,11 @@ def test_a_students_files_come_home_whole_and_each_state_once(prepared, away, ca
 
 def test_another_machine_goes_on_from_a_checkpoint_brought_home(prepared, away, calls, tmp_path):
     away.settle(prepared)
-    away.resume("abc", prepared["students"], "checkpoint.pt")  # there is none: nothing happens
+    away.resume("abc", prepared.students, "checkpoint.pt")  # there is none: nothing happens
     kept = tmp_path / "home" / "students" / "abc"
     kept.mkdir()
     (kept / "checkpoint.pt").write_bytes(b"9" * 50)
-    away.resume("abc", prepared["students"], "checkpoint.pt")
+    away.resume("abc", prepared.students, "checkpoint.pt")
     here = tmp_path / "away" / "students" / "abc"
     assert (here / "checkpoint.pt").read_bytes() == b"9" * 50
     calls.clear()
@@ -107,16 +109,16 @@ def test_another_machine_goes_on_from_a_checkpoint_brought_home(prepared, away, 
 
 @pytest.mark.parametrize("place", ["secret", "..", "pool/../secret"])
 def test_nothing_else_of_the_drivers_disk_is_lent(prepared, place):
-    home = Home(prepared["students"], lent(prepared))
+    home = Home(prepared.students, prepared.lent)
     with pytest.raises(NasKdError, match="is not a file of this study"):
-        home.read(f"{prepared['cwd']}/{place}", "", 0)
+        home.read(str(prepared.pool.parent / place), "", 0)
     with pytest.raises(NasKdError, match="is not a file of this study"):
-        home.read(prepared["pool"], "../secret", 0)
+        home.read(str(prepared.pool), "../secret", 0)
 
 
 @pytest.mark.parametrize(("arch", "name"), [("..", "a"), ("a/b", "a"), ("a", "../b"), ("", "a")])
 def test_nothing_is_written_but_a_students_files(prepared, arch, name):
-    home = Home(prepared["students"], lent(prepared))
+    home = Home(prepared.students, prepared.lent)
     with pytest.raises(NasKdError, match="is not a file of a student"):
         home.keep(arch, name, b"", True, True)
 
@@ -124,6 +126,6 @@ def test_nothing_is_written_but_a_students_files(prepared, arch, name):
 def test_a_disk_is_shared_where_the_drivers_word_is_read(tmp_path):
     word = mark(tmp_path / "students")
     assert mark(tmp_path / "students") == word
-    assert shares_disk(str(tmp_path / "students"), word)
-    assert not shares_disk(str(tmp_path / "students"), "another")
-    assert not shares_disk(str(tmp_path / "nowhere"), word)
+    assert shares_disk(tmp_path / "students", word)
+    assert not shares_disk(tmp_path / "students", "another")
+    assert not shares_disk(tmp_path / "nowhere", word)

@@ -28,8 +28,8 @@ from nas_kd.reasons import Reason
 from nas_kd.study.polish import best_folder, gained
 from nas_kd.study.prepare import prepare
 from nas_kd.study.progress import EVENTS, NOW
+from nas_kd.study.record import Outcome
 from nas_kd.study.study import COUNTED, Settings, Study, open_study
-from nas_kd.study.trial import Outcome
 from nas_kd.supernet.warmup import SHARED
 from nas_kd.teachers.targets import TARGETS, limit_pools
 from nas_kd.teachers.teacher import load_teacher
@@ -109,7 +109,7 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray
     search(settings(), 2, Machine(1), lambda kind, detail: heard.append((kind, detail)))
     study = open_study("s")
     assert study.counted() == 2
-    assert [detail for kind, detail in heard if kind == "trial"] == [0, 1]
+    assert [detail.number for kind, detail in heard if kind == "trial"] == [0, 1]
     for trial in study.trials:
         assert len(trial.user_attrs["rd"]["bpp_est"]) == 6
         assert (study.student_folder(trial) / "student.safetensors").is_file()
@@ -134,7 +134,7 @@ def poisoned(folder, part):
 def test_a_nan_in_ranking_or_polish_loses_that_student_alone_and_the_search_ends(ray, settings):
     asked = settings(objectives=("rd_cost", "flops"), rank=6, warmup=0, steps=0, polish=2, lr=1e30)
     prepared = prepare(Study(asked), load_teacher("mini"), lambda kind, detail: None)
-    poisoned(Path(prepared["shared"]), ".checkerboard-")
+    poisoned(prepared.shared, ".checkerboard-")
     heard = []
     study = search(asked, 1, Machine(1), lambda kind, detail: heard.append(str(detail)))
     kinds = {study.space.arch(one["params"]).entropy for one in study.ranked}
@@ -166,7 +166,7 @@ def test_ray_ends_with_its_search_or_with_the_last_of_several(settings, monkeypa
         up.enter_context(ray())
         log.append(study.settings.name)
 
-    monkeypatch.setattr(launch, "prepare", lambda *given: {})
+    monkeypatch.setattr(launch, "prepare", lambda *given: None)
     monkeypatch.setattr(launch, "_run", run)
     search(settings(name="a"), 1, Machine(1), print)
     assert log == ["up", "a", "down"]

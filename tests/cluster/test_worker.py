@@ -2,7 +2,7 @@ import pytest
 
 from nas_kd.cluster.worker import Paced, outcome_of
 from nas_kd.errors import DataError, TeacherError, TrialFailed
-from nas_kd.study.trial import Outcome
+from nas_kd.study.record import Outcome
 
 
 def trial(steps, seen):

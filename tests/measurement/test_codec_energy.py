@@ -110,14 +110,14 @@ def pictures():
 
 
 def test_an_export_keeps_the_searchs_energy_beside_its_own(tmp_path):
-    attrs = {"energy": GOOD.to_json(), "energy:decoder": GOOD.to_json()}
-    write_front_energy(tmp_path, ready(Student(prim(8, 16))), pictures(), attrs, "mps")
+    found = {"energy": GOOD, "energy:decoder": GOOD}
+    write_front_energy(tmp_path, ready(Student(prim(8, 16))), pictures(), found, "mps")
     kept = json.loads((tmp_path / "energy.json").read_text())
     assert Reading.from_json(kept["in_search"]) == GOOD
     again = Reading.from_json(kept["trained_on_pictures"])
     assert (again.state, again.value) == ("unavailable", None)
     assert "has no meter" in again.reason
-    assert set(kept["parts"]) == set(attrs)
+    assert set(kept["parts"]) == set(found)
     for side in SIDES:
         assert Reading.from_json(kept["entropy_coding"][side]["ms"]).state in (
             "measured",

@@ -1,5 +1,4 @@
 import random
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,8 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
-from nas_kd.measurement.energy_model import MIN_READINGS, Work, fitted, of_trials, work_of
+from nas_kd.measurement.energy_model import MIN_READINGS, Work, fitted, of_readings, work_of
 from nas_kd.measurement.networks import decode, encode
+from nas_kd.measurement.reading import Reading
 
 
 def works(count, seed=0):
@@ -45,18 +45,15 @@ def test_few_readings_make_no_model():
     assert fitted(few, [1.0] * len(few)) is None
 
 
-def test_only_measured_readings_of_trials_count():
+def test_only_measured_readings_count():
     seen = works(MIN_READINGS + 1)
-
-    def trial(work, state="measured", **attrs):
-        reading = {"state": state, "value": energy(work), "details": {"work": vars(work)}}
-        return SimpleNamespace(user_attrs={"energy": reading, **attrs})
-
-    trials = [trial(work) for work in seen]
-    assert of_trials(trials).readings == len(seen)
-    assert of_trials([*trials, trial(seen[0], same_as=3)]).readings == len(seen)
-    assert of_trials([*trials[:-2], trial(seen[0], "rejected")]) is None
-    assert of_trials([SimpleNamespace(user_attrs={})]) is None
+    readings = [
+        Reading.measured(energy(work), 0.1, "mJ", "NVML", {"work": vars(work)}) for work in seen
+    ]
+    assert of_readings(readings).readings == len(seen)
+    assert of_readings([*readings, Reading.unavailable("no meter")]).readings == len(seen)
+    assert of_readings([*readings[:-2], Reading.rejected("noise")]) is None
+    assert of_readings([]) is None
 
 
 @pytest.mark.thorough

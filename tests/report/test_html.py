@@ -18,8 +18,8 @@ from nas_kd.report.crops import spread
 from nas_kd.report.figures import MIN_FOR_IMPORTANCE, curves, importances, panes, volumes
 from nas_kd.report.html import Seen, best_first, build, look, write_report
 from nas_kd.report.tables import COLOURS, plot_front
+from nas_kd.study.record import Outcome
 from nas_kd.study.study import Settings, Study, open_study
-from nas_kd.study.trial import Outcome
 from nas_kd.study.uncertainty import alike, notes, overlapping, uncertainty_of
 
 

@@ -9,34 +9,39 @@ from rich.console import Console
 from nas_kd.codec.space import Arch, SearchSpace, load_space
 from nas_kd.report.live import (
     Foretold,
+    JsonLines,
     Lines,
+    Quiet,
     Screen,
     Watch,
     _bar,
     mode_of,
     say_end,
-    say_json,
-    say_line,
-    say_nothing,
     say_stopped,
     sparkline,
 )
 from nas_kd.report.tables import Brief, front_table
+from nas_kd.study.events import TrialEvent
 from nas_kd.study.progress import Follow
 
 
 def played(small, show):
     """The events of a search whose trials are those of the small study."""
-    watch = Watch(small.settings.name, 6, show)
+    watch = Watch(6, show)
     watch.listen("preparing", "teacher's outputs: 1 of 2 crops")
     watch.listen("reaped", 1)
     for kind, number in (("started", 0), ("trial", 0), ("trial", 3), ("trial", 4)):
-        watch.listen(kind, number)
+        watch.listen(kind, TrialEvent(small, number))
     return watch
 
 
+def test_the_study_that_the_driver_holds_is_not_opened_again(small, monkeypatch):
+    monkeypatch.setattr("nas_kd.study.study.open_storage", lambda url: pytest.fail(url))
+    assert played(small, Screen()).progress(small).counted == 4
+
+
 def test_progress_counts_and_foretells(small):
-    watch = played(small, say_nothing)
+    watch = played(small, Quiet())
     p = watch.progress(small)
     assert (p.complete, p.infeasible, p.failed, p.counted, p.front) == (3, 1, 1, 4, 2)
     # Trials 0 and 3 took 1.5 s each, one at a time; 4, which crashed, is not timed.
@@ -45,19 +50,19 @@ def test_progress_counts_and_foretells(small):
 
 
 def test_two_trials_at_once_take_half_the_time_each(small):
-    watch = played(small, say_nothing)
+    watch = played(small, Quiet())
     watch.at_once = 2
     assert watch.progress(small).per_trial_s == pytest.approx(0.75)
 
 
 def test_the_first_trial_of_each_worker_is_not_what_the_others_will_take(small):
-    watch = played(small, say_nothing)
+    watch = played(small, Quiet())
     watch.at_once, watch.spent_s = 2, [60.0, 64.0, 2.0, 4.0]
     assert watch.progress(small).per_trial_s == pytest.approx(1.5)
 
 
 def test_lines_say_values_and_reasons(small, capsys):
-    played(small, say_line)
+    played(small, Lines())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "preparing: teacher's outputs: 1 of 2 crops"
     assert lines[1].startswith("resuming: 1 ")
@@ -67,7 +72,7 @@ def test_lines_say_values_and_reasons(small, capsys):
 
 
 def test_every_json_line_is_an_object_with_its_event(small, capsys):
-    played(small, say_json)
+    played(small, JsonLines())
     say_end(small, "json")
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     kinds = ["preparing", "reaped", "started", "trial", "trial", "trial", "done"]
@@ -87,7 +92,7 @@ def test_an_arch_is_said_in_the_words_that_vary_in_its_space(small):
 
 
 def test_the_bar_fits_a_narrow_terminal(small):
-    watch = played(small, say_nothing)
+    watch = played(small, Quiet())
     for width in (60, 80, 140):
         console = Console(file=io.StringIO(), width=width)
         console.print(_bar(watch.progress(small), width))
@@ -95,7 +100,7 @@ def test_the_bar_fits_a_narrow_terminal(small):
 
 
 def test_quiet_says_nothing(small, capsys):
-    played(small, say_nothing)
+    played(small, Quiet())
     say_end(small, "quiet")
     assert capsys.readouterr().out == ""
 
@@ -104,8 +109,8 @@ def test_the_first_trial_foretells_by_its_steps(small, tmp_path, capsys):
     """Ten steps in five seconds, twenty to go, and two trials of forty after it: 10 + 2 * 20 s."""
     clock = [100.0]
     lines = Lines(Foretold(lambda: clock[0]))
-    watch = Watch(small.settings.name, small.counted() + 3, lines)
-    watch.listen("started", 2)
+    watch = Watch(small.counted() + 3, lines)
+    watch.listen("started", TrialEvent(small, 2))
     follow = Follow(2, small.student_folder(small.trials[2]), tmp_path, 40)
     said = []
     for step, at_s in ((0, 101.0), (10, 110.0), (20, 115.0)):
@@ -118,7 +123,7 @@ def test_the_first_trial_foretells_by_its_steps(small, tmp_path, capsys):
     assert said[:2] == [None, None]
     assert said[2] == pytest.approx(0.5 * (20 + 2 * 40))
     assert "no trial has ended yet: about 0.8 min of training left" in capsys.readouterr().out
-    watch.listen("trial", 2)
+    watch.listen("trial", TrialEvent(small, 2))
     assert lines.foretold.left_s() is None  # its time is known now
 
 
@@ -136,9 +141,9 @@ def test_what_is_known_after_ctrl_c_stays_on_the_screen(small, capsys, tmp_path,
 
 def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
     screen = Screen()
-    watch = Watch(small.settings.name, 6, screen)
+    watch = Watch(6, screen)
     assert "starting" in text(screen)
-    watch.listen("started", 2)
+    watch.listen("started", TrialEvent(small, 2))
     assert "wait for a worker" in text(screen)
     follow = Follow(2, small.student_folder(small.trials[2]), tmp_path, 40)
     follow.step(20, {"loss": 1.5})
@@ -147,7 +152,7 @@ def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
         rf"{os.getpid()} +2 +\d+ +distil, step 20 of 40, loss 1.500 +\d+-\d+.* \| ", shown
     )
     follow.close()
-    watch.listen("trial", 2)
+    watch.listen("trial", TrialEvent(small, 2))
     shown = text(screen)
     assert "doing" not in shown
     assert re.search(r"4 of 6 trials ━+.* 1.5 s per trial, about 0.1 min left", shown)
@@ -160,10 +165,10 @@ def test_the_screen_shows_what_runs_and_the_front(small, tmp_path):
 @pytest.mark.parametrize("height", [6, 12, 14, 40])
 def test_the_screen_keeps_to_the_terminal_and_its_last_line(small, height):
     screen = Screen()
-    watch = Watch(small.settings.name, 6, screen)
+    watch = Watch(6, screen)
     for number in (0, 1, 2):
-        watch.listen("started", number)
-    watch.listen("trial", 2)
+        watch.listen("started", TrialEvent(small, number))
+    watch.listen("trial", TrialEvent(small, 2))
     lines = text(screen, height).splitlines()
     assert len(lines) <= max(height, 8)
     assert lines[-1].startswith("last: trial 2")

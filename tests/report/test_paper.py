@@ -28,8 +28,8 @@ from nas_kd.report.paper import (
     tables,
     to_teacher_percent,
 )
+from nas_kd.study.record import Outcome
 from nas_kd.study.study import Settings, Study
-from nas_kd.study.trial import Outcome
 
 FILE = Path(__file__).parents[2] / "studies" / "prim-channels.toml"
 

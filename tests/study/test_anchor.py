@@ -11,13 +11,16 @@ from typer.testing import CliRunner
 from nas_kd.cli.main import app
 from nas_kd.data.images import BUILTIN, open_images
 from nas_kd.errors import StudyError
-from nas_kd.evaluation.bd_rate import bd_rate
+from nas_kd.evaluation.bd_rate import RDCurve, bd_rate
 from nas_kd.evaluation.classical import CODECS, classical_curve
 from nas_kd.report import tables as report
 from nas_kd.report.tables import curve_of, front_against
-from nas_kd.study.prepare import teacher_curve
+from nas_kd.study.anchor import Anchor
+from nas_kd.study.prepare import study_anchor
 from nas_kd.study.study import Settings, Study
 from nas_kd.teachers.teacher import load_teacher
+
+CURVE = RDCurve((0.1, 0.2, 0.4, 0.8), (26.0, 29.0, 32.0, 35.0))
 
 
 @pytest.fixture
@@ -32,18 +35,27 @@ def pictures(tmp_path, monkeypatch):
 def test_a_study_can_be_judged_against_a_classical_codec(pictures):
     study = Study(Settings("versus", "demo", eval_data=pictures, anchor="jpeg"))
     teacher = load_teacher("mini")
-    anchor = teacher_curve(study, teacher, lambda kind, detail: None)
+    anchor = study_anchor(study, teacher, lambda kind, detail: None)
     jpeg = classical_curve("jpeg", open_images(pictures, "eval"))
-    assert (anchor["name"], anchor["curve"]) == ("jpeg", jpeg.to_json())
+    assert (anchor.name, anchor.curve, anchor.per_image) == ("jpeg", jpeg, ())
     own = Study(Settings("own", "demo", eval_data=pictures))
-    usual = teacher_curve(own, teacher, lambda kind, detail: None)
-    assert anchor["teacher_curve"] == usual["curve"] == usual["teacher_curve"]
-    low, high = usual["interval_db"]
-    assert anchor["interval_db"] == (
+    usual = study_anchor(own, teacher, lambda kind, detail: None)
+    assert anchor.teacher_curve == usual.curve == usual.teacher_curve
+    low, high = usual.interval_db
+    assert anchor.interval_db == (
         pytest.approx(max(low, jpeg.psnr_db[0])),
         pytest.approx(min(high, jpeg.psnr_db[-1])),
     )
-    assert study.optuna.user_attrs["anchor"]["name"] == "jpeg"
+    assert (study.anchor, own.anchor) == (anchor, usual)
+
+
+def test_an_anchor_that_an_earlier_version_kept_still_opens():
+    old = {"teacher": "mini", "curve": CURVE.to_json(), "interval_db": [20.0, 30.0]}
+    anchor = Anchor.from_json(old)
+    assert (anchor.name, anchor.teacher.name, anchor.teacher_curve) == ("teacher", "mini", CURVE)
+    assert (anchor.interval_db, anchor.baselines, anchor.per_image) == ((20.0, 30.0), {}, ())
+    assert old.items() <= anchor.to_json().items()
+    assert Anchor.from_json(anchor.to_json()) == anchor
 
 
 def test_an_unknown_anchor_is_named():

@@ -4,9 +4,9 @@ from optuna.trial import TrialState
 from nas_kd.errors import NasKdError
 from nas_kd.measurement.reading import Reading
 from nas_kd.study.first_readings import FirstReadings, was_read
+from nas_kd.study.record import Outcome
 from nas_kd.study.settings import Settings
 from nas_kd.study.study import Study
-from nas_kd.study.trial import Outcome
 
 NOISY = Outcome(None, "energy: shared: 40 % busy")
 GOOD = Outcome([1.0, 2.0], attrs={"energy": Reading.measured(2, 0.1, "mJ", "nvml").to_json()})

@@ -8,7 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from nas_kd.study.progress import EVENTS, NOW, Follow, Now, read_now
-from nas_kd.study.trial import Outcome
+from nas_kd.study.record import Outcome
 
 
 def scalars(folder):

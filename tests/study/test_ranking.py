@@ -6,10 +6,11 @@ from PIL import Image
 from nas_kd.codec.space import load_space
 from nas_kd.errors import NasKdError, StudyError
 from nas_kd.study.front import dominates
-from nas_kd.study.prepare import prepare, rank, task_of
-from nas_kd.study.ranking import draws, score
+from nas_kd.study.prepare import prepare
+from nas_kd.study.ranking import draws, rank, score
+from nas_kd.study.record import Outcome
 from nas_kd.study.study import Settings, Study, open_study
-from nas_kd.study.trial import Outcome
+from nas_kd.study.task import task_of
 from nas_kd.teachers.teacher import load_teacher
 
 torch.set_num_threads(1)

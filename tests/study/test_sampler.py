@@ -7,6 +7,7 @@ from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import load_space
 from nas_kd.errors import StudyError
 from nas_kd.study.front import hypervolume
+from nas_kd.study.record import Outcome
 from nas_kd.study.sampler import (
     START,
     ExactCost,
@@ -19,7 +20,6 @@ from nas_kd.study.sampler import (
 from nas_kd.study.settings import SAMPLERS, checked
 from nas_kd.study.study import Settings, Study
 from nas_kd.study.surrogate import Features, Surrogate
-from nas_kd.study.trial import Outcome
 
 ASYMMETRIC, DEMO, PRIM = (load_space(name) for name in ("asymmetric", "demo", "prim"))
 TWO = ("bd_rate", "flops")
@@ -140,7 +140,7 @@ def study(tmp_path, monkeypatch):
 def test_a_stopped_trial_teaches_by_its_loss_at_the_rung(study):
     for i in range(6):
         number, _ = study.ask(9)
-        study.goes_on(number, 10, [float(i), 1.0])
+        study.goes_on(number, 10, float(i))
         outcome = Outcome([10.0 * i, 1.0]) if i < 5 else Outcome(None, "stopped at step 10")
         study.tell(number, outcome)
     found = history_of(study.trials, study.space, 0)

@@ -10,15 +10,16 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from nas_kd.cli.main import app
-from nas_kd.cluster.worker import paced_trial
+from nas_kd.cluster.worker import Order, paced_trial
 from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import load_arch, load_space
+from nas_kd.codec.student import Student
 from nas_kd.errors import SpaceError, UsageError
 from nas_kd.places import CACHE
 from nas_kd.study.prepare import prepare
 from nas_kd.study.single import distill_alone, in_a_table
-from nas_kd.study.study import Settings, Study
+from nas_kd.study.study import Settings, Study, open_study
 from nas_kd.teachers.targets import TARGETS, limit_pools
 from nas_kd.teachers.teacher import load_teacher
 
@@ -77,10 +78,18 @@ def test_outputs_over_the_limit_are_refused(tmp_path: Path, settings: Settings):
         distill_alone(settings, ARCH, tmp_path / "student")
 
 
-def test_an_arch_distilled_alone_leaves_a_student_and_its_figures(
-    tmp_path: Path, settings: Settings
+def test_an_arch_distilled_alone_is_built_once_and_leaves_a_student_and_its_figures(
+    tmp_path: Path, settings: Settings, monkeypatch
 ):
+    built, build = [], Student.__init__
+
+    def counted(student, arch, *others):
+        built.append(arch)
+        build(student, arch, *others)
+
+    monkeypatch.setattr(Student, "__init__", counted)
     said = distill_alone(settings, ARCH, tmp_path / "student")
+    assert built.count(ARCH) == 1
     assert sorted(p.name for p in (tmp_path / "student").iterdir()) == [
         "arch.json",
         "student.safetensors",
@@ -121,14 +130,18 @@ def test_the_card_of_the_built_in_teacher_is_true_of_its_weights():
 
 
 def test_distilled_by_its_study_a_trials_arch_ends_where_the_trial_ended(
-    tmp_path: Path, settings: Settings
+    tmp_path: Path, settings: Settings, monkeypatch
 ):
     own = {"init": "shared", "lr": 2e-3, "batch": 1, "objectives": ("rd_cost", "flops")}
-    study = Study(replace(settings, name="s", **own))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # a study keeps to its root, wherever it is driven
+    study = Study(replace(settings, name="s", **own), root=tmp_path)
     prepared = prepare(study, load_teacher("mini"), lambda kind, detail: None)
     number, arch = study.ask(1)
-    config = {"number": number, "arch": arch.to_json(), "prepared": prepared}
-    study.tell(number, paced_trial(config, "cpu").advance()["outcome"])
+    study.tell(number, paced_trial(Order(number, arch, prepared), "cpu").advance()["outcome"])
+    assert list(Path().iterdir()) == []
+    assert open_study("s", root=tmp_path).counted() == 1
+    monkeypatch.chdir(tmp_path)
     trial, file = study.trials[number], tmp_path / "arch.json"
     file.write_text(json.dumps({"arch": arch.to_json()}))
     words = ["distill", "s", "--arch", str(file), "--out", "alone", "--json"]

@@ -16,6 +16,7 @@ from postgres import missing, server
 
 import nas_kd
 from nas_kd.errors import StudyError
+from nas_kd.study.record import Outcome
 from nas_kd.study.storage import (
     FileLocks,
     PostgresLocks,
@@ -29,7 +30,6 @@ from nas_kd.study.storage import (
     shown,
 )
 from nas_kd.study.study import Study, open_study, storage_url
-from nas_kd.study.trial import Outcome
 
 PRIVATE = ("._trial_id", "._storage", "._study_id", ".system_attrs", "set_trial_", "optuna._")
 

@@ -13,9 +13,9 @@ from nas_kd.errors import SpaceError, StudyError, UsageError
 from nas_kd.recipe import FORMS
 from nas_kd.schema import in_words
 from nas_kd.study.grid import grid_points
+from nas_kd.study.record import Outcome
 from nas_kd.study.settings import Settings, load_studies
 from nas_kd.study.study import Study, open_study
-from nas_kd.study.trial import Outcome
 
 FILES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 EACH = """

@@ -11,9 +11,9 @@ from optuna.trial import TrialState
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import load_space
 from nas_kd.errors import StudyError, UsageError
+from nas_kd.study.record import Outcome
 from nas_kd.study.sampler import distributions
 from nas_kd.study.study import Settings, Study, open_study
-from nas_kd.study.trial import Outcome
 from nas_kd.study.trial_artifacts import attach
 
 
@@ -219,13 +219,15 @@ def test_the_checkpoint_stays_until_the_values_are_stored(study):
 
 
 def test_at_a_rung_the_worst_of_three_stops_and_its_own_past_does_not_count(study):
-    first, second, third = (study.ask(9)[0] for _ in range(3))
-    assert study.goes_on(first, 10, [1.0, 1.0])
-    assert study.goes_on(second, 10, [2.0, 2.0])
-    assert not study.goes_on(third, 10, [3.0, 3.0])
-    assert study.goes_on(third, 20, [3.0, 3.0])
-    assert study.goes_on(first, 10, [5.0, 0.5])
-    assert study.trials[third].user_attrs["rungs"] == {"10": [3.0, 3.0], "20": [3.0, 3.0]}
+    asked = sorted((study.ask(9) for _ in range(3)), key=lambda one: arch_cost(one[1]).total.macs)
+    (cheapest, _), (middle, _), (dearest, arch) = asked
+    assert study.goes_on(cheapest, 10, 1.0)
+    assert study.goes_on(middle, 10, 2.0)
+    assert not study.goes_on(dearest, 10, 3.0)
+    assert study.goes_on(dearest, 20, 3.0)
+    assert study.goes_on(cheapest, 10, 5.0)
+    values = [3.0, float(arch_cost(arch).total.macs)]
+    assert study.trials[dearest].user_attrs["rungs"] == {"10": values, "20": values}
 
 
 def test_a_study_of_an_earlier_version_lacks_newer_settings_and_still_opens(study):
@@ -317,7 +319,7 @@ def test_a_model_is_asked_outside_of_the_lock_and_again_where_another_driver_was
             taken.append(other.ask(5))
 
     sampler = Proposes([first, second], meanwhile)
-    monkeypatch.setattr("nas_kd.study.study.make_sampler", lambda *given: sampler)
+    monkeypatch.setattr("nas_kd.study.asking.make_sampler", lambda *given: sampler)
     number, arch = study.ask(5)
     assert taken[0][1] == study.space.arch(first)
     assert arch == study.space.arch(second)
@@ -336,7 +338,7 @@ def test_files_are_copied_outside_of_the_lock_and_a_trial_taken_for_dead_meanwhi
             study.reap()
         attach(trial, *given)
 
-    monkeypatch.setattr("nas_kd.study.study.attach", slow)
+    monkeypatch.setattr("nas_kd.study.telling.attach", slow)
     first, second = (study.ask(5)[0] for _ in range(2))
     assert study.tell(first, Outcome([1.0, 1.0])) == TrialState.COMPLETE
     assert study.tell(second, Outcome([1.0, 1.0])) == TrialState.FAIL

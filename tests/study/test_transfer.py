@@ -3,10 +3,10 @@ import pytest
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import load_space
 from nas_kd.errors import StudyError
+from nas_kd.study.record import Outcome
 from nas_kd.study.sampler import ExactCost, History, features_of
 from nas_kd.study.study import Settings, Study
 from nas_kd.study.transfer import take_over
-from nas_kd.study.trial import Outcome
 
 TWO = ("bd_rate", "flops")
 

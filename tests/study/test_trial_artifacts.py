@@ -7,11 +7,13 @@ from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 
 from nas_kd.codec.checkpoint import load_student
+from nas_kd.codec.space import Arch
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.report.illustrate import _classical, illustrate
+from nas_kd.study.anchor import Anchor
+from nas_kd.study.record import Outcome
 from nas_kd.study.storage import storage_of
-from nas_kd.study.trial import Anchor, Outcome
 from nas_kd.study.trial_artifacts import made_with, note, store
 
 
@@ -67,7 +69,9 @@ def test_drawings_that_fail_do_not_cost_the_trial(small, tmp_path):
 
 def test_a_note_says_values_levels_and_costs_by_part(small):
     attrs = small.trials[1].user_attrs
-    text = note(Outcome([30.0, 5e9], attrs=attrs), ("bd_rate", "flops"), attrs["arch"])
+    text = note(
+        Outcome([30.0, 5e9], attrs=attrs), ("bd_rate", "flops"), Arch.from_json(attrs["arch"])
+    )
     assert "BD-rate (%) 30, 5.000 GMAC per 768x512 frame" in text
     assert f"| latents | M {attrs['arch']['M']}, hyper {attrs['arch']['hyper']}, " in text
     assert text.count("\n| 6 |") == 1

@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from nas_kd.study.record import Outcome
 from nas_kd.study.study import Settings, Study
-from nas_kd.study.trial import Outcome
 
 SETTINGS = Settings(name="s", space="demo", objectives=("bd_rate", "flops"))
 

@@ -14,8 +14,9 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.report.illustrate import illustrate
+from nas_kd.study.anchor import Anchor
+from nas_kd.study.record import Outcome
 from nas_kd.study.study import Settings, Study
-from nas_kd.study.trial import Anchor, Outcome
 from nas_kd.study.trial_artifacts import made_with
 
 NAME = "small"

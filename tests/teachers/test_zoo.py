@@ -16,7 +16,7 @@ from zoo_file import serve, untrained
 
 from nas_kd.cli.main import main
 from nas_kd.cluster.launch import Machine, search
-from nas_kd.cluster.worker import paced_trial
+from nas_kd.cluster.worker import Order, paced_trial
 from nas_kd.codec.space import load_arch
 from nas_kd.codec.student import LMBDAS
 from nas_kd.distillation.loss import Weights
@@ -222,8 +222,8 @@ def test_a_study_with_two_teachers_trains_its_whole_grid_and_then_rests(
     teacher = load_teacher(*settings.teacher_spec)
     prepared = prepare(study, teacher, lambda kind, detail: None)
     while (asked := study.ask(study.affordable(None))) is not None:
-        config = {"number": asked[0], "arch": asked[1].to_json(), "prepared": prepared}
-        study.tell(asked[0], paced_trial(config, "cpu").advance()["outcome"])
+        order = Order(*asked, prepared)
+        study.tell(asked[0], paced_trial(order, "cpu").advance()["outcome"])
     again = open_study("s")
     assert again.settings == settings
     assert [t.params["N"] for t in again.trials] == [16, 32]
