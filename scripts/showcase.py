@@ -27,8 +27,8 @@ from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate, evaluate_r
 from nas_kd.files import replacing, write_text
 from nas_kd.places import TEACHERS
 from nas_kd.seeds import derived_seed
+from nas_kd.study.anchor import interval_db
 from nas_kd.study.front import pareto_front
-from nas_kd.study.prepare import interval_db
 from nas_kd.supernet.from_teacher import Inherited
 from nas_kd.teachers.teacher import load_teacher
 
