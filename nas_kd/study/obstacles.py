@@ -33,16 +33,26 @@ def require_clear(studies: Sequence[Settings], yes: bool = False, data_said: boo
         yes: whether the user agreed to fetch what is lacking.
         data_said: whether the pictures to train on were named, and not left at their default.
     """
-    found = list(_failures(check for s in studies for check in _checks(s, data_said)))
+    found = in_the_way(studies, data_said)
     orders = [] if any(isinstance(error, TeacherError) for error in found) else lacking(studies)
     if orders and (refused := refusal(orders, yes)) is not None:
         found.append(refused)
+    raise_all(found)
+    supply(orders, yes)
+
+
+def in_the_way(studies: Sequence[Settings], data_said: bool = True) -> list[UsageError]:
+    """What keeps one of these studies from being searched, but for what can be fetched."""
+    return list(_failures(check for s in studies for check in _checks(s, data_said)))
+
+
+def raise_all(found: Sequence[UsageError]) -> None:
+    """Raise UsageError with all of these, where there are any."""
     if len(found) == 1:
         raise found[0]
     if found:
         lines = [f"  {place}. {error}" for place, error in enumerate(found, start=1)]
         raise UsageError("\n".join([f"{len(found)} things stand in the way:", *lines]))
-    supply(orders, yes)
 
 
 def _failures(checks: Iterable[Check]) -> Iterator[UsageError]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -21,6 +22,7 @@ from nas_kd.evaluation.bd_rate import RDCurve, quality_interval
 from nas_kd.evaluation.classical import beside, classical_curve, lacking
 from nas_kd.places import CACHE
 from nas_kd.reasons import Reason
+from nas_kd.study.plan import narrowness, question_of
 from nas_kd.study.ranking import draws, in_order
 from nas_kd.study.settings import TEACHER, Settings
 from nas_kd.study.sources import warn_of_few
@@ -39,6 +41,8 @@ from nas_kd.supernet.warmup import CARD, SHARED, STEPS, load_shared, warm_up
 from nas_kd.teachers.curve_cache import measured_once
 from nas_kd.teachers.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teachers.teacher import Teacher
+
+logger = logging.getLogger("nas_kd")
 
 TRIM = 0.25
 """Share of the teacher's PSNR range left out at each end of the study's interval.
@@ -80,16 +84,21 @@ def prepare(study: Study, teacher: Teacher, listen: Listen) -> dict[str, Any]:
         require_slices(study.space.corners(True) if listed is None else listed, teacher)
     if settings.anchor != TEACHER and (reason := lacking(settings.anchor)) is not None:
         raise UsageError(f"anchor {settings.anchor}: {reason}")
+    bounds = question_of(settings, None).bounds
+    if "bd_rate" in settings.objectives and (
+        narrow := narrowness(bounds, teacher.latent_widths[0])
+    ):
+        logger.warning("space %s: %s", settings.space, narrow)
     judged = open_images(settings.eval_data, "eval").fingerprint
     require_unchanged(study, {"teacher": teacher.fingerprint, "eval_data": judged})
     study.optuna.set_user_attr("made_with", made_with(best_device()))
     pool = targets(settings, teacher, listen)
     require_unchanged(study, {"data": images_of(pool)})
+    anchor = teacher_curve(study, teacher, listen)  # before anything is trained
     shared = warm(settings, study.space, teacher, pool, listen)
     if shared is not None and (shared / CARD).is_file():
         study.optuna.set_user_attr("warmup", json.loads((shared / CARD).read_text()))
-    anchor, students = teacher_curve(study, teacher, listen), study.folder / "students"
-    return configuration(settings, teacher, pool, shared, anchor, students)
+    return configuration(settings, teacher, pool, shared, anchor, study.folder / "students")
 
 
 def configuration(

@@ -23,7 +23,14 @@ from nas_kd.study.front import pareto_front
 from nas_kd.study.grid import grid_points, listed_points, under
 from nas_kd.study.limits import excess, reason_of
 from nas_kd.study.sampler import History, make_sampler
-from nas_kd.study.settings import DATABASE, Settings, from_stored, require_study, study_name
+from nas_kd.study.settings import (
+    DATABASE,
+    DEFAULT_BUDGET,
+    Settings,
+    from_stored,
+    require_study,
+    study_name,
+)
 from nas_kd.study.storage import (
     constraints_set,
     full_url,
@@ -41,7 +48,6 @@ from nas_kd.study.successive_halving import goes_on
 from nas_kd.study.trial import CHECKPOINT, Outcome
 from nas_kd.study.trial_artifacts import METRIC_NAMES, attach, attach_same, constraints_of
 
-DEFAULT_BUDGET = 20
 MAX_DEATHS = 3
 """Of one arch's workers, before it is given up."""
 OWN_ATTRS = ("arch", "arch_key", "driver", "retry_of", "deaths")

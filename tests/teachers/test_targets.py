@@ -320,7 +320,7 @@ def test_the_command_lists_pools_and_drops_those_that_nobody_uses(
     (unused / MANIFEST).write_text("{ damaged")  # still listed, and still dropped
 
     def listed(drop: bool) -> dict:
-        cache_command(drop, True)
+        cache_command(drop=drop, as_json=True)
         return {one["folder"]: one for one in json.loads(capsys.readouterr().out)}
 
     found = listed(False)
