@@ -221,13 +221,23 @@ def anchor_of(settings: Settings, teacher: Teacher, listen: Listen) -> dict[str,
         "latent_widths": list(teacher.latent_widths),
         "teacher_curve": curve.to_json(),
         "curve": curve.to_json(),
-        "interval_db": interval_db(curve),
+        "interval_db": _interval(settings, curve),
         "per_image": [one.to_json() for one in measured.per_image()],
         "baselines": {name: one.to_json() for name, one in beside(images).items()},
     }
     if settings.anchor != TEACHER:
-        anchor |= _classical_anchor(settings.anchor, images, interval_db(curve))
+        anchor |= _classical_anchor(settings.anchor, images, anchor["interval_db"])
     return anchor
+
+
+def _interval(settings: Settings, curve: RDCurve) -> tuple[float, float] | None:
+    """The study's interval; none where no BD-rate is asked for and the curve cannot serve for one."""
+    try:
+        return interval_db(curve)
+    except StudyError:
+        if "bd_rate" in settings.objectives:
+            raise
+        return None
 
 
 def baselines_of(anchor: dict[str, Any] | None) -> dict[str, RDCurve]:
