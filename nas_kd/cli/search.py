@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +16,7 @@ from nas_kd.errors import UsageError
 if TYPE_CHECKING:
     from nas_kd.study.settings import Settings
 
+Mode = Literal["lines", "json", "quiet"]
 Limit = Annotated[
     str | None,
     typer.Option(help="never train an arch above this: NUMBER, or encoder=NUMBER,decoder=NUMBER"),
@@ -41,7 +43,8 @@ def search(
         Path | None, typer.Argument(help="a study file (TOML); options given replace its keys")
     ] = None,
     space: Annotated[
-        str | None, typer.Option(help="search space: a name or a .toml file [default: demo]")
+        str | None,
+        typer.Option(help="a name or a .toml file [default: demo; of a zoo teacher frontier]"),
     ] = None,
     teacher: Annotated[
         str | None,
@@ -64,6 +67,16 @@ def search(
     max_mj: Limit = None,
     max_latency_ms: Limit = None,
     settings: Set = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="quick|hour|night",
+            help="what is not said otherwise [default: of a zoo teacher quick, with a GPU night]",
+        ),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="say what would be done, how long it takes, and end")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="the study's name")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of everything")] = None,
     workers: Annotated[
@@ -102,30 +115,83 @@ def search(
         max_latency_ms=max_latency_ms,
         seed=seed,
     )
-    studies = _studies(file, name, asked)
-    from nas_kd.study.obstacles import require_clear
+    studies = _studies(file, name, asked, effort)
+    from nas_kd.study.obstacles import in_the_way, raise_all, require_clear
     from nas_kd.study.sources import says_data
 
     data_said = "data" in asked or (file is not None and says_data(file))
+    said: Mode = "json" if as_json else "quiet" if quiet else "lines"
+    if plan:
+        for study in studies:
+            _tell_all(study, budget, workers, said)
+        raise_all(in_the_way(studies, data_said))
+        return
     require_clear(studies, yes, data_said)  # before torch and Ray, which take seconds to import
-    if not (quiet or as_json):
-        print("starting: loading torch and the teacher", flush=True)
-    from nas_kd.cluster.launch import Machine
-    from nas_kd.cores import cores
-
-    machine = Machine(workers or cores(), address, storage, trials_per_gpu)  # type: ignore[arg-type]
     with ExitStack() as after:  # Ray stays up from the first study to the last
         for study in studies:
-            if len(studies) > 1 and not (quiet or as_json):
-                print(f"study {study.name}:", flush=True)
+            _tell_outline(study, budget, said)
+            if said == "lines":
+                print("starting: loading torch and the teacher", flush=True)
+            machine = _machine(workers, address, storage, trials_per_gpu)
             _search(study, budget, machine, quiet, as_json, after)
 
 
-def _studies(file: Path | None, name: str | None, asked: dict[str, Any]) -> list[Settings]:
+def _studies(
+    file: Path | None, name: str | None, asked: dict[str, Any], effort: str | None
+) -> list[Settings]:
     """The studies of a file, with what was asked in place of its keys, or the one that was asked."""
-    from nas_kd.study.settings import load_studies, named
+    from nas_kd.study.efforts import default_effort, settings_of
+    from nas_kd.study.settings import Settings, load_studies, named
 
-    return [named(name, asked)] if file is None else load_studies(file, name, asked)
+    if file is not None:
+        return load_studies(file, name, asked, settings_of(effort))
+    chosen = effort or default_effort(asked.get("teacher", Settings.teacher))
+    return [named(name, asked, settings_of(chosen))]
+
+
+def _machine(workers: int | None, address: str | None, storage: str | None, packed: Any) -> Any:
+    from nas_kd.cluster.launch import Machine
+    from nas_kd.cores import cores
+
+    return Machine(workers or cores(), address, storage, packed)
+
+
+def _tell(study: Settings, lines: list[str], said: Mode) -> None:
+    if said == "json":
+        print(json.dumps({"event": "plan", "study": study.name, "plan": lines}), flush=True)
+    elif said == "lines":
+        print("\n".join([f"study {study.name}:", *(f"  {line}" for line in lines)]), flush=True)
+
+
+def _tell_outline(study: Settings, budget: int | None, said: Mode) -> None:
+    """The plan in short, from the settings alone."""
+    from nas_kd.study.plan import outline
+
+    if said != "quiet":
+        _tell(study, outline(study, budget), said)
+
+
+def _tell_all(study: Settings, budget: int | None, workers: int | None, said: Mode) -> None:
+    """The whole plan: what is fetched and done, then how long it takes by a measured step."""
+    from nas_kd.study.plan import outline
+    from nas_kd.study.sources import lacking
+
+    fetched = [f"to fetch: {order.in_words}" for order in lacking([study])]
+    lines = [*(fetched or ["to fetch: nothing"]), *outline(study, budget)]
+    if said == "lines":  # before torch is loaded, which takes seconds
+        _tell(study, lines, said)
+        lines = []
+    from nas_kd.cores import cores
+    from nas_kd.study.forecast import forecast, teacher_line
+    from nas_kd.teachers.costs import teacher_costs
+
+    costs = teacher_costs(study.teacher)
+    told = forecast(study, budget, workers or cores(), costs)
+    lines += [teacher_line(study, costs), *told.in_lines]
+    if said == "lines":
+        print("\n".join(f"  {line}" for line in lines), flush=True)
+    else:
+        _tell(study, lines, said)
 
 
 def _search(

@@ -23,6 +23,7 @@ from nas_kd.errors import NasKdError
 from nas_kd.report.figures import complete, volumes
 from nas_kd.report.tables import Brief, front_json, front_table
 from nas_kd.study.events import Listen, TrialEvent
+from nas_kd.study.polish import unpolished
 from nas_kd.study.progress import read_now
 from nas_kd.study.record import record
 from nas_kd.study.study import Study, open_study
@@ -72,6 +73,7 @@ class Watch:
     def __init__(self, budget: int | None, show: Show):
         self.budget, self.show = budget, show
         self.spent_s: list[float] = []
+        self.distil_s: list[float] = []
         self.at_once = 1
 
     def listen(self, kind: str, detail: str | int | TrialEvent) -> None:
@@ -81,6 +83,7 @@ class Watch:
             return
         if kind == "trial" and (spent := record(detail.trial).seconds):
             self.spent_s.append(sum(spent.values()))
+            self.distil_s.append(spent.get("distil", 0.0))
         self.show.trial(kind, detail, self.progress(detail.study))
 
     def progress(self, study: Study) -> Progress:
@@ -92,7 +95,7 @@ class Watch:
         if self.spent_s:
             usual_s = self.spent_s[self.at_once :] or self.spent_s
             per_trial_s = sum(usual_s) / len(usual_s) / self.at_once
-            left_s = max(0, budget - study.counted()) * per_trial_s
+            left_s = max(0, budget - study.counted()) * per_trial_s + self._polish_s(study)
         return Progress(
             budget,
             study.counted(),
@@ -105,6 +108,11 @@ class Watch:
             per_trial_s,
             left_s,
         )
+
+    def _polish_s(self, study: Study) -> float:
+        """Of training on what is on the front now, at the pace of the trials' own steps."""
+        step_s = sum(self.distil_s) / len(self.distil_s) / max(study.settings.steps, 1)
+        return step_s * study.settings.polish * len(unpolished(study)) / self.at_once
 
 
 @contextmanager

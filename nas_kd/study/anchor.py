@@ -9,7 +9,7 @@ from typing import Any
 
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.device import best_device
-from nas_kd.errors import UsageError
+from nas_kd.errors import StudyError, UsageError
 from nas_kd.evaluation.bd_rate import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.classical import beside, classical_curve
 from nas_kd.evaluation.rate_distortion import Measured
@@ -141,8 +141,18 @@ def anchor_of(settings: Settings, teacher: Teacher, listen: Listen, cache: Path)
     curve, widths = measured.curve(), tuple(teacher.latent_widths)
     own = TeacherRecord(teacher.name, measured.kind, teacher.fingerprint, widths, curve)
     per_image = tuple(measured.per_image())
-    anchor = Anchor(curve, interval_db(curve), beside(images), TEACHER, per_image, own)
+    anchor = Anchor(curve, _interval(settings, curve), beside(images), TEACHER, per_image, own)
     return anchor if settings.anchor == TEACHER else _classical(anchor, settings.anchor, images)
+
+
+def _interval(settings: Settings, curve: RDCurve) -> Interval | None:
+    """The study's interval; none where no BD-rate is asked for and the curve cannot serve for one."""
+    try:
+        return interval_db(curve)
+    except StudyError:
+        if "bd_rate" in settings.objectives:
+            raise
+        return None
 
 
 def _classical(anchor: Anchor, name: str, images: ImageSet) -> Anchor:

@@ -36,16 +36,28 @@ def require_clear(
         data_said: whether the pictures to train on were named, and not left at their default.
         root: the folder that ``studies`` is in.
     """
-    found = list(_failures(check for s in studies for check in _checks(s, data_said, root)))
+    found = in_the_way(studies, data_said, root)
     orders = [] if any(isinstance(error, TeacherError) for error in found) else lacking(studies)
     if orders and (refused := refusal(orders, yes)) is not None:
         found.append(refused)
+    raise_all(found)
+    supply(orders, yes)
+
+
+def in_the_way(
+    studies: Sequence[Settings], data_said: bool = True, root: Path = HERE
+) -> list[UsageError]:
+    """What keeps one of these studies from being searched, but for what can be fetched."""
+    return list(_failures(check for s in studies for check in _checks(s, data_said, root)))
+
+
+def raise_all(found: Sequence[UsageError]) -> None:
+    """Raise UsageError with all of these, where there are any."""
     if len(found) == 1:
         raise found[0]
     if found:
         lines = [f"  {place}. {error}" for place, error in enumerate(found, start=1)]
         raise UsageError("\n".join([f"{len(found)} things stand in the way:", *lines]))
-    supply(orders, yes)
 
 
 def _failures(checks: Iterable[Check]) -> Iterator[UsageError]:

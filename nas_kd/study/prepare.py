@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.evaluation.classical import lacking
 from nas_kd.study.anchor import Anchor, anchor_of
 from nas_kd.study.events import Listen
+from nas_kd.study.plan import narrowness, question_of
 from nas_kd.study.prepared import Prepared, in_full
 from nas_kd.study.settings import TEACHER, Settings
 from nas_kd.study.sources import warn_of_few
@@ -26,6 +28,8 @@ from nas_kd.supernet.from_teacher import inherit, is_family, require_slices
 from nas_kd.supernet.warmup import CARD, STEPS, warm_up
 from nas_kd.teachers.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
 from nas_kd.teachers.teacher import Teacher
+
+logger = logging.getLogger("nas_kd")
 
 INHERITED, WARMED = "inherited", "shared"
 """Folders of what students start from slices of, in what studies share."""
@@ -41,15 +45,20 @@ def prepare(study: Study, teacher: Teacher, listen: Listen) -> Prepared:
         require_slices(study.space.corners(True) if listed is None else listed, teacher)
     if settings.anchor != TEACHER and (reason := lacking(settings.anchor)) is not None:
         raise UsageError(f"anchor {settings.anchor}: {reason}")
+    bounds = question_of(settings, None).bounds
+    if "bd_rate" in settings.objectives and (
+        narrow := narrowness(bounds, teacher.latent_widths[0])
+    ):
+        logger.warning("space %s: %s", settings.space, narrow)
     judged = open_images(settings.eval_data, "eval").fingerprint
     require_unchanged(study, {"teacher": teacher.fingerprint, "eval_data": judged})
     study.keep_made_with(made_with(best_device()))
     pool = targets(settings, teacher, listen, study.cache)
     require_unchanged(study, {"data": images_of(pool)})
+    anchor = study_anchor(study, teacher, listen)  # before anything is trained
     shared = warm(settings, study.space, teacher, pool, listen, study.cache)
     if shared is not None and (shared / CARD).is_file():
         study.keep_warmup(json.loads((shared / CARD).read_text()))
-    anchor = study_anchor(study, teacher, listen)
     return travelling(settings, teacher, pool, shared, anchor, study.folder / "students")
 
 

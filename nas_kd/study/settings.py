@@ -33,7 +33,7 @@ from nas_kd.recipe import (
 from nas_kd.schema import STRICT, Checked, says
 from nas_kd.study.grid import Grid, frozen_grid, listed
 from nas_kd.study.limits import Limit, Limits, canonical
-from nas_kd.teachers.served import TeacherSpec
+from nas_kd.teachers.served import TeacherSpec, zoo_qualities
 from nas_kd.toml_file import read_table
 
 DATABASE = "study.db"
@@ -64,6 +64,8 @@ Sampler = Literal["auto", "exact-cost", "gp", "tpe", "nsga2", "random"]
 DEFAULT: Sampler = "auto"
 """exact-cost where it has a closed form for the objectives, else tpe."""
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)[1:]
+DEFAULT_BUDGET = 20
+"""Trials where nobody says how many, and no grid does."""
 MAX_COSTS = 2
 """Costs beside the uncertain objective that exact-cost has a closed form for."""
 
@@ -275,20 +277,25 @@ def require_study(spec: str, root: Path = HERE) -> str:
 
 
 def default_space(teacher: str) -> str:
-    """The space that is searched for a teacher where none is named."""
-    return "demo"
+    """The space that is searched for a teacher where none is named: one of the zoo is large."""
+    return "demo" if zoo_qualities(teacher) is None else "frontier"
 
 
-def named(name: str | None, given: dict[str, Any]) -> Settings:
-    """The study of these settings; its name and its space have defaults."""
+def named(
+    name: str | None, given: dict[str, Any], effort: dict[str, Any] | None = None
+) -> Settings:
+    """The study of these settings; its name and its space have defaults, others those of an effort."""
     teacher = given.get("teacher", Settings.teacher)
     space = given.get("space", default_space(teacher))
     by_default = f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
-    return Settings(**given | {"space": space, "name": name or by_default})
+    return Settings(**(effort or {}) | given | {"space": space, "name": name or by_default})
 
 
 def load_studies(
-    path: Path, name: str | None = None, given: dict[str, Any] | None = None
+    path: Path,
+    name: str | None = None,
+    given: dict[str, Any] | None = None,
+    effort: dict[str, Any] | None = None,
 ) -> list[Settings]:
     """The studies of a study file (TOML): one, or one per ``[[each]]`` table.
 
@@ -296,6 +303,7 @@ def load_studies(
         path: the file; its top-level keys hold for all its studies, those of an ``[[each]]`` for one.
         name: of the study, by default the file's; ``[[each]]`` adds its own ``name`` behind a hyphen.
         given: settings that replace the file's.
+        effort: settings for the keys that the file leaves out.
     """
     data = read_table(shipped(path), StudyError)
     each, common = data.pop("each", [{}]), name or path.stem
@@ -310,7 +318,7 @@ def load_studies(
         _settings(
             path,
             f"{common}-{part['name']}" if "name" in part else common,
-            data | part,
+            (effort or {}) | data | part,
             given or {},
         )
         for part in each

@@ -23,7 +23,14 @@ from nas_kd.study.attributes import StudyAttributes, drivers_of, keep_settings, 
 from nas_kd.study.front import pareto_front
 from nas_kd.study.grid import grid_points, listed_points
 from nas_kd.study.record import Outcome, record
-from nas_kd.study.settings import DATABASE, Settings, from_stored, require_study, study_name
+from nas_kd.study.settings import (
+    DATABASE,
+    DEFAULT_BUDGET,
+    Settings,
+    from_stored,
+    require_study,
+    study_name,
+)
 from nas_kd.study.storage import (
     full_url,
     is_there,
@@ -37,7 +44,6 @@ from nas_kd.study.successive_halving import goes_on
 from nas_kd.study.telling import COUNTED, is_unread
 from nas_kd.study.trial_artifacts import METRIC_NAMES
 
-DEFAULT_BUDGET = 20
 FREE_TO_CHANGE = ("checkpoint_s", "polish")
 """Settings that no trial depends on."""
 

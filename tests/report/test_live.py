@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -47,6 +48,17 @@ def test_progress_counts_and_foretells(small):
     # Trials 0 and 3 took 1.5 s each, one at a time; 4, which crashed, is not timed.
     assert p.per_trial_s == pytest.approx(1.5)
     assert p.left_s == pytest.approx(2 * 1.5)
+
+
+def test_the_time_left_has_the_energy_of_trials_and_the_polish_of_the_front(small, monkeypatch):
+    watch = played(small, Quiet())
+    seconds = {"distil": 4.0, "evaluate": 1.0, "rest": 5.0}  # a reading of energy is in the rest
+    small.trials[0].user_attrs["seconds"] = seconds
+    watch.spent_s, watch.distil_s = [sum(seconds.values())], [seconds["distil"]]
+    assert watch.progress(small).left_s == pytest.approx(2 * 10)
+    polished = replace(small.settings, polish=small.settings.steps // 2)
+    monkeypatch.setattr(small, "settings", polished)
+    assert watch.progress(small).left_s == pytest.approx(2 * 10 + 2 * 4 / 2)
 
 
 def test_two_trials_at_once_take_half_the_time_each(small):

@@ -320,7 +320,7 @@ def test_the_command_lists_pools_and_drops_those_that_nobody_uses(
     (unused / MANIFEST).write_text("{ damaged")  # still listed, and still dropped
 
     def listed(drop: bool) -> dict:
-        cache_command(drop, True)
+        cache_command(drop=drop, as_json=True)
         return {one["folder"]: one for one in json.loads(capsys.readouterr().out)}
 
     found = listed(False)
@@ -332,6 +332,6 @@ def test_the_command_lists_pools_and_drops_those_that_nobody_uses(
     assert set(listed(True)) == {f"targets/{used.name}", "shared/w"}
     del pool
     gc.collect()
-    cache_command(True, False)
+    cache_command(drop=True, limit=2.0, as_json=False)
     assert used.name not in capsys.readouterr().out
     assert weights.is_dir()
