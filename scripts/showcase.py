@@ -119,7 +119,7 @@ def drawn(found, pictures, file):
         place.set_axis_off()
         place.set_title(caption(name, found["photograph"].get(name)), fontsize=11)
     with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+        figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight")
 
 
 def caption(name, found):
