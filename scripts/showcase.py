@@ -2,12 +2,14 @@
 
     make showcase                                  # slices of the built-in teacher, some minutes of one core
     python scripts/showcase.py --study demo        # a search's own front instead
+    python scripts/showcase.py --redraw            # the picture alone, of the newest results
 
 It writes benchmarks/results/showcase/DATE.json, docs/showcase.png and the README's table.
 """
 
 import argparse
 import json
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -39,7 +41,7 @@ VERSUS = {"jpeg": "JPEG", "webp": "WebP", "jpeg2000": "JPEG 2000", "avif": "AVIF
 PX = 512 * 768
 BEGIN, END = "<!-- results: scripts/showcase.py writes this table -->\n", "<!-- /results -->"
 SHOWN, LEVEL = "scikit-image/chelsea.png", 2
-WINDOW = (slice(40, 200), slice(120, 330))
+WINDOW = (slice(20, 230), slice(110, 330))
 """Rows and columns of the photograph that are drawn."""
 
 
@@ -98,27 +100,26 @@ def shown(student, images):
     return {"original": image} | restored, {"picture": SHOWN, "level": LEVEL} | figures
 
 
-def drawn(rows, front, best, pictures, figures, file):
+def drawn(found, pictures, file):
     """The front, and the photograph three times."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4.1), layout="constrained")
-    axes = figure.subplots(1, 4, width_ratios=(1.5, 1, 1, 1))
-    points = [(r["decoder_kmac_px"], r["bd_rate_teacher"]) for r in rows]
+    figure = Figure(figsize=(13, 3.5), layout="constrained")
+    axes = figure.subplots(1, 4, width_ratios=(1.25, 1, 1, 1))
+    points = [(row["decoder_kmac_px"], row["bd_rate_teacher"]) for row in found["students"]]
+    line = sorted(p for p, row in zip(points, found["students"], strict=True) if row["on_front"])
     axes[0].scatter(*zip(*points, strict=True), color="0.7", s=18, label="tried")
-    line = sorted(points[i] for i in front)
     axes[0].plot(*zip(*line, strict=True), "o-", color="#0072B2", label="front")
-    axes[0].plot(*points[best], "o", ms=12, mfc="none", color="#D55E00", label="the student shown")
-    axes[0].set(
-        xlabel="decoder: thousand multiplications a pixel", ylabel="more bits than the teacher, %"
-    )
+    axes[0].plot(*points[0], "o", ms=12, mfc="none", color="#D55E00", label="student shown")
+    axes[0].set(xlabel="decoder: thousand multiplications a pixel")
+    axes[0].set(ylabel="more bits than the teacher, %")
     axes[0].legend()
     for place, (name, picture) in zip(axes[1:], pictures.items(), strict=True):
         place.imshow(picture[WINDOW], interpolation="nearest")
         place.set_axis_off()
-        place.set_title(caption(name, figures.get(name)), fontsize=11)
+        place.set_title(caption(name, found["photograph"].get(name)), fontsize=11)
     with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+        figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight")
 
 
 def caption(name, found):
@@ -157,39 +158,66 @@ def with_table(text):
     return before + BEGIN + made + END + after
 
 
-def main():
+def parsed():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", help="a study of this folder, in place of slices")
     parser.add_argument("--count", type=int, default=24, help="slices that are tried")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    teacher, images = load_teacher("mini"), open_images("builtin", "eval")
+    parser.add_argument("--redraw", action="store_true", help="the picture of the newest results")
+    return parser.parse_args()
+
+
+def rows_of(tried, teacher, images):
+    """Students that have a BD-rate against the teacher, the best first."""
     anchor = evaluate(teacher, images).curve()
-    tried = of_study(given.study) if given.study else slices(given.count)
     rows = [scored(arch, student, anchor, images) for arch, student in tried.items()]
     rows = [row for row in rows if row["bd_rate_teacher"] is not None]
-    points = [(row["bd_rate_teacher"], row["decoder_kmac_px"]) for row in rows]
-    front = sorted(pareto_front(points), key=lambda i: points[i])
-    chosen = {"best": front[0], "smallest": front[-1]}
-    students = {key: ready(tried[Arch.from_json(rows[i]["arch"])]) for key, i in chosen.items()}
+    rows.sort(key=lambda row: row["bd_rate_teacher"])
+    front = pareto_front([(row["bd_rate_teacher"], row["decoder_kmac_px"]) for row in rows])
+    if not front:
+        sys.exit("none of the students has a BD-rate against the teacher: try more, --count 60")
+    return [row | {"on_front": i in front} for i, row in enumerate(rows)]
+
+
+def results(given, images):
+    """All that the README shows, as JSON can hold it."""
+    teacher = load_teacher("mini")
+    tried = of_study(given.study) if given.study else slices(given.count)
+    rows = rows_of(tried, teacher, images)
+    chosen = {"best": rows[0], "smallest": [row for row in rows if row["on_front"]][-1]}
+    students = {key: ready(tried[Arch.from_json(row["arch"])]) for key, row in chosen.items()}
     students = {"mini": load_student(TEACHERS / "mini")} | students
     classical = {title: classical_curve(name, images) for name, title in VERSUS.items()}
-    pictures, figures = shown(students["best"], images)
-    found = {
+    slices_of_mini = f"{len(tried)} random archs of demo, slices of mini, not trained further"
+    return students["best"], {
         "date": date.today().isoformat(),
-        "source": given.study
-        or f"{len(tried)} random archs of demo, slices of mini, not trained further",
+        "source": given.study or slices_of_mini,
         "teacher_fingerprint": teacher.fingerprint,
         "data_fingerprint": images.fingerprint,
         "rows": {k: judged(s, images, classical) for k, s in students.items()},
-        "photograph": figures,
-        "front": [rows[i] for i in front],
         "tried": len(tried),
         "without_bd_rate": len(tried) - len(rows),
+        "students": rows,
     }
+
+
+def earlier(images):
+    """The newest results and their best student, made again."""
+    found = json.loads(newest().read_text())
+    arch = Arch.from_json(found["students"][0]["arch"])
+    if found["source"].endswith("not trained further"):
+        return ready(Inherited(load_teacher("mini").student).student(arch)), found
+    return of_study(found["source"])[arch], found
+
+
+def main():
+    given = parsed()
+    torch.set_num_threads(1)
+    images = open_images("builtin", "eval")
+    best, found = earlier(images) if given.redraw else results(given, images)
+    pictures, found["photograph"] = shown(best, images)
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_text(RESULTS / f"{found['date']}.json", json.dumps(found, indent=1) + "\n")
-    drawn(rows, front, front[0], pictures, figures, ROOT / PICTURE)
+    drawn(found, pictures, ROOT / PICTURE)
     write_text(ROOT / README, with_table((ROOT / README).read_text()))
     written()
 
