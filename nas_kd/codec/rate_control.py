@@ -42,7 +42,10 @@ def file_of_psnr(student: Student, image: Image8, psnr: float) -> Sought:
     """The file of the lowest level whose decoded picture has at least ``psnr`` dB; else of the highest."""
     _check("--target-psnr", psnr)
     picture = analyse(student, image)
-    quality = lambda data: psnr_db(decode(student, data), image)  # noqa: E731
+
+    def quality(data: bytes) -> float:
+        return psnr_db(decode(student, data), image)
+
     large = write(student, picture, student.levels)
     if (most := quality(large)) < psnr:
         return Sought(
@@ -52,8 +55,7 @@ def file_of_psnr(student: Student, image: Image8, psnr: float) -> Sought:
     small = write(student, picture, 1)
     if quality(small) >= psnr:
         return Sought(small)
-    good_enough = lambda data: quality(data) >= psnr  # noqa: E731
-    return Sought(_bisect(student, picture, (small, large), good_enough)[1])
+    return Sought(_bisect(student, picture, (small, large), lambda data: quality(data) >= psnr)[1])
 
 
 def _check(option: str, wish: float) -> None:
