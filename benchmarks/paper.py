@@ -154,7 +154,7 @@ def in_process(settings: Settings) -> tuple[str, float]:
             while (asked := study.ask(budget)) is not None:
                 number, arch = asked
                 order = Order(number, arch, prepared)
-                study.tell(number, paced_trial(order, "cpu").advance()["outcome"])
+                study.tell(number, paced_trial(order, "cpu").advance())
     return settings.name, time.monotonic() - started
 
 

@@ -7,4 +7,4 @@ def cores() -> int:
     """Cores by affinity and by the limits of the cgroup, which a container's are; at least 1."""
     import joblib  # half a second
 
-    return joblib.cpu_count()
+    return int(joblib.cpu_count())

@@ -19,8 +19,9 @@ import torch
 from nas_kd.codec.space import Arch, SearchSpace
 from nas_kd.codec.student import Student
 from nas_kd.device import best_device
-from nas_kd.distillation.training import CHECK_EVERY, CropPool, Recipe, Run
+from nas_kd.distillation.training import CHECK_EVERY, CropPool, Run
 from nas_kd.errors import UsageError
+from nas_kd.recipe import Recipe
 
 WARM_STEPS = 5
 SECONDS = 5.0

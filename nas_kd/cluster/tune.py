@@ -23,7 +23,7 @@ import psutil
 from optuna.trial import TrialState
 
 from nas_kd.cluster.file_transfer import Away, Home, mark, root_of, shares_disk
-from nas_kd.cluster.worker import Order, Paced, failure_of, paced_trial
+from nas_kd.cluster.worker import Order, Paced, Rung, failure_of, paced_trial
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.errors import NasKdError, UsageError
 from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
@@ -164,13 +164,12 @@ class Worker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """To the next rung or to the end."""
         heard = self.paced.advance()
-        if "outcome" in heard:
-            heard["outcome"].attrs["ray_node"] = ray.get_runtime_context().get_node_id()
-            # As text: Tune flattens nested results.
-            outcome = json.dumps(asdict(heard["outcome"]))
-            return {"outcome": outcome, "done": True, "done_at": 1}
         # Tune wants its metric, done_at, in every result.
-        return {"rung": heard["step"], "rd": heard["metrics"]["rd"], "done_at": 0}
+        if isinstance(heard, Rung):
+            return {"rung": heard.step, "rd": heard.metrics["rd"], "done_at": 0}
+        heard.attrs["ray_node"] = ray.get_runtime_context().get_node_id()
+        # As text: Tune flattens nested results.
+        return {"outcome": json.dumps(asdict(heard)), "done": True, "done_at": 1}
 
     def cleanup(self) -> None:
         """A trial that waits at a rung keeps its checkpoint."""
@@ -396,7 +395,7 @@ def _watch_raylet(ended: threading.Event) -> None:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

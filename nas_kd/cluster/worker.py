@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nas_kd.codec.space import Arch
 from nas_kd.distillation.training import Report
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
@@ -29,6 +31,14 @@ NO_SPACE = ("No space left", "File too large", "os error")
 """What the writer of safetensors, which raises no OSError, says where a file cannot grow."""
 
 
+@dataclass(frozen=True)
+class Rung:
+    """Where a trial waits: the step, and the means of what it reported since the last one."""
+
+    step: int
+    metrics: dict[str, float]
+
+
 class Paced:
     """Runs a trial in a thread of its own; between rungs the caller waits, at a rung the trial.
 
@@ -39,21 +49,19 @@ class Paced:
 
     def __init__(self, run: Callable[[Report], Outcome], rungs: tuple[int, ...] = ()):
         self._run, self._rungs, self._seen = run, list(rungs), list[dict[str, float]]()
-        self._heard: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._heard: queue.Queue[Rung | Outcome] = queue.Queue()
         self._told: queue.Queue[bool] = queue.Queue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._waits = False
 
-    def advance(self) -> dict[str, Any]:
-        """Go on to the next rung, {"step", "metrics"} with the means since the last one, or to the
-        end, {"outcome"}.
-        """  # noqa: D205
+    def advance(self) -> Rung | Outcome:
+        """Go on to the next rung, or to the end."""
         if self._waits:
             self._told.put(True)
         else:
             self._thread.start()
         heard = self._heard.get()
-        self._waits = "outcome" not in heard
+        self._waits = isinstance(heard, Rung)
         return heard
 
     def stop(self) -> None:
@@ -64,7 +72,7 @@ class Paced:
             self._waits = False
 
     def _work(self) -> None:
-        self._heard.put({"outcome": outcome_of(lambda: self._run(self._report))})
+        self._heard.put(outcome_of(lambda: self._run(self._report)))
 
     def _report(self, step: int, metrics: dict[str, float]) -> None:
         self._seen.append(metrics)
@@ -76,7 +84,7 @@ class Paced:
             rung = self._rungs.pop(0)
         means = {k: sum(m[k] for m in self._seen) / len(self._seen) for k in metrics}
         self._seen.clear()
-        self._heard.put({"step": rung, "metrics": means})
+        self._heard.put(Rung(rung, means))
         if not self._told.get():
             raise EarlyStop(Reason.STOPPED.because(rung), "others did better for their cost")
 
@@ -123,7 +131,7 @@ def paced_trial(
     settings, folder = order.prepared.settings, order.student
 
     def run(report: Report) -> Outcome:
-        one_thread_here()
+        torch.set_num_threads(1)  # counts for the thread that sets it
         try:
             first(folder)
             return _followed(order, device, report, lambda: brings(folder))
@@ -151,13 +159,6 @@ def _followed(order: Order, device: str, report: Report, bring: Callable[[], Non
         outcome.attrs.setdefault("seconds", {})["draw"] = time.perf_counter() - started
         follow.end(outcome, settings.objectives)
     return outcome
-
-
-def one_thread_here() -> None:
-    """Torch computes in one thread, in the thread that says so."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def outcome_of(run: Callable[[], Outcome]) -> Outcome:

@@ -81,8 +81,7 @@ def _of_psnr(
     small = write(student, picture, 1)
     if quality(small) >= psnr:
         return Sought(small)
-    good_enough = lambda data: quality(data) >= psnr  # noqa: E731
-    return Sought(_bisect(student, picture, (small, large), good_enough)[1])
+    return Sought(_bisect(student, picture, (small, large), lambda data: quality(data) >= psnr)[1])
 
 
 def _check(option: str, wish: float) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from nas_kd.codec.student import Student
-from nas_kd.data.images import Image8, to_image, to_tensor
+from nas_kd.data.image_file import Image8
+from nas_kd.data.images import to_image, to_tensor
 from nas_kd.data.metrics import MULTIPLE, padded
 
 LATENT = 16

@@ -14,6 +14,7 @@ Everything is float64 up to the one rounding at the end, so that pixels agree be
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +163,7 @@ def _paint(leaves: Leaves, under: Ints, first: int, last: int) -> Ints:
     return labels
 
 
-def _quarters(half_steps: NDArray) -> NDArray:
+def _quarters(half_steps: NDArray[Any]) -> NDArray[Any]:
     """The four samples of each pixel, [4, size, size], of a map at half-pixel steps."""
     size = len(half_steps) // 2
     return half_steps.reshape(size, 2, size, 2).transpose(1, 3, 0, 2).reshape(4, size, size)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from nas_kd.data.images import Image8, to_tensor
+from nas_kd.data.image_file import Image8
+from nas_kd.data.images import to_tensor
 
 MIN_SIDE = 161
 """Pixels: five scales of an 11-tap window need more than 160."""

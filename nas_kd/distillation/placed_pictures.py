@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_kd.data.images import Image8
+from nas_kd.data.image_file import Image8
 
 SHARE_OF_FREE = 0.25
 """Of a GPU's free memory that pictures may take; the rest is for training, and for other trials."""

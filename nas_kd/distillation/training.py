@@ -21,16 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_kd.data.images import Image8, at_least, to_device
+from nas_kd.data.image_file import Image8
+from nas_kd.data.images import at_least, to_device
 from nas_kd.distillation.feed import Feed
 from nas_kd.distillation.graphs import CudaCapture, Eager, Graphs, Numbers, Terms, Way
-from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
+from nas_kd.distillation.loss import CONTROL, Adapters, Batch, distillation_loss
 from nas_kd.distillation.placed_pictures import PlacedPictures, fits
 from nas_kd.distillation.soap import Soap
 from nas_kd.errors import TrialFailed
 from nas_kd.files import write_bytes
 from nas_kd.reasons import Reason
-from nas_kd.recipe import Recipe
+from nas_kd.recipe import Recipe, Weights
 from nas_kd.seeds import derived_seed
 
 CHECK_EVERY = 20

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator, PPoly
 
 from nas_kd.errors import StudyError
 from nas_kd.reasons import Reason
 
 Interval = tuple[float, float]
+Floats = NDArray[np.float64]
 
 MIN_POINTS = 4
 MIN_COVERAGE = 0.95
@@ -30,7 +32,7 @@ class RDCurve:
     bpp: tuple[float, ...]
     psnr_db: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.bpp) != len(self.psnr_db):
             raise StudyError(
                 f"R-D curve with {len(self.bpp)} rates and {len(self.psnr_db)} qualities: "
@@ -174,7 +176,7 @@ def bootstrap_bd_rate(
     return _bootstrap(np.array([v for v in figures if v is not None]), seed, resamples)
 
 
-def _bootstrap(values: np.ndarray, seed: int, resamples: int) -> BootstrapBDRate:
+def _bootstrap(values: Floats, seed: int, resamples: int) -> BootstrapBDRate:
     n_valid = len(values)
     mean = float(values.mean()) if n_valid else None
     if n_valid < 2:
@@ -249,9 +251,7 @@ def _bd_psnr_db(anchor: RDCurve, test: RDCurve) -> float | None:
     return _mean_gap(Akima1DInterpolator, knots, (low, high)) if low < high else None
 
 
-def _mean_gap(
-    method: type[PPoly], knots: list[tuple[np.ndarray, np.ndarray]], span: Interval
-) -> float:
+def _mean_gap(method: type[PPoly], knots: list[tuple[Floats, Floats]], span: Interval) -> float:
     """Mean over the span of the second interpolant minus the first."""
     anchor, test = (method(*pair).integrate(*span, extrapolate=False) for pair in knots)
     return float(test - anchor) / (span[1] - span[0])

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, features
 
-from nas_kd.data.images import Image8, ImageSet
+from nas_kd.data.image_file import Image8
+from nas_kd.data.images import ImageSet
 from nas_kd.data.metrics import psnr_db
 from nas_kd.errors import NasKdError, StudyError, UsageError
 from nas_kd.evaluation.bd_rate import RDCurve, bd_rate, common_interval, quality_interval

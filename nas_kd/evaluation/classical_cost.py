@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from nas_kd.data.images import Image8, ImageSet
+from nas_kd.data.image_file import Image8
+from nas_kd.data.images import ImageSet
 from nas_kd.data.metrics import psnr_db
 from nas_kd.data.similarity import in_db, ms_ssim
 from nas_kd.evaluation.classical import CODECS, from_file, lacking, to_file
 from nas_kd.measurement.codec_energy import energy_of
 from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import QUICK
-from nas_kd.measurement.meters import Meter, find_meter
+from nas_kd.measurement.meter import Meter
+from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
 
 

@@ -14,7 +14,8 @@ import torch
 
 from nas_kd.codec.bitstream import decode, encode
 from nas_kd.codec.student import Student
-from nas_kd.data.images import Image8, ImageSet
+from nas_kd.data.image_file import Image8
+from nas_kd.data.images import ImageSet
 from nas_kd.evaluation.classical import CODECS, from_file, to_file
 from nas_kd.measurement.latency import Work, measure_latency
 from nas_kd.measurement.reading import Reading

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
-from nas_kd.data.images import Image8, to_tensor
+from nas_kd.data.image_file import Image8
+from nas_kd.data.images import to_tensor
 from nas_kd.device import numerics, synchroniser
 from nas_kd.errors import MeterError
 from nas_kd.measurement.calibration import Calibration, calibrate, known_for_an_hour, path_of

@@ -25,7 +25,8 @@ from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import FULL, QUICK, Mode
 from nas_kd.measurement.entropy_coding_cost import coding_cost, no_coding
 from nas_kd.measurement.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
-from nas_kd.measurement.meters import Meter, find_meter
+from nas_kd.measurement.meter import Meter
+from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.networks import (
     FRAME,
     LAUNCH_BOUND,

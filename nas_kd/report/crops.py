@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from nas_kd.data.images import Image8, ImageSet, to_image, to_tensor
+from nas_kd.data.image_file import Image8
+from nas_kd.data.images import ImageSet, to_image, to_tensor
 from nas_kd.data.metrics import MULTIPLE, psnr_db
 from nas_kd.evaluation.rate_distortion import Codec
 

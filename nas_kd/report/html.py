@@ -36,8 +36,7 @@ from nas_kd.report.figures import (
     panes,
 )
 from nas_kd.study.record import record
-from nas_kd.study.sampler import QUALITY
-from nas_kd.study.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER
+from nas_kd.study.settings import KNOWN_OBJECTIVES, OBJECTIVES, QUALITY, TEACHER
 from nas_kd.study.study import Study
 from nas_kd.study.uncertainty import UNITS, notes, uncertainty_of, value_of
 

@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas_kd.errors import StudyError
 
 Point = Sequence[float]
+Floats = NDArray[np.float64]
 
 
 def dominates(a: Point, b: Point) -> bool:
@@ -72,9 +74,7 @@ def reference_point(points: Sequence[Point], margin: float = 0.1) -> tuple[float
     return tuple(float(value) for value in worst + margin * extent)
 
 
-def _objectives(
-    points: Sequence[Point], noun: str = "point", width: int | None = None
-) -> np.ndarray:
+def _objectives(points: Sequence[Point], noun: str = "point", width: int | None = None) -> Floats:
     """The points as an array [points, objectives], checked one by one so that errors name one."""
     if not len(points):
         return np.empty((0, width or 0))
@@ -93,11 +93,11 @@ def _objectives(
     return np.asarray(points, dtype=float)
 
 
-def _is_dominated(point: np.ndarray, others: np.ndarray) -> bool:
+def _is_dominated(point: Floats, others: Floats) -> bool:
     return bool(np.any(np.all(others <= point, axis=1) & np.any(others < point, axis=1)))
 
 
-def _volume(values: np.ndarray, corner: np.ndarray) -> float:
+def _volume(values: Floats, corner: Floats) -> float:
     """Hypervolume of points that are all strictly better than `corner`."""
     if not len(values):
         return 0.0
@@ -110,7 +110,7 @@ def _volume(values: np.ndarray, corner: np.ndarray) -> float:
     return _sum_of_slices(values[:, :-1], heights, corner[:-1])
 
 
-def _sum_of_slices(sections: np.ndarray, heights: np.ndarray, corner: np.ndarray) -> float:
+def _sum_of_slices(sections: Floats, heights: Floats, corner: Floats) -> float:
     """Sum of height times cross-section, where each slice adds one point to the section."""
     total, area = 0.0, 0.0
     section = np.empty((0, len(corner)))

@@ -137,7 +137,7 @@ def constraints_set(trial: FrozenTrial) -> list[float] | None:
 
 def lined_up(trial: FrozenTrial) -> dict[str, Any]:
     """The parameters that a trial was lined up with (``enqueue_trial``); none where it was not."""
-    return trial.system_attrs.get(FIXED, {})
+    return dict(trial.system_attrs.get(FIXED, {}))
 
 
 def new_driver() -> str:

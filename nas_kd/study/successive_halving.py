@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nas_kd.study.front import Point, dominates, pareto_front
+from nas_kd.study.front import Floats, Point, dominates, pareto_front
 
 KEEP = 3
 """One in so many goes on; the reduction factor of Li et al. is 3 or 4."""
@@ -60,7 +60,7 @@ def layers(points: Sequence[Point]) -> list[list[int]]:
     return found
 
 
-def crowding_distance(points: Sequence[Point]) -> np.ndarray:
+def crowding_distance(points: Sequence[Point]) -> Floats:
     """Sum over objectives of the gap between a point's neighbours, each as a share of the range."""
     values = np.asarray(points, float)
     distance = np.zeros(len(values))

@@ -16,14 +16,14 @@ from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet
-from nas_kd.distillation.loss import Weights
-from nas_kd.distillation.training import Recipe, Report, Run
+from nas_kd.distillation.training import Report, Run
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.measurement.reading import require_real
 from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.reasons import Reason
+from nas_kd.recipe import Recipe, Weights
 from nas_kd.seeds import derived_seed
 from nas_kd.study.anchor import Anchor, bd_rate_of
 from nas_kd.study.cost_gate import OF_KIND, Measure, gate

@@ -22,7 +22,7 @@ EXACT = tuple(of_kind(tuple(TABLE), "counted"))
 def value_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
     """A trial's figure in the unit that is printed; MACs are known whether or not they were searched."""
     if trial.values and name in study.settings.objectives:
-        return trial.values[study.settings.objectives.index(name)] * SCALE[name]
+        return float(trial.values[study.settings.objectives.index(name)] * SCALE[name])
     cost = record(trial).cost if name == "flops" else None
     return None if cost is None else cost.macs * SCALE[name]
 

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from nas_kd import __version__
 from nas_kd.codec.space import Arch, SearchSpace
 from nas_kd.device import one_thread
-from nas_kd.distillation.loss import Weights
-from nas_kd.distillation.training import Forward, Recipe, Report, Run
+from nas_kd.distillation.training import Forward, Report, Run
 from nas_kd.files import build_once, replacing, write_text
 from nas_kd.measurement.device_lock import training_on
+from nas_kd.recipe import Recipe, Weights
 from nas_kd.seeds import derived_seed
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.teachers.targets import TargetPool

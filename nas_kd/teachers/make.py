@@ -25,7 +25,7 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, crop_pool, open_images, to_image, to_tensor
 from nas_kd.data.metrics import padded, psnr_db
 from nas_kd.device import best_device
-from nas_kd.distillation.training import CropPool, Recipe, Report, Run
+from nas_kd.distillation.training import CropPool, Report, Run
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.classical import classical_curve
@@ -33,6 +33,7 @@ from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate, evaluate_r
 from nas_kd.files import write_bytes, write_text
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.reasons import Reason
+from nas_kd.recipe import Recipe
 from nas_kd.seeds import derived_seed
 from nas_kd.teachers.families import ONE_BY_ONE, FixedRate
 from nas_kd.teachers.targets import PoolRecipe

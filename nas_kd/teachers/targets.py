@@ -32,10 +32,11 @@ import torch
 from torch import Tensor
 
 from nas_kd.data.images import crop_pool, open_images, to_device
-from nas_kd.distillation.loss import Batch, Weights
+from nas_kd.distillation.loss import Batch
 from nas_kd.errors import UsageError
 from nas_kd.files import build_once, lock_of, write_text
 from nas_kd.measurement.device_lock import training_on
+from nas_kd.recipe import Weights
 from nas_kd.teachers.teacher import Teacher
 
 FORMAT = 2

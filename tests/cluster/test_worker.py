@@ -1,6 +1,6 @@
 import pytest
 
-from nas_kd.cluster.worker import Paced, outcome_of
+from nas_kd.cluster.worker import Paced, Rung, outcome_of
 from nas_kd.errors import DataError, TeacherError, TrialFailed
 from nas_kd.study.record import Outcome
 
@@ -20,10 +20,10 @@ def trial(steps, seen):
 def test_a_trial_waits_at_its_rungs_with_the_means_since_the_last():
     seen = []
     paced = Paced(trial(10, seen), (3, 6))
-    assert paced.advance() == {"step": 3, "metrics": {"a": 2.0, "b": 4.0}}
+    assert paced.advance() == Rung(3, {"a": 2.0, "b": 4.0})
     assert seen == [1, 2, 3]
-    assert paced.advance() == {"step": 6, "metrics": {"a": 5.0, "b": 10.0}}
-    assert paced.advance() == {"outcome": Outcome([10.0])}
+    assert paced.advance() == Rung(6, {"a": 5.0, "b": 10.0})
+    assert paced.advance() == Outcome([10.0])
 
 
 def test_a_stopped_trial_takes_no_further_step():
@@ -36,7 +36,7 @@ def test_a_stopped_trial_takes_no_further_step():
 
 def test_a_trial_without_rungs_runs_through_and_stopping_it_then_is_nothing():
     paced = Paced(trial(5, []))
-    assert paced.advance() == {"outcome": Outcome([5.0])}
+    assert paced.advance() == Outcome([5.0])
     paced.stop()
 
 
@@ -46,8 +46,8 @@ def test_a_trial_resumed_past_rungs_is_compared_at_the_last_of_them():
         return Outcome(None, "end")
 
     paced = Paced(run, (10, 30, 90))
-    assert paced.advance() == {"step": 30, "metrics": {"a": 1.0}}
-    assert paced.advance() == {"outcome": Outcome(None, "end")}
+    assert paced.advance() == Rung(30, {"a": 1.0})
+    assert paced.advance() == Outcome(None, "end")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_trial_whose_thread_is_ended_from_within_leaves_nobody_waiting():
     def run(report):
         raise SystemExit("a library says goodbye")
 
-    outcome = Paced(run).advance()["outcome"]
+    outcome = Paced(run).advance()
     assert (outcome.reason, outcome.attrs["message"]) == (
         "crash",
         "SystemExit: a library says goodbye",

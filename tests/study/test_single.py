@@ -138,7 +138,7 @@ def test_distilled_by_its_study_a_trials_arch_ends_where_the_trial_ended(
     study = Study(replace(settings, name="s", **own), root=tmp_path)
     prepared = prepare(study, load_teacher("mini"), lambda kind, detail: None)
     number, arch = study.ask(1)
-    study.tell(number, paced_trial(Order(number, arch, prepared), "cpu").advance()["outcome"])
+    study.tell(number, paced_trial(Order(number, arch, prepared), "cpu").advance())
     assert list(Path().iterdir()) == []
     assert open_study("s", root=tmp_path).counted() == 1
     monkeypatch.chdir(tmp_path)

@@ -223,7 +223,7 @@ def test_a_study_with_two_teachers_trains_its_whole_grid_and_then_rests(
     prepared = prepare(study, teacher, lambda kind, detail: None)
     while (asked := study.ask(study.affordable(None))) is not None:
         order = Order(*asked, prepared)
-        study.tell(asked[0], paced_trial(order, "cpu").advance()["outcome"])
+        study.tell(asked[0], paced_trial(order, "cpu").advance())
     again = open_study("s")
     assert again.settings == settings
     assert [t.params["N"] for t in again.trials] == [16, 32]
