@@ -62,9 +62,15 @@ def file_of_psnr(student: Student, image: Image8, psnr: float, effort: int = 0) 
     The level is found without effort; the file with effort is taken where it is as good as wished, too.
     """
     _check("--target-psnr", psnr)
-    quality = lambda data: psnr_db(decode(student, data), image)  # noqa: E731
+
+    def quality(data: bytes) -> float:
+        return psnr_db(decode(student, data), image)
+
     found = _of_psnr(student, image, psnr, quality)
-    good = lambda data: found.missed is not None or quality(data) >= psnr  # noqa: E731
+
+    def good(data: bytes) -> bool:
+        return found.missed is not None or quality(data) >= psnr
+
     return found._replace(data=improved(student, image, found.data, effort, good))
 
 

@@ -121,6 +121,19 @@ def from_file(data: bytes) -> Image8:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
+def webp_of_size(image: Image8, size: int) -> bytes:
+    """The lossy WebP file whose length is nearest to so many bytes, of all its qualities."""
+    low, high, files = 0, 100, dict[int, bytes]()
+    while low <= high:
+        middle = (low + high) // 2
+        files[middle] = to_file(image, "WEBP", {"quality": middle, "method": 6})
+        if len(files[middle]) < size:
+            low = middle + 1
+        else:
+            high = middle - 1
+    return min(files.values(), key=lambda data: abs(len(data) - size))
+
+
 def compare(name: str, images: ImageSet, curve: RDCurve) -> dict[str, Any]:
     """BD-rate of a curve against a codec over the curve's own quality interval, or the reason why not."""
     try:

@@ -39,7 +39,7 @@ class _Kernels(TorchDispatchMode):
     """Counts operations that are no views, and the bytes of what goes in and comes out."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels = self.bytes = 0
 
     def __torch_dispatch__(

@@ -17,6 +17,8 @@ from nas_kd.data.metrics import MULTIPLE, psnr_db
 from nas_kd.evaluation.rate_distortion import Codec
 
 SIDE_PX = 256
+FRAME_PX = (768, 768)
+"""Height and width of the largest picture that a report shows whole."""
 LABEL_PX = 16
 
 
@@ -42,6 +44,19 @@ def crops(images: ImageSet, most: int, side_px: int = SIDE_PX) -> dict[str, Imag
     return found
 
 
+def whole(images: ImageSet, most: int) -> dict[str, Image8]:
+    """The first pictures that are more than their crop: whole up to FRAME_PX, of larger ones the centre, named so."""
+    found: dict[str, Image8] = {}
+    for name, (H, W), image in zip(images.names, images.sizes, images.images, strict=True):
+        if min(H, W) <= SIDE_PX or len(found) >= most:
+            continue
+        h, w = min(H, FRAME_PX[0]), min(W, FRAME_PX[1])
+        top, left = (H - h) // 2, (W - w) // 2
+        said = "whole" if (h, w) == (H, W) else f"{w}x{h} of it"
+        found[f"{name}, {said}"] = image[top : top + h, left : left + w]
+    return found
+
+
 @torch.no_grad()
 def shots(codec: Codec, originals: dict[str, Image8], levels: Iterable[int]) -> list[Shot]:
     """Every crop at every level."""
@@ -64,7 +79,12 @@ def data_uri(image: Image8) -> str:
     """A lossless WebP as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "WEBP", lossless=True, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return file_uri(buffer.getvalue())
+
+
+def file_uri(webp: bytes) -> str:
+    """A WebP file as a data URI."""
+    return "data:image/webp;base64," + base64.b64encode(webp).decode()
 
 
 def sheet(originals: dict[str, Image8], taken: list[Shot]) -> Image.Image:

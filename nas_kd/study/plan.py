@@ -40,7 +40,8 @@ def question_of(s: Settings, budget: int | None) -> Question:
 
 def kmac_per_px(cost: ArchCost, side: str) -> float:
     """10^3 multiply-accumulates per pixel of one side, or of both (``total``)."""
-    return getattr(cost, side).macs / (FRAME_PX[0] * FRAME_PX[1]) / 1e3
+    macs: int = getattr(cost, side).macs
+    return macs / (FRAME_PX[0] * FRAME_PX[1]) / 1e3
 
 
 def outline(s: Settings, budget: int | None) -> list[str]:

@@ -13,10 +13,11 @@ from small import NAME
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.published import SHOWN
-from nas_kd.report import html as pages
+from nas_kd.report import seen as pages
 from nas_kd.report.crops import spread
 from nas_kd.report.figures import MIN_FOR_IMPORTANCE, curves, importances, panes, volumes
-from nas_kd.report.html import Seen, best_first, build, look, write_report
+from nas_kd.report.html import build, write_report
+from nas_kd.report.seen import Seen, best_first, look
 from nas_kd.report.tables import COLOURS, plot_front
 from nas_kd.study.record import Outcome
 from nas_kd.study.study import Settings, Study, open_study

@@ -198,18 +198,34 @@ function options(select, pairs) {
   select.replaceChildren(...pairs.map(([value, text]) => make("option", text, { value })));
 }
 
+const keys = ["trial", "picture", "level"];
+
+// What is there of the picture that is chosen; whole pictures are of few trials and one level.
+function fitting() {
+  const of = page.shots.filter((shot) => shot.picture === $("shot-picture").value);
+  for (const key of ["trial", "level"]) {
+    const there = new Set(of.map((shot) => String(shot[key])));
+    for (const option of $(`shot-${key}`).options) option.disabled = !there.has(option.value);
+  }
+  const wants = (key) => (shot) => String(shot[key]) === $(`shot-${key}`).value;
+  const sameTrial = of.filter(wants("trial"));
+  return sameTrial.find(wants("level")) ?? sameTrial[0] ?? of.find(wants("level")) ?? of[0];
+}
+
 function compare() {
-  const shot = page.shots.find((s) => String(s.trial) === $("shot-trial").value
-    && s.picture === $("shot-picture").value && String(s.level) === $("shot-level").value);
-  $("original").src = page.originals[shot.picture];
+  const shot = fitting();
+  for (const key of keys) $(`shot-${key}`).value = String(shot[key]);
+  const webp = $("shot-other").value === "webp" && shot.webp;
+  $("other").src = webp ? shot.webp.uri : page.originals[shot.picture];
   $("coded").src = shot.uri;
-  $("said").textContent = `left: trial ${shot.trial}, level ${shot.level}, ${shot.bpp_est.toFixed(3)} bpp (estimated), `
-    + `${shot.psnr_db.toFixed(2)} dB on this crop; right: the original`;
+  $("compare").classList.toggle("whole", page.frames.includes(shot.picture));
+  $("said").textContent = `left: trial ${shot.trial}, level ${shot.level}, ${shot.said}; `
+    + (webp ? `right: WebP, ${shot.webp.said}` : "right: the original");
 }
 
 function compareTo(number) {
   const select = $("shot-trial");
-  if (select && [...select.options].some((option) => option.value === String(number))) {
+  if (select && [...select.options].some((option) => option.value === String(number) && !option.disabled)) {
     select.value = String(number);
     compare();
   }
@@ -221,7 +237,8 @@ function pictures() {
   options($("shot-trial"), distinct("trial").map((n) => [n, `trial ${n}`]));
   options($("shot-picture"), distinct("picture").map((name) => [name, name]));
   options($("shot-level"), distinct("level").map((level) => [level, `level ${level}`]));
-  for (const id of ["shot-trial", "shot-picture", "shot-level"]) $(id).onchange = compare;
+  options($("shot-other"), [...(page.shots[0].webp ? [["webp", "beside WebP of equal size"]] : []), ["original", "beside the original"]]);
+  for (const key of [...keys, "other"]) $(`shot-${key}`).onchange = compare;
   $("shot-level").value = String(page.opens.level);
   $("slide").oninput = () => $("compare").style.setProperty("--cut", $("slide").value + "%");
   compare();
