@@ -131,8 +131,8 @@ def _descend(student: Student, part: _Part, start: Latents, level: float, steps:
     for step in range(steps + 1):
         y, z = (t * unit for t, unit in zip(moved, units, strict=True))
         cost = _cost(student, x, y, z, level)
-        if float(cost) < least:
-            least, best = float(cost), (y.detach(), z.detach())
+        if (now := float(cost.detach())) < least:
+            least, best = now, (y.detach(), z.detach())
         gradients = torch.autograd.grad(cost, moved)
         for t, gradient, mask in zip(moved, gradients, masks, strict=True):
             t.grad = gradient * mask

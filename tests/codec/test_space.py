@@ -152,8 +152,16 @@ TRUNK16 = SIDE | {"stem": "trunk16", "widths": [0, 0, 0, 24], "depths": [0, 0, 0
     [
         ({"widths": [8, 8, 8]}, "widths = [8, 8, 8]", "list of 4 entries"),
         ({"stem": "trunk8", "widths": [8]}, "widths = [8]", "3 entries, .* or of 4 entries"),
-        ({"stem": "conv", "widths": [8] * 3, "depths": [0] * 3, "block": "summed"}, "summed", "trunks"),
-        ({"stem": "conv", "widths": [8] * 3, "depths": [0] * 3, "activation": "relu6"}, "relu6", "trunks"),
+        (
+            {"stem": "conv", "widths": [8] * 3, "depths": [0, 0, 1], "block": "summed"},
+            "summed",
+            "trunks",
+        ),
+        (
+            {"stem": "conv", "widths": [8] * 3, "depths": [0] * 3, "activation": "relu6"},
+            "relu6",
+            "trunks",
+        ),
     ],
 )
 def test_what_only_some_trunks_have_is_refused_elsewhere(change: dict, what: str, rule: str):
