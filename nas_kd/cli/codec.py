@@ -1,4 +1,4 @@
-"""Commands about a codec: eval, compress, decompress, info."""
+"""Commands about a codec: eval, compress, decompress, info, probe."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is th
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 MOST_EFFORT = 9
+PROBE_CROPS, PROBE_SIDE_PX = 12, 192
 
 app = typer.Typer()
 
@@ -299,3 +300,38 @@ def info(
     print(f"{found['width']}x{found['height']} pixels{grey}, level {found['level']:.6g}")
     parts = " + ".join(f"{found[part + '_bytes']} {part}" for part in ("header", "y", "z"))
     print(f"{found['bytes']} bytes = {parts}; {found['bpp']:.4f} bpp")
+
+
+@app.command()
+def probe(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="folder of a student")],
+    data: Annotated[str, typer.Option(help="builtin, a set by name, or a folder")] = "builtin",
+    as_json: AsJson = False,
+) -> None:
+    """Where a student's channels are wasted and where lacking: the dimension of each block's input.
+
+    It is the number of principal components on which a block may be fed for less than 1 % of R-D cost.
+
+    Example: nas-kd probe students/trial-0003
+    """
+    from nas_kd.cli.common import require_there
+
+    require_there(student)
+    import torch
+
+    from nas_kd.codec.checkpoint import load_student
+    from nas_kd.codec.probe import probe as probed
+    from nas_kd.data.images import crop_pool, open_images
+
+    codec = load_student(student)
+    crops = crop_pool(open_images(data, "eval"), PROBE_CROPS, PROBE_SIDE_PX, 0)
+    found = probed(codec, torch.from_numpy(crops).float() / 255)
+    if not found:
+        raise UsageError(f"{student}: {codec.arch} has no blocks; there is nothing to probe")
+    if as_json:
+        rows = [vars(one) | {"verdict": one.verdict} for one in found]
+        print(json.dumps({"student": str(student), "allowed_percent": 1, "layers": rows}))
+        return
+    print(f"{'layer':24} {'channels':>8} {'dimension':>9}")
+    for one in found:
+        print(f"{one.layer:24} {one.channels:8} {one.dimension:9}  {one.verdict}".rstrip())

@@ -1,9 +1,9 @@
 """Latents sought for one picture: by gradient on its own rate and distortion, at no cost to the decoder.
 
-An encoder gives latents that are good for the pictures it was trained on; for the one at hand better ones lie near
-(Campos et al., CVPR 2019 workshops). Both y and z move, in units of their quantisation steps. Every step sees rates and
-the picture of rounded latents, as they will be coded, and its gradients pass straight through the rounding; so the
-cost of each step is that of a file, and the best step is kept, the first included: never worse than without.
+An encoder gives latents that are good for the pictures it was trained on; for the one at hand better ones lie near.
+Both y and z move, in units of their quantisation steps, by stochastic Gumbel annealing (Yang et al., NeurIPS 2020):
+rates and the picture are those of latents that are drawn between the two neighbouring whole numbers, more and more
+sharply. What is found is kept if, rounded as it will be coded, it costs less than what the encoder gave.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from nas_kd.codec.bitstream import Analysed, analyse, info, write
-from nas_kd.codec.compressai_light import quantize_ste
 from nas_kd.codec.entropy_coding import CELL, Tile, tiles_of
 from nas_kd.codec.student import Gain, Student
 from nas_kd.data.image_file import Image8
@@ -27,16 +26,22 @@ from nas_kd.data.images import to_tensor
 from nas_kd.data.metrics import MULTIPLE
 from nas_kd.errors import UsageError
 
-STEPS = (0, 3, 6, 12, 25, 50, 100, 200, 400, 800)
+STEPS = (0, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 """Steps of each effort."""
 
-RATE = 0.05
-"""Adam's learning rate in quantisation steps at the start; it falls to zero as a cosine."""
+RATE = 0.01
+"""Adam's learning rate in quantisation steps; it falls to zero, by the root of what is left of the steps."""
+
+WARM, COLD = 0.5, 0.07
+"""Temperatures of the first and of the last step; between them an exponential."""
 
 SIDE = 8
 """Hyperlatents per side of what is sought together: 512 px."""
 AROUND = 1
 """Hyperlatents around it on which the cost is counted too: what a change does to its neighbours."""
+
+EDGE = 1e-4
+"""Distance from 0 and 1 that keeps logits finite."""
 
 Latents = tuple[Tensor, Tensor]
 """y [1, M, 4h, 4w] and z [1, hyper, h, w]."""
@@ -81,13 +86,12 @@ def sought(
     colour = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
     y, z = picture.y.detach().clone(), picture.z.detach().clone()
     h, w = z.shape[-2:]
-    with _straight_through(student):
-        for tile in tiles_of(h, w, SIDE) if STEPS[effort] else []:
-            part = _part(tile, z.shape, colour)
-            outer = y[part.of_y], z[part.of_z]
-            found = _descend(student, part, outer, level, STEPS[effort])
-            for there, better, own in zip(outer, found, part.own, strict=True):
-                there[own] = better[own]
+    for tile in tiles_of(h, w, SIDE) if STEPS[effort] else []:
+        part = _part(tile, z.shape, colour)
+        outer = y[part.of_y], z[part.of_z]  # views: what is written there is written into y and z
+        found = _descend(student, part, outer, level, STEPS[effort])
+        for there, better, own in zip(outer, found, part.own, strict=True):
+            there[own] = better[own]
     return replace(picture, y=y, z=z)
 
 
@@ -123,23 +127,50 @@ def _place(spans: list[tuple[int, int]], scale: int) -> tuple[Any, slice, slice]
 
 
 def _descend(student: Student, part: _Part, start: Latents, level: float, steps: int) -> Latents:
-    """The best of the latents on a path of Adam's from ``start``."""
+    """Where so many steps from ``start`` lead, or ``start`` where that is better."""
     units = [_unit(gain, level, start[0]) for gain in (student.gain_y, student.gain_z)]
     moved = [(t / unit).clone().requires_grad_() for t, unit in zip(start, units, strict=True)]
     masks = [_mask(t, own) for t, own in zip(start, part.own, strict=True)]
-    optimiser = torch.optim.Adam(moved, lr=RATE)
-    x, least, best = part.x.to(start[0].device), math.inf, start
-    for step in range(steps + 1):
-        y, z = (t * unit for t, unit in zip(moved, units, strict=True))
-        cost = _cost(student, x, y, z, level)
-        if float(cost) < least:
-            least, best = float(cost), (y.detach(), z.detach())
-        gradients = torch.autograd.grad(cost, moved)
+    x, optimiser = part.x.to(start[0].device), torch.optim.Adam(moved, lr=RATE)
+    for step in range(steps):
+        with _rounding(student, Annealed(WARM * (COLD / WARM) ** (step / steps), step)):
+            cost = _cost(student, x, *_times(moved, units), level)
+            gradients = torch.autograd.grad(cost, moved)
         for t, gradient, mask in zip(moved, gradients, masks, strict=True):
             t.grad = gradient * mask
-        optimiser.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimiser.param_groups[0]["lr"] = RATE * math.sqrt(1 - step / steps)
         optimiser.step()
-    return best
+    with torch.no_grad():
+        end = _times(moved, units)
+        return end if _cost(student, x, *end, level) < _cost(student, x, *start, level) else start
+
+
+def _times(moved: list[Tensor], units: list[Tensor]) -> Latents:
+    y, z = (t * unit for t, unit in zip(moved, units, strict=True))
+    return y, z
+
+
+class Annealed:
+    """Rounding to a mixture of the two neighbouring whole numbers, drawn at a temperature.
+
+    What is rounded twice in a step, for its rate and for the picture, is drawn alike.
+    """
+
+    def __init__(self, temperature: float, seed: int):
+        self.temperature, self.seed = temperature, seed
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Of the same shape; differentiable."""
+        low = values.detach().floor()
+        above = (values - low).clamp(EDGE, 1 - EDGE)
+        # The logit of a Gumbel-softmax of two: the difference of two Gumbel numbers is logistic.
+        logit = (torch.atanh(1 - above) - torch.atanh(above)) / self.temperature
+        return low + torch.sigmoid((self._noise(values) - logit) / self.temperature)
+
+    def _noise(self, values: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.rand(values.shape, generator=generator).clamp(EDGE, 1 - EDGE)
+        return torch.logit(drawn).to(values.device)
 
 
 def _unit(gain: Gain | None, level: float, like: Tensor) -> Tensor:
@@ -170,17 +201,19 @@ def _lmbda(lmbdas: tuple[float, ...], level: float) -> float:
 
 
 @contextmanager
-def _straight_through(student: Student) -> Iterator[None]:
-    """Entropy models that round, as they do in evaluation, and let gradients pass."""
+def _rounding(student: Student, rounding: Annealed) -> Iterator[None]:
+    """The student and its entropy models round in this way."""
+
+    def quantize(inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
+        return rounding(inputs) if means is None else rounding(inputs - means) + means
+
     models: list[Any] = [student.entropy_bottleneck, student.gaussian_conditional]
+    usual, student.rounding = student.rounding, rounding
     for model in models:
-        model.quantize = _rounded
+        model.quantize = quantize
     try:
         yield
     finally:
+        student.rounding = usual
         for model in models:
             del model.quantize
-
-
-def _rounded(inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-    return quantize_ste(inputs) if means is None else quantize_ste(inputs - means) + means

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -106,6 +107,7 @@ class Student(CompressionModel):
         self.linear_a = LinearAnalysis(arch.M) if arch.shortcut else None
         self.linear_s = LinearSynthesis(arch.M) if arch.shortcut else None
         self.coder: LatentCoder | None = None
+        self.rounding: Callable[[Tensor], Tensor] = quantize_ste
         self._initialise_gains()
 
     @property
@@ -166,13 +168,12 @@ class Student(CompressionModel):
 
     def _round_z(self, z: Tensor) -> Tensor:
         medians = self.entropy_bottleneck.quantiles[:, 0, 1].detach()[None, :, None, None]
-        return quantize_ste(z - medians) + medians
+        return self.rounding(z - medians) + medians
 
-    @staticmethod
-    def _round_y(y: Tensor, means: Tensor | None, gain: Any, inverse: Any) -> Tensor:
+    def _round_y(self, y: Tensor, means: Tensor | None, gain: Any, inverse: Any) -> Tensor:
         if means is None:
-            return quantize_ste(y * gain) * inverse
-        return (quantize_ste((y - means) * gain) + means * gain) * inverse
+            return self.rounding(y * gain) * inverse
+        return (self.rounding((y - means) * gain) + means * gain) * inverse
 
     def _entropy_parameters(
         self, features: Tensor, y: Tensor, gain: Any, inverse: Any
