@@ -12,7 +12,6 @@ from nas_kd.errors import NasKdError
 from nas_kd.report.export import export_front
 from nas_kd.report.tables import front_json
 from nas_kd.study.polish import (
-    RECORD,
     best_folder,
     gained,
     keep,
@@ -91,7 +90,7 @@ def test_a_search_polishes_its_front_and_exports_it(tmp_path, monkeypatch):
         search(replace(settings, polish=3), 2, Machine(1), lambda *words: heard.append(words))
     study = open_study("p")
     assert {t.number: t.values for t in study.front()} == before
-    assert set(study.optuna.user_attrs[RECORD]) == {str(n) for n in before}
+    assert set(study.polished) == set(before)
     assert ("preparing", f"polished: {len(before)} of {len(before)} students of the front") in heard
     for trial in study.front():
         own = study.student_folder(trial)
