@@ -213,6 +213,7 @@ def anchor_of(settings: Settings, teacher: Teacher, listen: Listen) -> dict[str,
     images = open_images(settings.eval_data, "eval")
     measured = measured_once(CACHE / CURVES, teacher, images, best_device())
     curve = measured.curve()
+    interval = _interval(settings, curve)
     anchor = {
         "name": TEACHER,
         "rate": measured.kind,
@@ -221,12 +222,12 @@ def anchor_of(settings: Settings, teacher: Teacher, listen: Listen) -> dict[str,
         "latent_widths": list(teacher.latent_widths),
         "teacher_curve": curve.to_json(),
         "curve": curve.to_json(),
-        "interval_db": _interval(settings, curve),
+        "interval_db": interval,
         "per_image": [one.to_json() for one in measured.per_image()],
         "baselines": {name: one.to_json() for name, one in beside(images).items()},
     }
     if settings.anchor != TEACHER:
-        anchor |= _classical_anchor(settings.anchor, images, anchor["interval_db"])
+        anchor |= _classical_anchor(settings.anchor, images, interval)
     return anchor
 
 
