@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from nas_kd.study.settings import Settings
 
 Mode = Literal["lines", "json", "quiet"]
-Limit = Annotated[
-    str | None,
-    typer.Option(help="never train an arch above this: NUMBER, or encoder=NUMBER,decoder=NUMBER"),
-]
+
+
+def _limit(of: str) -> Any:
+    return typer.Option(metavar="N|SIDE=N", help=f"never train an arch above this: {of}")
 
 
 def _packed(text: str | None) -> int | str | None:
@@ -62,10 +62,12 @@ def search(
         str | None, typer.Option(help="training pictures: builtin, a set by name, or a folder")
     ] = None,
     eval_data: Annotated[str | None, typer.Option(help="pictures to judge by")] = None,
-    max_gmac: Limit = None,
-    max_params: Limit = None,
-    max_mj: Limit = None,
-    max_latency_ms: Limit = None,
+    max_gmac: Annotated[
+        str | None, _limit("10^9 MACs on 768x512, of both sides or decoder=N,encoder=N")
+    ] = None,
+    max_params: Annotated[str | None, _limit("parameters")] = None,
+    max_mj: Annotated[str | None, _limit("mJ for such a picture")] = None,
+    max_latency_ms: Annotated[str | None, _limit("ms for such a picture")] = None,
     settings: Set = None,
     effort: Annotated[
         str | None,

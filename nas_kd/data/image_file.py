@@ -7,12 +7,19 @@ import random
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageCms, ImageOps
 
-Image8 = NDArray[np.uint8]
+if (
+    TYPE_CHECKING
+):  # numpy takes a quarter of a second to import, and a command that is refused needs none
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Image8 = NDArray[np.uint8]
+else:
+    Image8 = Any
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**26
@@ -159,6 +166,8 @@ def _to_srgb(profile: bytes, mode: str) -> Transform | None:
 
 def _changes_nothing(transform: Transform, mode: str) -> bool:
     """Whether a transform leaves every colour of a grid within NEAR of what it was."""
+    import numpy as np
+
     steps = np.arange(0, 256, 17, dtype=np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(64, 64, 3)
     probe = Image.fromarray(grid if mode == "RGB" else np.arange(256, dtype=np.uint8)[None])

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from nas_kd.data.image_file import MAX_PIXELS, Image8, in_srgb, opened
@@ -80,6 +79,8 @@ def _deep(file: Image.Image) -> str | None:
 
 
 def _pixels(picture: Image.Image, name: str) -> Image8:
+    import numpy as np
+
     if "A" in picture.getbands() or "transparency" in picture.info:
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
         if alpha.min() < 255:

@@ -96,6 +96,13 @@ def test_trials_and_polish_take_their_steps_and_workers_share_them(step_s):
     assert alone["shared weights"] == alone["ranking"] == alone["energy"] == 0
 
 
+def test_on_a_gpu_trials_are_not_taken_to_be_as_fast_together_as_alone(step_s, monkeypatch):
+    monkeypatch.setattr(forecasting, "best_device", lambda: "cuda")
+    asked = replace(SMALL, init="scratch")
+    alone, four = (forecast(asked, 8, n, TAUGHT).seconds["trials"] for n in (1, 4))
+    assert four == alone
+
+
 def test_shared_weights_cost_nothing_where_the_teacher_is_the_spaces_family(step_s):
     assert forecast(SMALL, 8, 1, TAUGHT).seconds["shared weights"] == 0
     assert forecast(replace(SMALL, warmup=10), 8, 1, TAUGHT).seconds["shared weights"] > 0
