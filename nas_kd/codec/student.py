@@ -152,6 +152,20 @@ class Student(CompressionModel):
         likelihoods = {"y": y_likelihoods, "z": z_likelihoods}
         return {"x_hat": x_hat, "likelihoods": likelihoods, "y": y, "z": z}
 
+    def rounded(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """y_hat and z_hat of pictures [B, 3, H, W]; all that the encoder computes but the coding."""
+        gain_y, inverse_y, gain_z, inverse_z = self._gains(level)
+        y, z = self.latents(x)
+        z_hat = self._round_z(z * gain_z)
+        _, means = self._entropy_parameters(self.h_s(z_hat * inverse_z), y, gain_y, inverse_y)
+        return self._round_y(y, means, gain_y, inverse_y), z_hat
+
+    def restored(self, y_hat: Tensor, z_hat: Tensor, level: Level) -> Tensor:
+        """x_hat [B, 3, H, W] of what ``rounded`` returned; all that the decoder computes but the decoding."""
+        gain_y, inverse_y, _, inverse_z = self._gains(level)
+        self._entropy_parameters(self.h_s(z_hat * inverse_z), y_hat, gain_y, inverse_y)
+        return self.synthesis(y_hat).clamp(0, 1)
+
     def _gains(self, level: Level) -> tuple[Any, Any, Any, Any]:
         if self.gain_y is None or self.gain_z is None:
             return 1.0, 1.0, 1.0, 1.0
