@@ -55,7 +55,7 @@ from nas_kd.measurement.codec_energy import energy_of
 from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import QUICK
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import LiveBytes, gpu_busy_share
+from nas_kd.measurement.profiling import LiveBytes, gpu_busy_share
 from nas_kd.measurement.reading import Reading
 from nas_kd.places import TEACHERS
 from nas_kd.report.illustrate import illustrate

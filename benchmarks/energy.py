@@ -17,6 +17,7 @@ from energy_simulated import in_markdown, repeats, schemes, shares
 from scipy.stats import spearmanr
 
 from nas_kd.codec.cost import count
+from nas_kd.codec.networks import noise_frame, passes
 from nas_kd.codec.space import Arch, load_space, prim
 from nas_kd.codec.student import Student
 from nas_kd.device import best_device
@@ -25,10 +26,6 @@ from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import QUICK
 from nas_kd.measurement.energy_model import fitted, work_of
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import (
-    noise_frame,
-    passes,
-)
 from nas_kd.measurement.reading import Reading
 
 PRIM_WIDTHS = (16, 32, 48, 64, 96, 128)

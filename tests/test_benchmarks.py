@@ -28,6 +28,7 @@ for script in sys.argv[2:]:
 """
 
 
+@pytest.mark.thorough
 def test_every_benchmark_says_its_options():
     """In one process, for torch is loaded once then."""
     asked = [sys.executable, "-c", HELP, SCRIPTS[0].parent, *SCRIPTS]

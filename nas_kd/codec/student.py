@@ -161,6 +161,26 @@ class Student(CompressionModel):
         likelihoods = {"y": y_likelihoods, "z": z_likelihoods}
         return {"x_hat": x_hat, "likelihoods": likelihoods, "y": y, "z": z}
 
+    def rounded(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """y_hat and z_hat of pictures [B, 3, H, W]; all that the encoder computes but the coding."""
+        gain_y, inverse_y, gain_z, inverse_z = self._gains(level)
+        y, z = self.latents(x)
+        z_hat = self._round_z(z * gain_z)
+        if self.passes:
+            _, *found = self._in_passes(y, z_hat * inverse_z, gain_y, inverse_y)
+            return self._round_in_steps(y, *found, gain_y, inverse_y), z_hat
+        _, means = self._entropy_parameters(self.h_s(z_hat * inverse_z), y, gain_y, inverse_y)
+        return self._round_y(y, means, gain_y, inverse_y), z_hat
+
+    def restored(self, y_hat: Tensor, z_hat: Tensor, level: Level) -> Tensor:
+        """x_hat [B, 3, H, W] of what ``rounded`` returned; all that the decoder computes but the decoding."""
+        gain_y, inverse_y, _, inverse_z = self._gains(level)
+        if self.passes:
+            self._in_passes(y_hat, z_hat * inverse_z, gain_y, inverse_y)
+        else:
+            self._entropy_parameters(self.h_s(z_hat * inverse_z), y_hat, gain_y, inverse_y)
+        return self.synthesis(y_hat).clamp(0, 1)
+
     def _gains(self, level: Level) -> tuple[Any, Any, Any, Any]:
         if self.gain_y is None or self.gain_z is None:
             return 1.0, 1.0, 1.0, 1.0
@@ -191,10 +211,16 @@ class Student(CompressionModel):
         self, y: Tensor, z_hat: Tensor, gain: Any, inverse: Any
     ) -> tuple[Tensor, Tensor]:
         """Likelihoods and y_hat where steps are predicted."""
-        means, steps = self.predicted(self.h_s(z_hat), y, gain, inverse)
-        scales = torch.exp(self.entropy_parameters.log_scales(z_hat))
+        scales, means, steps = self._in_passes(y, z_hat, gain, inverse)
         _, likelihoods = self.gaussian_conditional((y - means) * (gain / steps), scales * gain)
         return likelihoods, self._round_in_steps(y, means, steps, gain, inverse)
+
+    def _in_passes(
+        self, y: Tensor, z_hat: Tensor, gain: Any, inverse: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scales from z_hat, means and steps from its features and from what is decoded."""
+        scales = torch.exp(self.entropy_parameters.log_scales(z_hat))
+        return scales, *self.predicted(self.h_s(z_hat), y, gain, inverse)
 
     @staticmethod
     def _round_in_steps(y: Tensor, means: Tensor, steps: Tensor, gain: Any, inverse: Any) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nas_kd.codec.networks import FRAME, MEGAPIXELS, Pass, noise_frame, passes
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
 from nas_kd.data.image_file import Image8
@@ -22,16 +23,9 @@ from nas_kd.measurement.counter import UnusableError
 from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import QUICK, Mode, Seen, Session, measured_twice_at_most
 from nas_kd.measurement.energy_model import work_of
+from nas_kd.measurement.graph_replay import replayed
 from nas_kd.measurement.meter import Meter
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import (
-    FRAME,
-    MEGAPIXELS,
-    Pass,
-    noise_frame,
-    passes,
-    replayed,
-)
 from nas_kd.measurement.reading import FAKE, Reading
 from nas_kd.measurement.reading_cache import Key, Readings, read_record, write_record
 from nas_kd.measurement.wishes import Wishes

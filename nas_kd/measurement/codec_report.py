@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.cost import DECODER, ENCODER, count
+from nas_kd.codec.networks import FRAME, MEGAPIXELS, PARTS, Pass, noise_frame, passes
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.device import best_device, numerics, synchroniser
@@ -24,21 +25,11 @@ from nas_kd.measurement.codec_energy import (
 from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.energy import FULL, QUICK, Mode
 from nas_kd.measurement.entropy_coding_cost import coding_cost, no_coding
+from nas_kd.measurement.graph_replay import graph_replay
 from nas_kd.measurement.latency import QUICK_RUNS, RUNS, latency_ratio, measure_latency
 from nas_kd.measurement.meter import Meter
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import (
-    FRAME,
-    LAUNCH_BOUND,
-    MEGAPIXELS,
-    PARTS,
-    Pass,
-    gpu_busy_share,
-    graph_replay,
-    memory_bytes,
-    noise_frame,
-    passes,
-)
+from nas_kd.measurement.profiling import LAUNCH_BOUND, gpu_busy_share, memory_bytes
 from nas_kd.measurement.reading import Reading
 from nas_kd.places import TEACHERS
 

@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.student import Student
-from nas_kd.measurement.networks import decode, encode
 from nas_kd.measurement.reading import Reading
 
 MIN_READINGS = 8
@@ -60,9 +59,9 @@ def work_of(student: Student, part: str, x: Tensor) -> Work:
     level = torch.ones(1, device=x.device)
     with torch.inference_mode():
         with _Kernels() as first:
-            latents = encode(student, x, level)
+            latents = student.rounded(x, level)
         with _Kernels() as second:
-            decode(student, *latents, level)
+            student.restored(*latents, level)
     sides = {"encoder": (first,), "decoder": (second,), "both": (first, second)}[part]
     cost = arch_cost(student.arch, student.levels)
     macs = {"encoder": cost.encoder.macs, "decoder": cost.decoder.macs}

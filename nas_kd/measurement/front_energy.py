@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from nas_kd.codec.networks import FRAME
 from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet
 from nas_kd.device import best_device
@@ -18,9 +19,6 @@ from nas_kd.measurement.energy import FULL
 from nas_kd.measurement.entropy_coding_cost import coding_cost
 from nas_kd.measurement.latency import QUICK_RUNS
 from nas_kd.measurement.meters import find_meter
-from nas_kd.measurement.networks import (
-    FRAME,
-)
 from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.objectives import TABLE, of_kind
 

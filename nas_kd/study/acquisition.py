@@ -7,23 +7,27 @@ q_1 <= ... <= q_K of the front, so that
 
     E = sum_k A_k (psi(q_k+1) - psi(q_k)),   psi(t) = int_-inf^t P(Q < s) ds = (t - mean) Phi(u) + sd phi(u)
 
-with u = (t - mean) / sd, q_0 = -inf and q_K+1 the reference: a closed form and no sampling.
+with u = (t - mean) / sd, q_0 = -inf and q_K+1 the reference: a closed form and no sampling. Far from the front every
+term is below the smallest number there is, so that logarithms are added up (Ament et al., NeurIPS 2023).
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import erfcx, ndtr
+
+TAIL = -1e3
+"""Below it psi is its asymptote, phi(u) / u^2, to a part in 10^6; above it that would cancel digits."""
 
 
-def expected_improvement(
+def log_expected_improvement(
     mean: np.ndarray,
     sd: np.ndarray,
     costs: np.ndarray,
     front: np.ndarray,
     reference: np.ndarray,
 ) -> np.ndarray:
-    """Expected growth of the hypervolume by each candidate [n].
+    """Logarithm of the expected growth of the hypervolume by each candidate [n]; -inf where it cannot grow.
 
     Args:
         mean: of the uncertain objective [n].
@@ -37,18 +41,35 @@ def expected_improvement(
     )
     inside = inside[np.argsort(inside[:, 0], kind="stable")]
     steps = np.append(inside[:, 0], reference[0])
-    below = np.zeros(len(mean))
-    found = np.zeros(len(mean))
+    below = found = np.full(len(mean), -np.inf)
     for k, step in enumerate(steps):
-        until = _psi(step, mean, sd)
-        found += _exposed(costs, inside[:k, 1:], reference[1:]) * (until - below)
+        until = _log_psi(step, mean, sd)
+        found = np.logaddexp(
+            found, _log(_exposed(costs, inside[:k, 1:], reference[1:])) + _minus(until, below)
+        )
         below = until
     return found
 
 
-def _psi(t: float, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+def _log(x: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(x)
+
+
+def _minus(more: np.ndarray, less: np.ndarray) -> np.ndarray:
+    """log(exp(more) - exp(less))."""
+    return more + _log(-np.expm1(np.minimum(less - more, 0.0)))
+
+
+def _log_psi(t: float, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     u = (t - mean) / sd
-    return (t - mean) * ndtr(u) + sd * np.exp(-0.5 * u**2) / np.sqrt(2 * np.pi)
+    near, tail, far = np.maximum(u, -1.0), np.clip(u, TAIL, -1.0), np.minimum(u, TAIL)
+    density = -0.5 * u**2 - 0.5 * np.log(2 * np.pi)
+    high = _log(near * ndtr(near) + np.exp(-0.5 * near**2) / np.sqrt(2 * np.pi))
+    # 1 + u Phi(u) / phi(u), where both are tiny.
+    low = density + np.log1p(tail * np.sqrt(np.pi / 2) * erfcx(-tail / np.sqrt(2)))
+    last = density - 2 * np.log(-far)
+    return np.log(sd) + np.where(u > -1, high, np.where(u > TAIL, low, last))
 
 
 def _exposed(costs: np.ndarray, points: np.ndarray, reference: np.ndarray) -> np.ndarray:

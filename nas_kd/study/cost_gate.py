@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas_kd.codec.macs import arch_cost
+from nas_kd.codec.networks import noise_frame, passes
 from nas_kd.codec.student import Student
 from nas_kd.device import synchroniser
 from nas_kd.measurement.codec_energy import frame_energy
 from nas_kd.measurement.device_lock import in_use
 from nas_kd.measurement.latency import RUNS, measure_latency
-from nas_kd.measurement.networks import noise_frame, passes
 from nas_kd.measurement.reading import Reading
 from nas_kd.reasons import Reason
 from nas_kd.study.limits import MEASURED, Limits

@@ -18,13 +18,13 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import ndtr
+from scipy.special import log_ndtr
 
 from nas_kd.codec.macs import ArchCost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
 from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.reasons import OVER_LIMIT, Reason
-from nas_kd.study.acquisition import expected_improvement
+from nas_kd.study.acquisition import log_expected_improvement
 from nas_kd.study.front import pareto_front
 from nas_kd.study.settings import QUALITY, checked
 from nas_kd.study.storage import lined_up
@@ -404,18 +404,19 @@ class _Model:
         self.reference = np.maximum(worst, reached.max(axis=0)) + 0.1 * extent
 
     def score(self, archs: list[Arch]) -> np.ndarray:
-        """Expected hypervolume improvement times the chance to be feasible [n]."""
+        """Logarithm of the expected hypervolume improvement times the chance to be feasible [n]."""
         x = self._x(archs)
         mean, sd = self.quality(x)
-        total = np.zeros(len(archs))
+        total = np.full(len(archs), -np.inf)
         uncertain = any(model is not None for model in self.measured.values())
         for node, weight in zip(NODES, WEIGHTS, strict=True) if uncertain else ((0.0, 1.0),):
             costs = self._costs(archs, float(node))
-            total += weight * expected_improvement(mean, sd, costs, self.points, self.reference)
+            found = log_expected_improvement(mean, sd, costs, self.points, self.reference)
+            total = np.logaddexp(total, np.log(weight) + found)
         for model in (self.lacks, *self.limits):
             if model is not None:
                 level, doubt = model.predict(x)
-                total *= ndtr(-level / doubt)
+                total += log_ndtr(-level / doubt)
         return total
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from nas_kd.codec.checkpoint import load_student, ready
+from nas_kd.codec.networks import in_turn, passes
 from nas_kd.codec.space import load_arch
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
 from nas_kd.measurement.codec_energy import EXCLUDED
 from nas_kd.measurement.codec_report import Subject, measured
-from nas_kd.measurement.networks import in_turn, passes
 from nas_kd.places import TEACHERS
 from nas_kd.teachers.families import FixedRate, zoo_shape
 from nas_kd.teachers.served import is_built_in, is_compressai, zoo_qualities

@@ -13,7 +13,6 @@ from nas_kd.codec.compressai_light import GDN
 from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
 from nas_kd.codec.space import Arch, Transform, load_space, prim
 from nas_kd.codec.student import Student, anchors, slice_params
-from nas_kd.measurement.networks import encode
 from nas_kd.supernet.from_teacher import name_there
 
 from compressai.models import ScaleHyperprior  # isort: skip  (after nas_kd.codec.compressai_light: a light import)
@@ -102,7 +101,7 @@ def test_what_is_decoded_is_what_forward_computes(path: Path, largest: bool):
         x_hat = student.synthesis(full.y_hat).clamp(0, 1)
         # Means are rounded to 16 bits for the coder: a quarter of an 8-bit step in the picture, except where a
         # latent lies so near the middle of two symbols that it, and what is predicted from it, is another.
-        steps = (full.y_hat - encode(student, x, torch.tensor([float(level)]))[0]).abs() * gain(
+        steps = (full.y_hat - student.rounded(x, torch.tensor([float(level)]))[0]).abs() * gain(
             level
         )
         other = steps > 0.1

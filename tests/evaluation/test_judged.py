@@ -100,6 +100,7 @@ def test_a_set_is_named_once_and_a_folder_may_have_a_comma(tmp_path):
     assert list(judging.open_sets(str(odd))) == [str(odd)]
 
 
+@pytest.mark.thorough
 def test_published_curves_stand_beside_the_set_that_is_kodak_and_no_other(monkeypatch, sets):
     both = judging.open_sets(f"{sets / 'one'},{sets / 'two'}")
     monkeypatch.setattr(judging, "is_kodak", lambda images: images.name.endswith("one"))

@@ -147,6 +147,7 @@ def named_kodak(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_a_folder_with_kodaks_names_and_other_pictures_is_refused(named_kodak):
     assert not is_kodak(open_images(str(named_kodak), "eval"))
     command = ["eval", str(TEACHERS / "mini"), "--data", str(named_kodak), "--versus", "vtm,jpeg"]

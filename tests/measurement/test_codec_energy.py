@@ -9,6 +9,7 @@ import torch
 
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.cost import count
+from nas_kd.codec.networks import FRAME, MEGAPIXELS
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet
@@ -29,7 +30,6 @@ from nas_kd.measurement.energy import QUICK
 from nas_kd.measurement.entropy_coding_cost import SIDES, coding_cost, coding_passes, no_coding
 from nas_kd.measurement.front_energy import write_front_energy
 from nas_kd.measurement.meter import Conditions, Identity
-from nas_kd.measurement.networks import FRAME, MEGAPIXELS
 from nas_kd.measurement.reading import Reading
 from nas_kd.measurement.reading_cache import Readings
 from nas_kd.measurement.wishes import Wishes

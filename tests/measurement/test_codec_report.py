@@ -6,12 +6,13 @@ import torch
 
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.cost import count
+from nas_kd.codec.networks import passes
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.measurement.codec_report import PARTS, _latency, in_lines
 from nas_kd.measurement.energy import QUICK, measure_energy
 from nas_kd.measurement.entropy_coding_cost import no_coding
-from nas_kd.measurement.networks import memory_bytes, passes
+from nas_kd.measurement.profiling import memory_bytes
 from nas_kd.measurement.reading import Reading
 from nas_kd.testing.fakes import FakeMeter, SimulatedDevice
 

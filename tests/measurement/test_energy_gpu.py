@@ -7,12 +7,12 @@ import time
 import pytest
 import torch
 
+from nas_kd.codec.networks import noise_frame, passes
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.measurement.codec_energy import Bench, calibration_of, pass_of
 from nas_kd.measurement.energy import QUICK, Mode
 from nas_kd.measurement.meters import NvmlMeter, cuda_uuid, find_meter
-from nas_kd.measurement.networks import noise_frame, passes
 from nas_kd.measurement.reading import Reading
 
 # All of it is to fit four minutes of a GPU: one calibration (15 to 21 s), some fifteen readings of 2 to 8 s, and the

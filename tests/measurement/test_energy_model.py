@@ -7,7 +7,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.measurement.energy_model import MIN_READINGS, Work, fitted, of_readings, work_of
-from nas_kd.measurement.networks import decode, encode
 from nas_kd.measurement.reading import Reading
 
 
@@ -60,7 +59,7 @@ def test_only_measured_readings_count():
 def test_the_work_of_a_pass_is_what_torch_counts():
     student, x = Student(prim(8, 16), (0.01,)).eval(), torch.rand(1, 3, 512, 768)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        decode(student, *encode(student, x, torch.ones(1)), torch.ones(1))
+        student.restored(*student.rounded(x, torch.ones(1)), torch.ones(1))
     parts = {part: work_of(student, part, x) for part in ("encoder", "decoder", "both")}
     assert 2 * parts["both"].macs == counter.get_total_flops()
     for name in ("macs", "bytes", "kernels"):

@@ -82,6 +82,7 @@ def test_it_fits_a_phone_and_follows_dark_mode(report, width, dark):
     assert report.errors == []
 
 
+@pytest.mark.thorough
 def test_the_dashboard_opens_the_study_without_a_complaint(browser, small):
     with bind(small, 0) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -131,6 +131,7 @@ def test_a_student_of_one_level_has_a_reason_and_the_last_place(pictures, tmp_pa
     assert board.rows[-1][1].reason == "too_few_points"
 
 
+@pytest.mark.thorough
 def test_the_command_prints_json(students, pictures):
     words = ["leaderboard", str(students / "exported"), "--data", pictures, "--json"]
     done = CliRunner().invoke(app, words)

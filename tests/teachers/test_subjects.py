@@ -10,8 +10,9 @@ from zoo_file import serve, untrained
 
 from nas_kd.cli.main import main
 from nas_kd.codec.cost import count
+from nas_kd.codec.networks import PARTS
 from nas_kd.errors import UsageError
-from nas_kd.measurement.networks import PARTS, memory_bytes
+from nas_kd.measurement.profiling import memory_bytes
 from nas_kd.teachers.subjects import decode, encode, measure_codec, subjects
 
 WIDTHS = {

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from nas_kd.codec.checkpoint import ready
+from nas_kd.codec.networks import passes
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
-from nas_kd.measurement.networks import LiveBytes, decode, encode, memory_bytes, passes
 
 
 def student(entropy="scale", shortcut=False):
@@ -27,8 +27,8 @@ LEVEL = torch.ones(1)
 def test_the_passes_compute_what_is_coded_and_what_is_decoded(entropy):
     codec = student(entropy)
     with torch.inference_mode():
-        y_hat, z_hat = encode(codec, PICTURE, LEVEL)
-        x_hat = decode(codec, y_hat, z_hat, LEVEL)
+        y_hat, z_hat = codec.rounded(PICTURE, LEVEL)
+        x_hat = codec.restored(y_hat, z_hat, LEVEL)
     codec.coder.encode = partial(
         codec.coder.encode, quiet=0
     )  # every symbol, also where 0 is foretold
@@ -51,23 +51,3 @@ def test_passes_take_the_frames_in_turn():
         works["both"]()
     assert sorted(seen) == [0.25, 0.25, 0.75, 0.75]
     assert seen[0] != seen[1]
-
-
-def test_the_peak_is_what_lives_at_once():
-    with torch.inference_mode(), LiveBytes() as live:
-        a = torch.zeros(1000)
-        for _ in range(5):
-            b = a + 1  # the one before dies as its name is taken
-        del b
-        c = a.view(10, 100)
-        del a
-        d = c + 1
-    assert d.sum() == 1000
-    assert live.peak == 3 * 4000
-
-
-def test_memory_counts_weights_and_each_pass():
-    codec = student()
-    sizes = memory_bytes(codec, passes(codec, [PICTURE]))
-    assert sizes["weights"] == 4 * sum(p.numel() for p in codec.parameters())
-    assert sizes["both"] >= max(sizes["encoder"], sizes["decoder"]) > PICTURE.nbytes
