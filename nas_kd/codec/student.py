@@ -104,7 +104,9 @@ class Student(CompressionModel):
         self.linear_a = LinearAnalysis(arch.M) if arch.shortcut else None
         self.linear_s = LinearSynthesis(arch.M) if arch.shortcut else None
         self.coder: LatentCoder | None = None
+        # What iterative encoding puts in their places: how latents are rounded, and which are coded at all.
         self.rounding: Callable[[Tensor], Tensor] = quantize_ste
+        self.audible: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
         self._initialise_gains()
 
     @property
@@ -149,8 +151,9 @@ class Student(CompressionModel):
         features = self.h_s(z_hat * inverse_z)
         scales, means = self._entropy_parameters(features, y, gain_y, inverse_y)
         gained_means = None if means is None else means * gain_y
-        _, y_likelihoods = self.gaussian_conditional(y * gain_y, scales * gain_y, gained_means)
-        x_hat = self.synthesis(self._round_y(y, means, gain_y, inverse_y))
+        heard = y if self.audible is None else self.audible(y, scales * gain_y, means)
+        _, y_likelihoods = self.gaussian_conditional(heard * gain_y, scales * gain_y, gained_means)
+        x_hat = self.synthesis(self._round_y(heard, means, gain_y, inverse_y))
         likelihoods = {"y": y_likelihoods, "z": z_likelihoods}
         return {"x_hat": x_hat, "likelihoods": likelihoods, "y": y, "z": z}
 
