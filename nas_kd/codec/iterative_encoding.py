@@ -30,7 +30,7 @@ from nas_kd.errors import UsageError
 STEPS = (0, 10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 """Steps of each effort."""
 
-RATE = 0.01
+RATE = 0.02
 """Adam's learning rate in quantisation steps; it falls to zero, by the root of what is left of the steps."""
 
 WARM, COLD = 0.5, 0.07

@@ -13,6 +13,7 @@ from nas_kd.codec.onnx_int8 import INT8
 from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet, to_image, to_tensor
 from nas_kd.data.metrics import psnr_db
+from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import BDRate, RDCurve, bd_rate
 
 Point = tuple[float, float]
@@ -33,7 +34,10 @@ def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> BDRate:
     )
     curves = (plain, int8)
     shared = max(min(c.psnr_db) for c in curves), min(max(c.psnr_db) for c in curves)
-    return bd_rate(plain, int8, shared)
+    try:
+        return bd_rate(plain, int8, shared)
+    except StudyError as error:  # fewer than four levels, or nothing that both reach
+        return BDRate(None, str(error))
 
 
 def _curve(student: Student, files: list[Path], images: ImageSet) -> RDCurve:
