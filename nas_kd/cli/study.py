@@ -295,7 +295,7 @@ def export(
     if int8:
         written, rate = export_student_int8(Path(study), out)
         print("\n".join(map(str, written)))
-        lost = f"{rate.value:+.2f} %" if rate.value is not None else f"absent ({rate.reason})"
+        lost = f"absent ({rate})" if isinstance(rate, str) else f"{rate:+.2f} %"
         print(f"BD-rate of int8 against float32, built-in photographs: {lost}")
         return
     if onnx and (Path(study) / "arch.json").is_file():

@@ -14,14 +14,14 @@ from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet, to_image, to_tensor
 from nas_kd.data.metrics import psnr_db
 from nas_kd.errors import StudyError
-from nas_kd.evaluation.bd_rate import BDRate, RDCurve, bd_rate
+from nas_kd.evaluation.bd_rate import RDCurve, bd_rate
 
 Point = tuple[float, float]
 """Bits per pixel of the strings, and PSNR."""
 
 
-def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> BDRate:
-    """Of the int8 encoder and decoder against the float ones, both in ONNX Runtime, by real strings.
+def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> float | str:
+    """Of the int8 encoder and decoder against the float ones, both in ONNX Runtime, by real strings: per cent, or why none.
 
     Args:
         student: with its tables made; its coder writes the strings.
@@ -35,9 +35,10 @@ def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> BDRate:
     curves = (plain, int8)
     shared = max(min(c.psnr_db) for c in curves), min(max(c.psnr_db) for c in curves)
     try:
-        return bd_rate(plain, int8, shared)
+        found = bd_rate(plain, int8, shared)
     except StudyError as error:  # fewer than four levels, or nothing that both reach
-        return BDRate(None, str(error))
+        return str(error)
+    return str(found.reason) if found.value is None else found.value
 
 
 def _curve(student: Student, files: list[Path], images: ImageSet) -> RDCurve:

@@ -17,7 +17,6 @@ from nas_kd.codec.space import Arch
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.data.similarity import in_words
 from nas_kd.errors import UsageError
-from nas_kd.evaluation.bd_rate import BDRate
 from nas_kd.evaluation.int8 import int8_bd_rate
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
 from nas_kd.files import replacing_folder, write_text
@@ -74,7 +73,7 @@ def export_student_onnx(student: Path, out: Path) -> list[Path]:
     return export_onnx(codec, out)
 
 
-def export_student_int8(student: Path, out: Path) -> tuple[list[Path], BDRate]:
+def export_student_int8(student: Path, out: Path) -> tuple[list[Path], float | str]:
     """The int8 files of a student's folder, below ``out``, and what they lose on the built-in photographs."""
     codec = load_student(student)
     _make(out)

@@ -72,5 +72,5 @@ def test_a_student_of_three_levels_has_no_bd_rate_and_a_reason(exported):
     images = open_images("builtin", "eval")
     small = replace(images, images=[i[:64, :64] for i in images.images], sizes=((64, 64),) * 4)
     found = int8_bd_rate(student, folder, small)
-    assert found.value is None
-    assert "4 points or more" in found.reason  # the tiny student has three levels
+    assert isinstance(found, str)
+    assert "4 points or more" in found
