@@ -2,7 +2,7 @@
 
     python benchmarks/training.py --quick
     python benchmarks/training.py --plan trunk --data photographs --steps 10000
-    python benchmarks/training.py --plan optimisers|crops --data photographs
+    python benchmarks/training.py --plan entropy|optimisers|crops --data photographs
 
 Every arm trains on the same pool from its linear start, without a teacher; its curve on the built-in evaluation
 photographs is compared with that of the first arm's untrained start (mean logarithm of the R-D cost over levels, and
@@ -10,7 +10,9 @@ BD-rate; lower is better), and its MACs of a 768x512 picture stand beside.
 
 trunk: the kind of block, where blocks stand (1/4, 1/8 or 1/16 of the picture's side), their kernel, and how far the
 stem goes at once. Short runs mislead: what is ahead at 1,000 steps need not be ahead at 10,000.
-optimisers: for the middle student of ``demo``. "bf16" has the large networks in bfloat16; on a CPU that is slow, and
+entropy: what predicts the distribution of the middle student's latents.
+optimisers: for the middle student of ``demo``; "soap both sides" is pytorch_optimizer's, with bases for all sides of a
+kernel, ours has none for wide ones. "bf16" has the large networks in bfloat16; on a CPU that is slow, and
 shows what it does to quality.
 crops: sides in pixels, about as many pixels a step and in the pool for all.
 """
@@ -62,11 +64,15 @@ FORMS = {
 }
 PLANS = {
     "trunk": {name: dict(arch=arch) for name, arch in FORMS.items()},
+    "entropy": {
+        entropy: dict(entropy=entropy) for entropy in ("mean-scale", "checkerboard", "dual", "quad")
+    },
     "optimisers": {
         "adam": dict(),
         "adam lr 2e-3": dict(lr=2e-3),
-        "soap": dict(optimiser="soap", lr=3e-3),
-        "soap lr 1e-3": dict(optimiser="soap", lr=1e-3),
+        "soap": dict(optimiser="soap"),
+        "soap lr 2e-3": dict(optimiser="soap", lr=2e-3),
+        "soap both sides": dict(optimiser="soap both sides"),
         "muon": dict(optimiser="muon", lr=1e-2),
         "bf16": dict(bf16=True),
     },
@@ -77,16 +83,23 @@ PLANS = {
         "384 px": dict(side=384),
     },
 }
-QUICK = {"trunk": "depthwise,gated", "optimisers": "adam,soap,muon", "crops": "256 px,128 px"}
+QUICK = {
+    "trunk": "depthwise,gated",
+    "entropy": "mean-scale,dual",
+    "optimisers": "adam,soap,muon",
+    "crops": "256 px,128 px",
+}
 SIDE, BATCH = 256, 2
 BESIDE_MUON = 0.1
 """Share of Muon's rate for Adam beside it."""
 
 
 def make_run(student, pool, recipe, optimiser="adam"):
+    if optimiser == "soap":
+        recipe = replace(recipe, optimiser=optimiser)
     run = Run(student, pool, recipe)
     parameters = run.optimiser.param_groups[0]["params"]
-    if optimiser == "soap":
+    if optimiser == "soap both sides":
         run.optimiser = _Split(parameters, recipe.lr)
     elif optimiser == "muon":
         run.optimiser = _Muon(parameters, recipe.lr)
@@ -202,6 +215,7 @@ def main() -> None:
         for name in names:
             arm = dict(PLANS[args.plan][name])
             arch, optimiser = arm.pop("arch", middle), arm.pop("optimiser", "adam")
+            arch = replace(arch, entropy=arm.pop("entropy", arch.entropy))
             side, lowered = arm.pop("side", SIDE), arm.pop("bf16", False)
             recipe = replace(Recipe(args.steps, round(BATCH * SIDE**2 / side**2), seed=seed), **arm)
             pool = crops if side == SIDE else crops_of(side)

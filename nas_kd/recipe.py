@@ -13,6 +13,7 @@ from nas_kd.schema import STRICT, Checked
 
 Form = Literal["kd", "paper", "paper-kld", "paper-scaled", "paper-clean", "paper-corrected"]
 FORMS: tuple[str, ...] = get_args(Form)
+Optimiser = Literal["adam", "soap"]
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -59,7 +60,8 @@ class Recipe(Checked):
     """How long and how fast to train.
 
     The learning rate warms up over ``warmup`` of the steps, stays, and falls to zero over the last
-    ``decay`` of them. ``checkpoint_s`` is the time between checkpoints: what a crash may cost.
+    ``decay`` of them. ``checkpoint_s`` is the time between checkpoints: what a crash may cost. ``optimiser``: soap
+    learns as much in half of adam's steps, and each takes longer.
     """
 
     steps: Whole
@@ -71,6 +73,7 @@ class Recipe(Checked):
     clip: Positive = 1.0
     seed: Seed = 0
     checkpoint_s: NotNegative = 30.0
+    optimiser: Optimiser = "adam"
 
     def lr_factor(self, step: int) -> float:
         """Share of the learning rate at a step, 0 to 1."""

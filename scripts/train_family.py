@@ -12,6 +12,7 @@ import random
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -21,7 +22,7 @@ from nas_kd.codec.student import LMBDAS
 from nas_kd.data.images import decoded, open_images
 from nas_kd.device import best_device
 from nas_kd.distillation.training import EveryCrop, Run
-from nas_kd.recipe import Recipe
+from nas_kd.recipe import Optimiser, Recipe
 from nas_kd.seeds import derived_seed
 from nas_kd.supernet.shared_weights import Shared, shared_name
 from nas_kd.supernet.warmup import EXCHANGE, drawn
@@ -44,6 +45,7 @@ def parsed():
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--decay", type=float, default=0.5)
+    parser.add_argument("--optimiser", choices=get_args(Optimiser), default="soap")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--others", type=float, default=0.5, help="random archs a step, in the mean"
@@ -86,7 +88,14 @@ def forwards_of(shared, seed, others, few):
 
 
 def recipe_of(given, steps):
-    return Recipe(steps, given.batch, given.lr, decay=given.decay, seed=given.seed)
+    return Recipe(
+        steps,
+        given.batch,
+        given.lr,
+        decay=given.decay,
+        seed=given.seed,
+        optimiser=given.optimiser,
+    )
 
 
 def steps_within(given, crops, device):

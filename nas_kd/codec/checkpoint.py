@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
-from nas_kd.files import replacing, write_text
+from nas_kd.files import write_bytes, write_text
 
 FORMAT = 1
 WEIGHTS, ARCH = "student.safetensors", "arch.json"
@@ -53,8 +53,8 @@ def save_student(student: Student, folder: Path, about: dict[str, Any] | None = 
     if student.coder is None:
         _make_tables(student, update_quantiles=True)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(_compact(stored_tensors(student)), temporary)
+    # Not by its save_file, which makes files that only their owner may read.
+    write_bytes(folder / WEIGHTS, save(_compact(stored_tensors(student))))
     data = {
         "format": FORMAT,
         "arch": student.arch.to_json(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -71,33 +72,32 @@ def tiles_of(h: int, w: int, side: int | None) -> list[Tile]:
     return [Tile(t, min(t + side, h), n, min(n + side, w)) for t in rows for n in columns]
 
 
-class LatentCoder:
+Models = tuple[EntropyBottleneck, GaussianConditional]
+Coding = Callable[[tuple[slice, slice], Tensor, Tensor, Tensor, Any], Tensor]
+"""Writes or reads the symbols of one part of one tile: of y's ``place``, those of the mask ``part``, with the index of
+each one's table; a symbol is y ``factor`` - ``offset``, rounded."""
+
+
+class LatentCoder(ABC):
     """Entropy coding of one student's y and z; made when its tables are.
 
     Args:
-        parts: h_s, entropy_parameters, context (or None), entropy_bottleneck, gaussian_conditional.
+        M: latent channels.
+        models: entropy_bottleneck and gaussian_conditional.
         gains: gain_y and gain_z, or None where there are none.
     """
 
-    def __init__(
-        self,
-        parts: tuple[
-            *tuple[HyperSynthesis, EntropyParameters],
-            *tuple[nn.Module | None, EntropyBottleneck, GaussianConditional],
-        ],
-        gains: tuple[Any, Any] | None,
-    ):
-        h_s, head, context, bottleneck, conditional = parts
-        self.hyper = ExactHyper(h_s, head, context)
-        self._at = lru_cache(64)(lambda level: _Gains(gains, level))
-        self.M = head.scales.out_channels
+    def __init__(self, M: int, models: Models, gains: tuple[Any, Any] | None):
+        bottleneck, conditional = models
+        self._at = lru_cache(64)(lambda level: Gains(gains, level))
+        self.M = M
         self.z_coder, self.y_coder = SymbolCoder(bottleneck), SymbolCoder(conditional)
         self.medians = bottleneck.quantiles[:, 0, 1].detach().cpu().double()[None, :, None, None]
 
     @property
+    @abstractmethod
     def y_parts(self) -> int:
         """How many strings a tile of y is coded in."""
-        return 1 if self.hyper.context is None else 2
 
     def encode(
         self, y: Tensor, z: Tensor, level: float, side: int | None = None, quiet: int = QUIET
@@ -113,10 +113,12 @@ class LatentCoder:
         strings: list[bytes] = []
         seen = y.detach().cpu()
 
-        def code(place: tuple[slice, slice], part: Tensor, indexes: Tensor, means: Any) -> Tensor:
+        def code(
+            place: tuple[slice, slice], part: Tensor, indexes: Tensor, factor: Tensor, offset: Any
+        ) -> Tensor:
             values = seen[..., place[0], place[1]][..., part].double()
             loud = indexes >= quiet
-            symbols = rounded(values * at.gain_y - means) * loud
+            symbols = rounded(values * factor - offset) * loud
             strings.append(self.y_coder.encode(symbols[loud], indexes[loud]))
             return symbols
 
@@ -142,7 +144,9 @@ class LatentCoder:
         z_symbols = self.z_coder.decode(z_string, self._z_indexes(z_shape)).reshape(z_shape)
         waiting = iter(y_strings)
 
-        def code(place: tuple[slice, slice], part: Tensor, indexes: Tensor, means: Any) -> Tensor:
+        def code(
+            place: tuple[slice, slice], part: Tensor, indexes: Tensor, factor: Tensor, offset: Any
+        ) -> Tensor:
             loud = indexes >= quiet
             symbols = torch.zeros_like(indexes)
             symbols[loud] = self.y_coder.decode(next(waiting), indexes[loud])
@@ -155,11 +159,43 @@ class LatentCoder:
         channels = torch.arange(shape[1]).reshape(1, -1, 1, 1)
         return channels.expand(shape).flatten()
 
+    def _z_hat(self, z_symbols: Tensor, at: Gains) -> Tensor:
+        return snap((z_symbols.double() + self.medians) * at.inverse_z[..., None])
+
+    @abstractmethod
     def _run(
-        self, z_symbols: Tensor, at: _Gains, side: int | None, code: Callable[..., Tensor]
+        self, z_symbols: Tensor, at: Gains, side: int | None, code: Coding
     ) -> tuple[Tensor, int]:
         """y_hat and the checksum: part by part, tile by tile, ``code`` writes or reads symbols."""
-        z_hat = snap((z_symbols.double() + self.medians) * at.inverse_z[..., None])
+
+
+class ExactCoder(LatentCoder):
+    """All that decides a symbol's table or its value, in exact arithmetic.
+
+    Args:
+        networks: h_s, entropy_parameters, context (or None).
+        models: entropy_bottleneck and gaussian_conditional.
+        gains: gain_y and gain_z, or None where there are none.
+    """
+
+    def __init__(
+        self,
+        networks: tuple[HyperSynthesis, EntropyParameters, nn.Module | None],
+        models: Models,
+        gains: tuple[Any, Any] | None,
+    ):
+        super().__init__(networks[1].scales.out_channels, models, gains)
+        self.hyper = ExactHyper(*networks)
+
+    @property
+    def y_parts(self) -> int:
+        """Two with a checkerboard."""
+        return 1 if self.hyper.context is None else 2
+
+    def _run(
+        self, z_symbols: Tensor, at: Gains, side: int | None, code: Coding
+    ) -> tuple[Tensor, int]:
+        z_hat = self._z_hat(z_symbols, at)
         h, w = z_hat.shape[-2:]
         tiles = tiles_of(h, w, side)
         y_hat = torch.zeros(1, self.M, CELL * h, CELL * w)
@@ -167,13 +203,13 @@ class LatentCoder:
         kept: dict[Tile, Tensor] = {}
         for second in range(self.y_parts):
             for tile in tiles:
-                place, part = _latents(tile), self._part(tile, second)
+                place, part = latents_of(tile), self._part(tile, second)
                 features = self._features(z_hat, tile, kept)
                 if second:
                     features = features + self._context(y_hat, tile)
                 scales, means = self._parameters(features, tile, z_hat.shape, part)
                 gained: Any = 0.0 if means is None else means * at.gain_y
-                symbols = code(place, part, self._indexes(scales, at), gained)
+                symbols = code(place, part, self._indexes(scales, at), at.gain_y, gained)
                 checksum = zlib.crc32(symbols.numpy().tobytes(), checksum)
                 values = (symbols.double() + gained) * at.inverse_y
                 y_hat[(..., *place)][..., part] = values.float()
@@ -183,7 +219,7 @@ class LatentCoder:
         """h_s around one tile; where both halves want it, kept as int32 of the tile alone."""
         if tile in kept:
             return kept[tile].double() / FRACTION
-        (rows, columns), inner = _around(tile, z_hat.shape, HALO, CELL)
+        (rows, columns), inner = around(tile, z_hat.shape, HALO, CELL)
         features = self.hyper.features(z_hat[..., rows, columns])
         if self.hyper.context is not None:
             features = features[(..., *inner)]
@@ -194,9 +230,9 @@ class LatentCoder:
         """What the decoded first half adds to the features of one tile."""
         assert self.hyper.context is not None
         y_tile = Tile(*(CELL * edge for edge in tile))
-        (rows, columns), inner = _around(y_tile, anchors_hat.shape, REACH, 1)
-        around = snap(anchors_hat[..., rows, columns].double())
-        context = self.hyper.context(around, anchors(around, rows.start + columns.start))
+        (rows, columns), inner = around(y_tile, anchors_hat.shape, REACH, 1)
+        seen = snap(anchors_hat[..., rows, columns].double())
+        context = self.hyper.context(seen, anchors(seen, rows.start + columns.start))
         return context[(..., *inner)]
 
     def _parameters(
@@ -206,7 +242,7 @@ class LatentCoder:
         if self.hyper.context is not None:
             scales, means = self.hyper.parameters(features[..., part][..., None])
             return scales[..., 0], None if means is None else means[..., 0]
-        inner = _around(tile, z_shape, HALO, CELL)[1]
+        inner = around(tile, z_shape, HALO, CELL)[1]
         scales, means = self.hyper.parameters(features)
         return scales[(..., *inner)].flatten(2), (
             None if means is None else means[(..., *inner)].flatten(2)
@@ -219,13 +255,13 @@ class LatentCoder:
             return torch.ones_like(shape, dtype=torch.bool)
         return anchors(shape) ^ bool(second)
 
-    def _indexes(self, scales: Tensor, at: _Gains) -> Tensor:
+    def _indexes(self, scales: Tensor, at: Gains) -> Tensor:
         if self.hyper.kind == "scale":
             return scale_indexes(scales * at.gain_y, logarithmic=False)
         return scale_indexes(scales + at.log_gain_y, logarithmic=True)
 
 
-class _Gains:
+class Gains:
     """Gains and inverses at one level, float64 [1, C, 1]; ones where the student has none."""
 
     def __init__(self, gains: tuple[Any, Any] | None, level: float):
@@ -247,11 +283,12 @@ def anchors(y: Tensor, phase: int = 0) -> Tensor:
     return (rows + torch.arange(w, device=y.device)[None] + phase) % 2 == 0
 
 
-def _latents(tile: Tile) -> tuple[slice, slice]:
+def latents_of(tile: Tile) -> tuple[slice, slice]:
+    """Rows and columns of a tile's latents."""
     return slice(CELL * tile.top, CELL * tile.bottom), slice(CELL * tile.left, CELL * tile.right)
 
 
-def _around(
+def around(
     tile: Tile, shape: torch.Size, halo: int, scale: int
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """A tile with its halo, and the tile's place in what is computed of that, ``scale`` times finer."""

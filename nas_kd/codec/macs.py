@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas_kd.codec.space import HEAD, STAGES, Arch, Transform, squeezed
+from nas_kd.codec.space import HEAD, PASSES, STAGES, Arch, Transform, squeezed
 
 FRAME_PX = (512, 768)
 """Height and width of the picture that is counted, as in cost.py."""
@@ -174,6 +174,18 @@ def _hyper_decoder(arch: Arch) -> Counted:
         return found + _conv(H, M, 3, n)
     if arch.entropy == "mean-scale":
         return found + _conv(H, M, 3, n) * 2
+    if arch.entropy in PASSES:
+        return found + _dual(arch)
     heads = _conv(H, 2 * H, 1, n) + _conv(2 * H, M, 1, n) * 2
     # Run twice, once for each half of the board.
     return found + Counted(2 * heads.macs, heads.parameters) + _conv(M, H, 5, n)
+
+
+def _dual(arch: Arch) -> Counted:
+    """The scales' map, and the passes."""
+    H, M, n = arch.hyper, arch.M, _positions(16)
+    C, later = 2 * H, PASSES[arch.entropy] - 1
+    scales = Counted(16 * H * M * _positions(64), 16 * H * M + M)
+    block = _conv(C, C, 5, n, groups=C) + _conv(C, 2 * C, 1, n) + _conv(2 * C, C, 1, n)
+    each = _conv(H, C, 1, n) + block + _conv(C, M, 1, n) * 2
+    return scales + each * (later + 1) + _conv(M, C, 1, n) * later

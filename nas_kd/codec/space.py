@@ -32,7 +32,10 @@ Choice = int | str | bool
 Stem = Literal["conv", "unshuffle2", "unshuffle4", "trunk2", "trunk4", "trunk8", "trunk16"]
 Block = Literal["residual", "depthwise", "gated", "window", "summed"]
 Activation = Literal["gdn", "leaky_relu", "relu6"]
-Entropy = Literal["scale", "mean-scale", "checkerboard"]
+Entropy = Literal["scale", "mean-scale", "checkerboard", "dual", "quad"]
+
+PASSES = {"dual": 2, "quad": 4}
+"""Passes over the latents of an entropy model that predicts quantisation steps (``dual``)."""
 
 STAGES = 3
 """Stages of a transform: stage i works at 1 / 2^(i+1) of the picture's height and width."""

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from nas_kd.codec.bottleneck import EntropyBottleneck
 from nas_kd.codec.compressai_light import CompressionModel, GaussianConditional, quantize_ste
-from nas_kd.codec.entropy_coding import LatentCoder, anchors, make_tables
+from nas_kd.codec.dual import DualParameters, Predicted, part
+from nas_kd.codec.dual_coding import DualCoder
+from nas_kd.codec.entropy_coding import ExactCoder, LatentCoder, anchors, make_tables
 from nas_kd.codec.layers import (
     Analysis,
     EntropyParameters,
@@ -21,7 +23,7 @@ from nas_kd.codec.layers import (
     context_prediction,
 )
 from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
-from nas_kd.codec.space import Arch
+from nas_kd.codec.space import PASSES, Arch
 from nas_kd.codec.trunk import start_trunk
 
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
@@ -93,7 +95,8 @@ class Student(CompressionModel):
         self.g_s = Synthesis(arch.decoder, arch.M)
         self.h_a = HyperAnalysis(arch)
         self.h_s = HyperSynthesis(arch)
-        self.entropy_parameters = EntropyParameters(arch)
+        self.passes = PASSES.get(arch.entropy, 0)
+        self.entropy_parameters: Any = (DualParameters if self.passes else EntropyParameters)(arch)
         self.entropy_bottleneck = EntropyBottleneck(arch.hyper)
         self.gaussian_conditional = GaussianConditional(None)
         self.context = context_prediction(arch) if arch.entropy == "checkerboard" else None
@@ -148,6 +151,10 @@ class Student(CompressionModel):
         gain_y, inverse_y, gain_z, inverse_z = self._gains(level)
         z_noisy, z_likelihoods = self.entropy_bottleneck(z * gain_z)
         z_hat = self._round_z(z * gain_z) if self.training else z_noisy
+        if self.passes:
+            y_likelihoods, y_hat = self._coded_in_passes(y, z_hat * inverse_z, gain_y, inverse_y)
+            likelihoods = {"y": y_likelihoods, "z": z_likelihoods}
+            return {"x_hat": self.synthesis(y_hat), "likelihoods": likelihoods, "y": y, "z": z}
         features = self.h_s(z_hat * inverse_z)
         scales, means = self._entropy_parameters(features, y, gain_y, inverse_y)
         gained_means = None if means is None else means * gain_y
@@ -183,6 +190,37 @@ class Student(CompressionModel):
         scales_2, means_2 = self.entropy_parameters(features + self.context(y_hat))
         return torch.where(anchor, scales, scales_2), torch.where(anchor, means, means_2)
 
+    def _coded_in_passes(
+        self, y: Tensor, z_hat: Tensor, gain: Any, inverse: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Likelihoods and y_hat where steps are predicted."""
+        means, steps = self.predicted(self.h_s(z_hat), y, gain, inverse)
+        scales = torch.exp(self.entropy_parameters.log_scales(z_hat))
+        heard = y if self.audible is None else self.audible(y, scales * gain, means)
+        _, likelihoods = self.gaussian_conditional((heard - means) * (gain / steps), scales * gain)
+        return likelihoods, self._round_in_steps(heard, means, steps, gain, inverse)
+
+    def _round_in_steps(
+        self, y: Tensor, means: Tensor, steps: Tensor, gain: Any, inverse: Any
+    ) -> Tensor:
+        return (self.rounding((y - means) * (gain / steps)) * steps + means * gain) * inverse
+
+    def predicted(self, features: Tensor, y: Tensor, gain: Any, inverse: Any) -> Predicted:
+        """Means and steps of all latents; each pass sees those of the passes before as they are decoded."""
+        found = self.entropy_parameters(0, features, None)
+        mine = part(y.shape, self.passes, 0, y.device)
+        decoded = self._round_in_steps(y, found.means, found.steps, gain, inverse) * mine
+        means, steps = found
+        for i in range(1, self.passes):
+            mine = part(y.shape, self.passes, i, y.device)
+            found = self.entropy_parameters(i, features, decoded)
+            means = torch.where(mine, found.means, means)
+            steps = torch.where(mine, found.steps, steps)
+            if i + 1 < self.passes:
+                y_hat = self._round_in_steps(y, found.means, found.steps, gain, inverse)
+                decoded = torch.where(mine, y_hat, decoded)
+        return Predicted(means, steps)
+
     # --- real bitstreams ----------------------------------------------------------------------
 
     def update(
@@ -198,9 +236,11 @@ class Student(CompressionModel):
         return True
 
     def _latent_coder(self) -> LatentCoder:
-        networks = (self.h_s, self.entropy_parameters, self.context)
+        models = (self.entropy_bottleneck, self.gaussian_conditional)
         gains = None if self.gain_y is None else (self.gain_y, self.gain_z)
-        return LatentCoder((*networks, self.entropy_bottleneck, self.gaussian_conditional), gains)
+        if self.passes:
+            return DualCoder((self.h_s, self.entropy_parameters), models, gains)
+        return ExactCoder((self.h_s, self.entropy_parameters, self.context), models, gains)
 
     @torch.no_grad()
     def compress(self, x: Tensor, level: float = 1.0) -> dict[str, Any]:
@@ -234,7 +274,7 @@ class Student(CompressionModel):
     @property
     def y_parts(self) -> int:
         """How many strings y is coded in."""
-        return 1 if self.context is None else 2
+        return self.passes or (1 if self.context is None else 2)
 
     # --- initial weights ----------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from nas_kd.distillation.feed import Feed
 from nas_kd.distillation.graphs import CudaCapture, Eager, Graphs, Numbers, Terms, Way
 from nas_kd.distillation.loss import CONTROL, Adapters, Batch, Weights, distillation_loss
 from nas_kd.distillation.placed_pictures import PlacedPictures, fits
+from nas_kd.distillation.soap import Soap
 from nas_kd.errors import TrialFailed
 from nas_kd.files import write_bytes
 from nas_kd.reasons import Reason
@@ -192,7 +193,7 @@ class Run:
         return adapters.to(self.device)
 
     def _optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        """Adam for the networks, Adam for the quantiles alone, as CompressAI splits them."""
+        """The recipe's for the networks, Adam for the quantiles alone, as CompressAI splits them."""
         main: list[Tensor] = []
         quantiles: list[Tensor] = []
         for name, p in self.student.named_parameters():
@@ -202,10 +203,13 @@ class Run:
         on_gpu = self.device.type == "cuda"
         # What a graph has recorded goes on to hold: a rate that changes lies in its memory.
         lr = torch.tensor(self.recipe.lr, device=self.device) if on_gpu else self.recipe.lr
-        return (
-            torch.optim.Adam(main, lr=lr, fused=True, capturable=on_gpu),
-            torch.optim.Adam(quantiles, lr=self.recipe.aux_lr, fused=True, capturable=on_gpu),
+        networks: torch.optim.Optimizer = (
+            Soap(main, lr=lr)
+            if self.recipe.optimiser == "soap"
+            else torch.optim.Adam(main, lr=lr, fused=True, capturable=on_gpu)
         )
+        aux_lr = self.recipe.aux_lr
+        return networks, torch.optim.Adam(quantiles, lr=aux_lr, fused=True, capturable=on_gpu)
 
     def _way(self, graphs: bool) -> Way:
         quantiles = [p for group in self.aux_optimiser.param_groups for p in group["params"]]
@@ -260,6 +264,8 @@ class Run:
         self.way.clear()
         terms = self._gradients(batch)
         self.way.update(self._update)
+        if isinstance(self.optimiser, Soap):
+            self.optimiser.renew()
         return terms
 
     def _draw(self, step: int) -> Batch:

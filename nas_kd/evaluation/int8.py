@@ -21,7 +21,9 @@ Point = tuple[float, float]
 
 
 def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> float | str:
-    """Of the int8 encoder and decoder against the float ones, both in ONNX Runtime, by real strings: per cent, or why none.
+    """Of the int8 encoder and decoder against the float ones, both in ONNX Runtime, by real strings.
+
+    In per cent, or the reason why there is none.
 
     Args:
         student: with its tables made; its coder writes the strings.

@@ -29,9 +29,10 @@ def ordered(student: Student) -> Student:
 
     Widths with attention windows stay as they are: their heads are whole groups of channels. So do all of a trunk,
     which stand in the order of energy: latents beside a linear transform in another order were better slices at first,
-    and after 50 steps of training far worse (benchmarks/LOG.md).
+    and after 50 steps of training far worse (benchmarks/LOG.md). And so do those of a student that is coded in
+    passes, whose checkerboard counts channels.
     """
-    if student.arch.trunk:
+    if student.arch.trunk or student.passes:
         return copy.deepcopy(student).eval()
     student = copy.deepcopy(student).eval()
     parameters = dict(student.named_parameters())

@@ -51,3 +51,9 @@ def test_weights_that_are_no_numbers_are_named(folder: Path):
     save_student(student, folder)
     with pytest.raises(UsageError, match="safetensors: g_a.head.weight holds NaN or infinite"):
         load_student(folder)
+
+
+def test_others_may_read_a_codec_as_they_may_any_file(folder: Path):
+    (folder / "any").write_text("")
+    modes = {(folder / name).stat().st_mode for name in ("any", "arch.json", "student.safetensors")}
+    assert len(modes) == 1

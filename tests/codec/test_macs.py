@@ -2,7 +2,7 @@ import pytest
 
 from nas_kd.codec.cost import count
 from nas_kd.codec.macs import FRAME_PX, arch_cost
-from nas_kd.codec.space import Arch, Transform, load_space, prim
+from nas_kd.codec.space import Arch, Entropy, Transform, load_space, prim
 from nas_kd.codec.student import Student
 
 SMALL = (1, 3, 64, 64)
@@ -34,8 +34,9 @@ def test_the_closed_form_is_what_fvcore_counts(space: str):
     ],
     ids=str,
 )
-def test_what_no_shipped_space_combines_is_counted_too(side: Transform):
-    arch = Arch(side, side, M=24, hyper=8, entropy="checkerboard", shortcut=not side.trunk)
+@pytest.mark.parametrize("entropy", ["checkerboard", "dual", "quad"])
+def test_what_no_shipped_space_combines_is_counted_too(side: Transform, entropy: Entropy):
+    arch = Arch(side, side, M=24, hyper=8, entropy=entropy, shortcut=not side.trunk)
     traced = count(Student(arch, LMBDAS), SMALL)
     found = arch_cost(arch, len(LMBDAS)).total
     assert (found.macs, found.parameters) == (traced.macs * SMALL_PER_FRAME, traced.parameters)

@@ -120,7 +120,7 @@ def test_two_pictures_are_coded_apart():
         assert [s[0] for s in alone["strings"]] == [s[i] for s in both["strings"]]
 
 
-@pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard"])
+@pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard", "dual"])
 def test_real_bits_are_close_to_the_estimate(entropy: str):
     student = _student(replace(SHORT, entropy=entropy))
     if entropy == "scale":
@@ -183,7 +183,7 @@ def _arch(width: int, M: int, hyper: int, side: Transform = LEAKY, **rest) -> Ar
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard"])
+@pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard", "dual"])
 def test_a_narrow_student_holds_and_runs_on_slices(entropy: str):
     side = Transform(depths=(0, 1, 0), attention=(False, False, True), block="depthwise", kernel=5)
     wide = _student(_arch(12, 24, 8, side, entropy=entropy))
@@ -200,7 +200,7 @@ def test_a_narrow_student_holds_and_runs_on_slices(entropy: str):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard"])
+@pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard", "dual"])
 @pytest.mark.parametrize(
     "side", [replace(LEAKY, depths=(1, 0, 1)), TRUNK, WIDE], ids=["conv", "trunk", "trunk16"]
 )

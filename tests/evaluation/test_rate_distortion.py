@@ -38,7 +38,7 @@ def student(entropy: str) -> Student:
     return found.eval()
 
 
-@pytest.mark.parametrize("entropy", ["mean-scale", "checkerboard"])
+@pytest.mark.parametrize("entropy", ["mean-scale", "checkerboard", "dual"])
 @torch.no_grad()
 def test_one_analysis_serves_all_levels_bit_for_bit(entropy):
     codec, x = StudentCodec(student(entropy)), torch.rand(2, 3, 64, 128)

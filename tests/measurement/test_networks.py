@@ -23,7 +23,7 @@ PICTURE = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(1))
 LEVEL = torch.ones(1)
 
 
-@pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard"])
+@pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard", "dual"])
 def test_the_passes_compute_what_is_coded_and_what_is_decoded(entropy):
     codec = student(entropy)
     with torch.inference_mode():
