@@ -6,10 +6,11 @@
 
 Every form has a decoder of about 5 kMAC a pixel, the hyper-decoder included, so that they stand side by side; encoders
 are as large as the decoder, or several times that. Milliseconds are of whole files, from pixels to bytes and back, at
-level 3 on one thread of an untrained student, which is as long as of a trained one but for the entropy coding, whose
-share stands beside; medians of rounds in which every form has its turn. Trainings start from the linear codec and go
-without a teacher, each with a rate that falls to zero at its end; the R-D cost is the mean logarithm over levels in per
-cent (1 is 1 %; lower is better), on the built-in evaluation photographs by estimated rates.
+level 3 on one thread: the processor's, which on an idle core are those of the clock; medians of rounds in which every
+form has its turn. The student is untrained, which tells in the entropy coding alone, whose share stands beside.
+Trainings start from the linear codec and go without a teacher, each with a rate that falls to zero at its end; the R-D
+cost is the mean logarithm over levels in per cent (1 is 1 %; lower is better), on the built-in evaluation photographs
+by estimated rates.
 
 The last line is JSON: a row for each form, with its trainings.
 """
@@ -82,10 +83,10 @@ def begun(arch: Arch, crops: torch.Tensor, seed: int = 0) -> Student:
 
 
 def timed(work) -> tuple[float, Any]:
-    """Milliseconds, and what came out."""
-    started = time.perf_counter()
+    """Milliseconds of the processor, and what came out."""
+    started = time.process_time()
     found = work()
-    return 1000 * (time.perf_counter() - started), found
+    return 1000 * (time.process_time() - started), found
 
 
 def coding_ms(student: Student, data: bytes) -> float:

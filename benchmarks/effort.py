@@ -5,8 +5,8 @@
 
 The codec is the built-in ``mini``, or another student's folder. Every picture, or its middle, is coded at every level
 with each effort and decoded; bits are those of the strings. R-D cost: mean logarithm of R + lambda 255^2 D over
-pictures and levels, against effort 0, in per cent (lower is better). BD-rate: of the mean curves, over the interval of
-effort 0. Seconds are of one thread's processor time for each megapixel, encoding as a whole.
+pictures and levels, against effort 0, in per cent (lower is better). BD-rate: of the mean curves, over the PSNR that
+both reach. Seconds are of one thread's processor time for each megapixel, encoding as a whole.
 
 The last line is JSON: a row for each effort.
 """
@@ -27,7 +27,7 @@ from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.iterative_encoding import STEPS, encode_with_effort
 from nas_kd.data.images import open_images
 from nas_kd.data.metrics import psnr_db
-from nas_kd.evaluation.bd_rate import RDCurve, bd_rate, interval_of
+from nas_kd.evaluation.bd_rate import RDCurve, bd_rate
 
 
 def middle(image: np.ndarray, side: int) -> np.ndarray:
@@ -61,7 +61,9 @@ def curve_of(points: np.ndarray) -> RDCurve:
 def row_of(effort: int, points: np.ndarray, plain: np.ndarray, lmbdas, megapixels) -> dict:
     """One effort against none."""
     gain = log_costs(points, lmbdas) - log_costs(plain, lmbdas)
-    rate = bd_rate(curve_of(plain), curve_of(points), interval_of(curve_of(plain)))
+    curves = curve_of(plain), curve_of(points)
+    shared = max(min(c.psnr_db) for c in curves), min(max(c.psnr_db) for c in curves)
+    rate = bd_rate(*curves, shared)
     return {
         "effort": effort,
         "steps": STEPS[effort],

@@ -59,6 +59,9 @@ def export(
     onnx: Annotated[
         bool, typer.Option("--onnx", help="also encoder.onnx and decoder.onnx")
     ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="of a student's folder: ONNX files in int8, too")
+    ] = False,
     storage: Storage = None,
 ) -> None:
     """Write the front's students, each verified with real bitstreams; a student's folder gives ONNX alone.
@@ -66,10 +69,20 @@ def export(
     Example: nas-kd export demo-mini --out students --onnx
     """
     from nas_kd.data.picture_files import require_writable
-    from nas_kd.report.export import export_front, export_student_onnx
+    from nas_kd.report.export import export_front, export_student_int8, export_student_onnx
     from nas_kd.study.study import open_study
 
     require_writable(out, "--out", folder=True)
+    if int8 and not (Path(study) / "arch.json").is_file():
+        raise UsageError(
+            f"--int8 {study}: takes a student's folder; export the study first, then its students"
+        )
+    if int8:
+        written, rate = export_student_int8(Path(study), out)
+        print("\n".join(map(str, written)))
+        lost = f"absent ({rate})" if isinstance(rate, str) else f"{rate:+.2f} %"
+        print(f"BD-rate of int8 against float32, built-in photographs: {lost}")
+        return
     if onnx and (Path(study) / "arch.json").is_file():
         for path in export_student_onnx(Path(study), out):
             print(path)

@@ -19,17 +19,18 @@ import torch
 from torch import Tensor
 
 from nas_kd.codec.bitstream import Analysed, analyse, info, write
-from nas_kd.codec.entropy_coding import CELL, Tile, tiles_of
+from nas_kd.codec.entropy_coding import CELL, QUIET, Tile, tiles_of
+from nas_kd.codec.exact_arithmetic import scale_table
 from nas_kd.codec.student import Gain, Student
 from nas_kd.data.image_file import Image8
 from nas_kd.data.images import to_tensor
 from nas_kd.data.metrics import MULTIPLE
 from nas_kd.errors import UsageError
 
-STEPS = (0, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
+STEPS = (0, 10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 """Steps of each effort."""
 
-RATE = 0.01
+RATE = 0.02
 """Adam's learning rate in quantisation steps; it falls to zero, by the root of what is left of the steps."""
 
 WARM, COLD = 0.5, 0.07
@@ -140,8 +141,8 @@ def _descend(student: Student, part: _Part, start: Latents, level: float, steps:
             t.grad = gradient * mask
         optimiser.param_groups[0]["lr"] = RATE * math.sqrt(1 - step / steps)
         optimiser.step()
-    with torch.no_grad():
-        end = _times(moved, units)
+    end = _times([t.detach() for t in moved], units)
+    with torch.no_grad(), _rounding(student, torch.round):
         return end if _cost(student, x, *end, level) < _cost(student, x, *start, level) else start
 
 
@@ -200,20 +201,27 @@ def _lmbda(lmbdas: tuple[float, ...], level: float) -> float:
     return lmbdas[low - 1] * (lmbdas[high - 1] / lmbdas[low - 1]) ** (level - low)
 
 
+def _audible(y: Tensor, scales: Tensor, means: Tensor | None) -> Tensor:
+    """Latents, at their means where the coder leaves them out."""
+    silent = scales <= scale_table()[QUIET - 1]
+    return torch.where(silent, torch.zeros_like(y) if means is None else means, y)
+
+
 @contextmanager
-def _rounding(student: Student, rounding: Annealed) -> Iterator[None]:
-    """The student and its entropy models round in this way."""
+def _rounding(student: Student, rounding: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """The student and its entropy models round in this way, and what the coder leaves out is left out."""
 
     def quantize(inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
         return rounding(inputs) if means is None else rounding(inputs - means) + means
 
     models: list[Any] = [student.entropy_bottleneck, student.gaussian_conditional]
     usual, student.rounding = student.rounding, rounding
+    student.audible = _audible
     for model in models:
         model.quantize = quantize
     try:
         yield
     finally:
-        student.rounding = usual
+        student.rounding, student.audible = usual, None
         for model in models:
             del model.quantize

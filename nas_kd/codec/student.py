@@ -107,7 +107,9 @@ class Student(CompressionModel):
         self.linear_a = LinearAnalysis(arch.M) if arch.shortcut else None
         self.linear_s = LinearSynthesis(arch.M) if arch.shortcut else None
         self.coder: LatentCoder | None = None
+        # What iterative encoding puts in their places: how latents are rounded, and which are coded at all.
         self.rounding: Callable[[Tensor], Tensor] = quantize_ste
+        self.audible: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
         self._initialise_gains()
 
     @property
@@ -156,8 +158,9 @@ class Student(CompressionModel):
         features = self.h_s(z_hat * inverse_z)
         scales, means = self._entropy_parameters(features, y, gain_y, inverse_y)
         gained_means = None if means is None else means * gain_y
-        _, y_likelihoods = self.gaussian_conditional(y * gain_y, scales * gain_y, gained_means)
-        x_hat = self.synthesis(self._round_y(y, means, gain_y, inverse_y))
+        heard = y if self.audible is None else self.audible(y, scales * gain_y, means)
+        _, y_likelihoods = self.gaussian_conditional(heard * gain_y, scales * gain_y, gained_means)
+        x_hat = self.synthesis(self._round_y(heard, means, gain_y, inverse_y))
         likelihoods = {"y": y_likelihoods, "z": z_likelihoods}
         return {"x_hat": x_hat, "likelihoods": likelihoods, "y": y, "z": z}
 
@@ -168,7 +171,7 @@ class Student(CompressionModel):
         z_hat = self._round_z(z * gain_z)
         if self.passes:
             _, *found = self._in_passes(y, z_hat * inverse_z, gain_y, inverse_y)
-            return self._round_in_steps(y, *found, gain_y, inverse_y), z_hat
+            return self._round_in_steps(y, Predicted(*found), gain_y, inverse_y), z_hat
         _, means = self._entropy_parameters(self.h_s(z_hat * inverse_z), y, gain_y, inverse_y)
         return self._round_y(y, means, gain_y, inverse_y), z_hat
 
@@ -212,8 +215,9 @@ class Student(CompressionModel):
     ) -> tuple[Tensor, Tensor]:
         """Likelihoods and y_hat where steps are predicted."""
         scales, means, steps = self._in_passes(y, z_hat, gain, inverse)
-        _, likelihoods = self.gaussian_conditional((y - means) * (gain / steps), scales * gain)
-        return likelihoods, self._round_in_steps(y, means, steps, gain, inverse)
+        heard = y if self.audible is None else self.audible(y, scales * gain, means)
+        _, likelihoods = self.gaussian_conditional((heard - means) * (gain / steps), scales * gain)
+        return likelihoods, self._round_in_steps(heard, Predicted(means, steps), gain, inverse)
 
     def _in_passes(
         self, y: Tensor, z_hat: Tensor, gain: Any, inverse: Any
@@ -222,15 +226,15 @@ class Student(CompressionModel):
         scales = torch.exp(self.entropy_parameters.log_scales(z_hat))
         return scales, *self.predicted(self.h_s(z_hat), y, gain, inverse)
 
-    @staticmethod
-    def _round_in_steps(y: Tensor, means: Tensor, steps: Tensor, gain: Any, inverse: Any) -> Tensor:
-        return (quantize_ste((y - means) * (gain / steps)) * steps + means * gain) * inverse
+    def _round_in_steps(self, y: Tensor, found: Predicted, gain: Any, inverse: Any) -> Tensor:
+        means, steps = found
+        return (self.rounding((y - means) * (gain / steps)) * steps + means * gain) * inverse
 
     def predicted(self, features: Tensor, y: Tensor, gain: Any, inverse: Any) -> Predicted:
         """Means and steps of all latents; each pass sees those of the passes before as they are decoded."""
         found = self.entropy_parameters(0, features, None)
         mine = part(y.shape, self.passes, 0, y.device)
-        decoded = self._round_in_steps(y, found.means, found.steps, gain, inverse) * mine
+        decoded = self._round_in_steps(y, found, gain, inverse) * mine
         means, steps = found
         for i in range(1, self.passes):
             mine = part(y.shape, self.passes, i, y.device)
@@ -238,7 +242,7 @@ class Student(CompressionModel):
             means = torch.where(mine, found.means, means)
             steps = torch.where(mine, found.steps, steps)
             if i + 1 < self.passes:
-                y_hat = self._round_in_steps(y, found.means, found.steps, gain, inverse)
+                y_hat = self._round_in_steps(y, found, gain, inverse)
                 decoded = torch.where(mine, y_hat, decoded)
         return Predicted(means, steps)
 

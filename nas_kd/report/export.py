@@ -6,21 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from optuna.trial import FrozenTrial
 
 from nas_kd import __version__
 from nas_kd.codec.checkpoint import load_student, save_student, weights_digest
 from nas_kd.codec.onnx import export_onnx
-from nas_kd.data.images import open_images
+from nas_kd.codec.onnx_int8 import export_int8
+from nas_kd.data.images import crop_pool, open_images
 from nas_kd.data.similarity import in_words
 from nas_kd.errors import UsageError
+from nas_kd.evaluation.int8 import int8_bd_rate
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
 from nas_kd.files import replacing_folder, write_text
 from nas_kd.measurement.front_energy import write_front_energy
+from nas_kd.places import BUILTIN
 from nas_kd.report.hub import CONFIG, RD, README, config, header, usage
 from nas_kd.study.polish import best_folder, gained
 from nas_kd.study.record import evaluated, record
 from nas_kd.study.study import Study
+
+CALIBRATION_CROPS, CALIBRATION_PX = 24, 256
+"""What int8 files are calibrated on, of the built-in training pictures."""
 
 
 def export_front(study: Study, out: Path, progress: Any = None, onnx: bool = False) -> list[Path]:
@@ -65,11 +72,24 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = Fa
 def export_student_onnx(student: Path, out: Path) -> list[Path]:
     """encoder.onnx and decoder.onnx of a student's folder, below ``out``."""
     codec = load_student(student)
+    _make(out)
+    return export_onnx(codec, out)
+
+
+def export_student_int8(student: Path, out: Path) -> tuple[list[Path], float | str]:
+    """The int8 files of a student's folder, below ``out``, and what they lose on the built-in photographs."""
+    codec = load_student(student)
+    _make(out)
+    crops = crop_pool(open_images(BUILTIN, "train"), CALIBRATION_CROPS, CALIBRATION_PX, 0)
+    written = export_int8(codec, out, torch.from_numpy(crops).float() / 255)
+    return written, int8_bd_rate(codec, out, open_images(BUILTIN, "eval"))
+
+
+def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be made ({error.strerror}); give another") from error
-    return export_onnx(codec, out)
 
 
 def rd_file(name: str, figures: dict[str, Any], more: dict[str, Any]) -> str:

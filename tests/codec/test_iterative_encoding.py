@@ -32,7 +32,7 @@ def cost(student: Student, picture: Analysed, image: np.ndarray, level: float) -
         return float(_cost(student, to_tensor(image), picture.y, picture.z, level))
 
 
-@pytest.mark.parametrize("entropy", ["scale", "mean-scale", "checkerboard"])
+@pytest.mark.parametrize("entropy", ["mean-scale", "checkerboard", "dual"])
 def test_what_is_sought_costs_less_and_the_students_weights_stay(entropy: str):
     student, image = tiny(entropy), grain(60, 100)
     before = [p.clone() for p in student.parameters()]

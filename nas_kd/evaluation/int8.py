@@ -1,0 +1,70 @@
+"""What int8 costs: the rate-distortion curve of a student's int8 files beside that of its float ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas_kd.codec.onnx import DECODER, ENCODER
+from nas_kd.codec.onnx_int8 import INT8
+from nas_kd.codec.student import Student
+from nas_kd.data.images import ImageSet, to_image, to_tensor
+from nas_kd.data.metrics import psnr_db
+from nas_kd.errors import StudyError
+from nas_kd.evaluation.bd_rate import RDCurve, bd_rate
+
+Point = tuple[float, float]
+"""Bits per pixel of the strings, and PSNR."""
+
+
+def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> float | str:
+    """Of the int8 encoder and decoder against the float ones, both in ONNX Runtime, by real strings.
+
+    In per cent, or the reason why there is none.
+
+    Args:
+        student: with its tables made; its coder writes the strings.
+        folder: where ``export_int8`` wrote the four files.
+        images: pictures to judge by.
+    """
+    plain, int8 = (
+        _curve(student, [folder / names(name) for name in (ENCODER, DECODER)], images)
+        for names in (str, INT8.__getitem__)
+    )
+    curves = (plain, int8)
+    shared = max(min(c.psnr_db) for c in curves), min(max(c.psnr_db) for c in curves)
+    try:
+        found = bd_rate(plain, int8, shared)
+    except StudyError as error:  # fewer than four levels, or nothing that both reach
+        return str(error)
+    return str(found.reason) if found.value is None else found.value
+
+
+def _curve(student: Student, files: list[Path], images: ImageSet) -> RDCurve:
+    import onnxruntime
+
+    sessions = [
+        onnxruntime.InferenceSession(str(f), providers=["CPUExecutionProvider"]) for f in files
+    ]
+    points = np.array([_points(student, sessions, image) for image in images.images])
+    bpp, psnr = points.mean(0).T.tolist()
+    return RDCurve(tuple(bpp), tuple(psnr))
+
+
+def _points(student: Student, sessions: list[Any], image: np.ndarray) -> list[Point]:
+    """Of one picture at each level."""
+    assert student.coder is not None
+    encoder, decoder = sessions
+    H, W = image.shape[:2]
+    y, z = (torch.from_numpy(t) for t in encoder.run(None, {"x": to_tensor(image).numpy()}))
+    found = []
+    for level in range(1, student.levels + 1):
+        coded = student.coder.encode(y, z, level)
+        (x_hat,) = decoder.run(None, {"y_hat": coded.y_hat.numpy()})
+        restored = to_image(torch.from_numpy(x_hat)[..., :H, :W])
+        bits = 8 * sum(len(string) for string in coded.strings)
+        found.append((bits / (H * W), psnr_db(restored, image)))
+    return found

@@ -1,0 +1,76 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx_session import session
+from tiny_codec import ARCH, LMBDAS
+
+from nas_kd.codec.checkpoint import ready
+from nas_kd.codec.onnx import DECODER, ENCODER
+from nas_kd.codec.onnx_int8 import INT8, export_int8
+from nas_kd.codec.space import Transform
+from nas_kd.codec.student import Student
+from nas_kd.errors import UsageError
+from nas_kd.evaluation.int8 import int8_bd_rate
+
+SIDE = Transform("trunk8", (0, 0, 12, 16), (0, 0, 1, 1), block="summed", activation="relu6")
+CROPS = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def made(side: Transform = SIDE) -> Student:
+    torch.manual_seed(0)
+    student = Student(replace(ARCH, encoder=side, decoder=side), LMBDAS)
+    student.start_from(torch.rand(40, 3, 64, 64))
+    for name, p in student.named_parameters():
+        if ".blocks." in name:
+            torch.nn.init.normal_(p, std=0.1)
+    return ready(student)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Student, Path]:
+    student, folder = made(), tmp_path_factory.mktemp("int8")
+    written = export_int8(student, folder, CROPS)
+    assert [path.name for path in written] == ["encoder-int8.onnx", "decoder-int8.onnx"]
+    return student, folder
+
+
+def test_blocks_convolve_in_int8_and_the_trunk_in_float(exported):
+    _, folder = exported
+    for name in (ENCODER, DECODER):
+        graph = onnx.load(folder / INT8[name]).graph
+        made_by = {out: node.op_type for node in graph.node for out in node.output}
+        for node in graph.node:
+            if node.op_type in ("Conv", "ConvTranspose"):
+                inside = "/blocks/" in node.name
+                quantised = [made_by.get(i) == "DequantizeLinear" for i in node.input[:2]]
+                assert quantised == [inside, inside], node.name
+
+
+def test_int8_is_near_float_and_is_not_it(exported):
+    _, folder = exported
+    for name, given in ((ENCODER, CROPS[:1].numpy()), (DECODER, np.ones((1, 6, 4, 4), np.float32))):
+        tensor = "x" if name == ENCODER else "y_hat"
+        a, b = (session(folder / f).run(None, {tensor: given})[0] for f in (name, INT8[name]))
+        error = np.abs(a - b).max() / np.abs(a).max()
+        assert 0 < error < 0.1
+
+
+def test_a_student_without_blocks_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"encoder.onnx: no blocks"):
+        export_int8(made(replace(SIDE, depths=(0, 0, 0, 0))), tmp_path, CROPS)
+    assert not list(tmp_path.glob("*int8*"))
+
+
+def test_a_student_of_three_levels_has_no_bd_rate_and_a_reason(exported):
+    from nas_kd.data.images import open_images
+
+    student, folder = exported
+    images = open_images("builtin", "eval")
+    small = replace(images, images=[i[:64, :64] for i in images.images], sizes=((64, 64),) * 4)
+    found = int8_bd_rate(student, folder, small)
+    assert isinstance(found, str)
+    assert "4 points or more" in found
