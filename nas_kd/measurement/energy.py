@@ -29,30 +29,31 @@ from nas_kd.measurement.counter import (
     Timing,
     Trace,
     UnusableError,
-    recent_powers_mw,
     record,
 )
 from nas_kd.measurement.meter import Conditions, Meter
 from nas_kd.measurement.reading import Reading
+from nas_kd.measurement.settling import (
+    CHUNK_S,
+    HEAT_S,
+    LONG_ITERATION,
+    WARM_CONDITIONS_EVERY_S,
+    clock_moved,
+    heat_settled,
+    require_full_speed,
+    settled,
+    summary,
+)
 from nas_kd.measurement.windows import doubts, instant_w, looks_away, window
 
 WARMUP_ITERATIONS = 5
 WARMUP_ITERATIONS_S = 5.0  # long iterations need not be so many
 MAX_WARMUP_S = 30.0
-CLOCK_MOVES = 0.01
-POWER_MOVES = 0.02  # from one chunk of the warm-up to the next
-CHUNK_S, CHUNK_PERIODS, CHUNK_ITERATIONS, CHUNK_POLLS = 0.15, 5, 2, 60
-"""A chunk of the warm-up lasts the longest of these: the later polls come, the less is known of its ends."""
-CLOCK_SETTLED_READS = 4
-HEAT_S, HEAT_C = 4.0, 1
-"""A chip that was cold is warm where it gains no more than so many degrees in so many seconds."""
 COLDER_C = 3
 """A chip is taken for cold where it is so many degrees below what it had after the last reading."""
-WARM_CONDITIONS_EVERY_S = 0.1
 COLD_WINDOW_S = 0.25
 """Windows of a device that may be cold last so long at least: in shorter ones its drift is not seen."""
 WINDOW_ITERATIONS = 3
-LONG_ITERATION = 0.1  # of an update period
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of this length around a circle are the most even; against gaps drawn at random they took
 the scatter of a 10 s window from 3.0 to 0.5 % (simulated: 100 ms iterations, 25 of 100 ms seen)."""
@@ -124,7 +125,7 @@ class _Bench:
                 enough = passed_s >= seconds and trace.steps >= iterations
                 if enough and start_s + passed_s - looked_s > CHUNK_S / 4:
                     looked_s = start_s + passed_s
-                    if _settled(trace, sensor, passed_s / trace.steps):
+                    if settled(trace, sensor, passed_s / trace.steps):
                         break
                 self.iteration()
                 trace.steps += 1
@@ -235,19 +236,19 @@ class Session:
         work = bench.warm_up(seconds, known.sensor)
         warmup = bench.record(FIND_PERIOD_POLL_S, work, WARM_CONDITIONS_EVERY_S)
         iteration_s = warmup.duration_s / warmup.steps
-        raw |= asdict(known) | {"settled": _settled(warmup, known.sensor, iteration_s)}
+        raw |= asdict(known) | {"settled": settled(warmup, known.sensor, iteration_s)}
         self._see(warmup)
         loaded_s = bench.timing.now() - warmup.duration_s
         windows = _Windows(bench, mode, known, warmup, draw)
         watches = seconds < watched_s
-        while not windows.suffice(lambda: not watches or _heat_settled(self._conditions)):
+        while not windows.suffice(lambda: not watches or heat_settled(self._conditions)):
             trace, found = windows.next(WARM_CONDITIONS_EVERY_S if watches else None)
             self._see(trace)
             found["after_s"] = bench.timing.now() - trace.duration_s - loaded_s
             raw["windows"] = windows.kept
-            _require_full_speed(trace.conditions)
+            require_full_speed(trace.conditions)
         self._is_warm = True
-        raw |= {"dropped": windows.dropped} | _summary(self._conditions)
+        raw |= {"dropped": windows.dropped} | summary(self._conditions)
         raw["seconds"] = bench.timing.now() - started_s
         reading, last = _reading(bench.meter, raw, mode), self._conditions[-1]
         if last.processes is not None:
@@ -382,7 +383,7 @@ class _Windows:
         trace = bench.record(self.poll_s, work, every_s)
         self.spent_s += trace.duration_s
         found = window(trace, self.known)
-        if self.kept and _clock_moved(self.kept[-1]["clock_mhz"], found["clock_mhz"]):
+        if self.kept and clock_moved(self.kept[-1]["clock_mhz"], found["clock_mhz"]):
             self._drop(len(self.kept))
         self.kept.append(found)
         return trace, found
@@ -390,74 +391,6 @@ class _Windows:
 
 def _window_s(mode: Mode, period_s: float) -> float:
     return max(mode.window_s, mode.window_periods * period_s)
-
-
-def _clock_moved(before_mhz: float | None, now_mhz: float | None) -> bool:
-    if before_mhz is None or now_mhz is None:
-        return False
-    return abs(now_mhz - before_mhz) > CLOCK_MOVES * before_mhz
-
-
-# ---------------------------------------------------------------- conditions
-
-
-def _settled(trace: Trace, sensor: Sensor, iteration_s: float) -> bool:
-    """Whether clock and power have settled lately.
-
-    A device that tells no clock is judged by its power alone, and work at which a part-time sensor looks away is not
-    judged by power.
-    """
-    told = list(trace.conditions)
-    if not _clock_settled(told) or not _heat_settled(told):
-        return False
-    if looks_away(sensor) and iteration_s > LONG_ITERATION * sensor.period_s:
-        return True
-    chunk_s = max(
-        CHUNK_S,
-        CHUNK_PERIODS * sensor.period_s,
-        CHUNK_ITERATIONS * iteration_s,
-        CHUNK_POLLS * _poll_s(trace),
-    )
-    powers_mw = recent_powers_mw(trace, sensor.period_s, chunk_s, 2)
-    return bool(powers_mw) and max(powers_mw) <= (1 + POWER_MOVES) * min(powers_mw)
-
-
-def _poll_s(trace: Trace) -> float:
-    """The mean time between the latest polls, which a busy interpreter holds up."""
-    latest_s = trace.times_s[-CHUNK_POLLS:]
-    return (latest_s[-1] - latest_s[0]) / max(1, len(latest_s) - 1)
-
-
-def _clock_settled(conditions: list[Conditions]) -> bool:
-    clocks = [c.clock_mhz for c in conditions if c.clock_mhz is not None]
-    if len(clocks) < len(conditions) or not clocks:
-        return True
-    latest = clocks[-CLOCK_SETTLED_READS:]
-    return len(latest) == CLOCK_SETTLED_READS and max(latest) <= (1 + CLOCK_MOVES) * min(latest)
-
-
-def _heat_settled(conditions: list[Conditions]) -> bool:
-    reads = round(HEAT_S / WARM_CONDITIONS_EVERY_S)
-    heat = [c.temperature_c for c in conditions[-reads:] if c.temperature_c is not None]
-    return not heat or heat[-1] - heat[0] <= HEAT_C
-
-
-def _require_full_speed(conditions: list[Conditions]) -> None:
-    reasons = sorted({reason for c in conditions for reason in c.slowdown})
-    if reasons:
-        raise UnusableError(f"the device slowed down in a window: {', '.join(reasons)}")
-
-
-def _summary(conditions: list[Conditions]) -> dict[str, Any]:
-    """What the device said of itself under load; a power cap is kept and flagged."""
-    clocks = [c.clock_mhz for c in conditions if c.clock_mhz is not None]
-    heat = [c.temperature_c for c in conditions if c.temperature_c is not None]
-    return {
-        "clock_mhz": statistics.fmean(clocks) if clocks else None,
-        "temperature_c": statistics.fmean(heat) if heat else None,
-        "power_capped": any(c.power_capped for c in conditions),
-        "processes": len(conditions[-1].processes or ()) if conditions else None,
-    }
 
 
 # ---------------------------------------------------------------- the reading

@@ -1,9 +1,10 @@
 """A sampler that knows what is cheap: MACs are exact for any arch, only quality has to be guessed.
 
 A Gaussian process predicts the quality objective (bd_rate or rd_cost) of archs, others the energy or latency where it
-is an objective; candidates (random archs, mutations and crossings of the front, then the best ones' neighbours) are
-ranked by expected hypervolume improvement, in closed form (improvement.py), times the chance of being feasible.
-Infeasible trials teach that chance by the decibels they lack, stopped ones the quality by their loss at the
+is an objective; of the few best, the energy model of the readings so far has a say too (energy_guess.py). Candidates
+(random archs, mutations and crossings of the front, then the best ones' neighbours) are ranked by expected hypervolume
+improvement, in closed form (acquisition.py), times the chance of being feasible. Infeasible trials teach that
+chance by the decibels they lack, stopped ones the quality by their loss at the
 rung; trials under way count as if they had ended as predicted.
 """
 
@@ -25,6 +26,7 @@ from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
 from nas_kd.objectives import MEASURED, TABLE, of_kind
 from nas_kd.reasons import OVER_LIMIT, Reason
 from nas_kd.study.acquisition import log_expected_improvement
+from nas_kd.study.energy_guess import EnergyGuess
 from nas_kd.study.front import pareto_front
 from nas_kd.study.settings import QUALITY, checked
 from nas_kd.study.storage import lined_up
@@ -157,7 +159,8 @@ class ExactCost(optuna.samplers.BaseSampler):
                 break
             pool |= fresh
             archs, score = [*archs, *fresh], np.append(score, model.score(list(fresh)))
-        return pool[archs[int(np.argmax(score))]]
+        best = [archs[i] for i in np.argsort(-score, kind="stable")[:CLIMBERS]]
+        return pool[model.chosen(best)]
 
     # --- candidates ---------------------------------------------------------------------------
 
@@ -314,6 +317,7 @@ class _Model:
         self.rates = Surrogate(self._x(archs), self._log(y), noise / self._ratio(y), seed)
         before = sampler.before or History()
         self.measured = {name: self._log_cost(name, before) for name in sampler.costs}
+        self.works: dict[str, EnergyGuess | None] = {}
         self.lacks = self._of(_signed(before.lacks | history.lacks))
         self.limits = [
             self._of(r) for r in history.ratios.values() if any(v > 0 for v in r.values())
@@ -384,6 +388,8 @@ class _Model:
         if model is None:
             return [known.get(a, 1.0) for a in archs]
         mean, sd = model.predict(self._x(archs))
+        if (works := self.works.get(name)) is not None:
+            mean, sd = works.joined(archs, mean, sd)
         guessed = np.exp(mean + node * sd)
         return [known.get(a, float(g)) for a, g in zip(archs, guessed, strict=True)]
 
@@ -402,6 +408,18 @@ class _Model:
         reached = np.column_stack([self.quality(self._x(ends))[0], self._costs(ends)])
         reached[:, 0] = np.minimum(reached[:, 0], worst[0] + extent[0])
         self.reference = np.maximum(worst, reached.max(axis=0)) + 0.1 * extent
+
+    def chosen(self, best: list[Arch]) -> Arch:
+        """Of a few, best first, the most promising one; their energies are guessed by what they compute as well."""
+        known = self.history.costs
+        self.works = {
+            name: EnergyGuess.of(known.get(name, {}), TABLE[name].part)
+            for name in self.sampler.costs
+            if TABLE[name].kind == "energy"
+        }
+        if not any(self.works.values()):
+            return best[0]
+        return best[int(np.argmax(self.score(best)))]
 
     def score(self, archs: list[Arch]) -> np.ndarray:
         """Logarithm of the expected hypervolume improvement times the chance to be feasible [n]."""

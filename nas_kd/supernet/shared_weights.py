@@ -117,7 +117,9 @@ class Shared(nn.Module):
     def _template(self, arch: Arch) -> Student:
         student = self._templates.pop(arch.key, None)
         if student is None:
-            student = Student(arch, self.lmbdas).to(next(self.parameters()).device)
+            # A step's noise must not depend on whether its archs have come before.
+            with torch.random.fork_rng(devices=[]):
+                student = Student(arch, self.lmbdas).to(next(self.parameters()).device)
         self._templates[arch.key] = student
         if len(self._templates) > TEMPLATES:
             self._templates.popitem(last=False)

@@ -9,7 +9,7 @@ from nas_kd.codec.space import Arch, SearchSpace, load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import CONTROL, Batch, Weights, distillation_loss
-from nas_kd.distillation.training import Recipe
+from nas_kd.distillation.training import Recipe, Run
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.supernet.warmup import CARD, EXCHANGE, FEW, SHARED, load_shared, sandwich, warm_up
 from nas_kd.teachers.curve_cache import measured_once
@@ -128,6 +128,22 @@ def test_a_warm_up_that_was_stopped_ends_where_an_uninterrupted_one_does(tmp_pat
     first, second = (load_shared(f, SPACE, LMBDAS).state_dict() for f in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_a_run_in_two_halves_ends_where_one_without_a_break_does_to_the_bit(tmp_path, pool):
+    """Students that hold the slices are kept between steps, and a resumed run has none of them."""
+
+    def trained(name: str, *until: int) -> dict[str, torch.Tensor]:
+        for last in until:
+            torch.manual_seed(0)
+            shared = Shared(SPACE, LMBDAS)
+            file, forwards = tmp_path / name, sandwich(shared, 0)
+            run = Run(shared, pool, Recipe(4, 1), Weights(), pool.latent_widths, file, forwards)
+            run.run(until=last)
+        return shared.state_dict()
+
+    whole, halves = trained("whole", 4), trained("halves", 2, 4)
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
 
 
 @pytest.mark.thorough
