@@ -136,7 +136,7 @@ class Rungs(FIFOScheduler):
     """Stops a trial at a rung where the study says so."""
 
     def __init__(self, searcher: OverStudy) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.searcher = searcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
