@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MULTIPLE = 64
@@ -17,7 +20,7 @@ def padded(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x, grown, mode="replicate")
 
 
-def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
+def psnr_db(a: NDArray[Any], b: NDArray[Any]) -> float:
     """PSNR of two uint8 pictures; infinite for equal ones."""
     mse = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return float("inf") if mse == 0 else float(10 * np.log10(255**2 / mse))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas_kd.data.image_file import Image8
@@ -29,7 +31,7 @@ class PlacedPictures:
         self,
         images: Sequence[Image8],
         size: int,
-        ends: np.ndarray,
+        ends: NDArray[Any],
         symmetries: int,
         device: str | torch.device,
     ):

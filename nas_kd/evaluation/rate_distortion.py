@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas_kd.codec.checkpoint import load_student, save_student
@@ -202,12 +203,12 @@ def _become_coder(folder: str) -> None:
     _coder[:] = [load_student(folder)]
 
 
-def _code(image: np.ndarray) -> Points:
+def _code(image: NDArray[Any]) -> Points:
     return real_points(_coder[0], image)
 
 
 @torch.no_grad()
-def real_points(student: Student, image: np.ndarray) -> Points:
+def real_points(student: Student, image: NDArray[Any]) -> Points:
     """A picture uint8 [H, W, 3], coded and decoded at every level."""
     (H, W), x = image.shape[:2], padded(to_tensor(image))
     rate, quality, similar = [], [], []

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -91,7 +92,7 @@ class EnergyModel:
         return float(_columns([work])[0] @ self._weights)
 
     @property
-    def _weights(self) -> np.ndarray:
+    def _weights(self) -> NDArray[Any]:
         return np.array([self.mj_per_mac, self.mj_per_byte, self.mj_per_kernel, self.mj_per_pass])
 
     def to_json(self) -> dict[str, Any]:
@@ -124,11 +125,11 @@ def of_readings(readings: Iterable[Reading]) -> EnergyModel | None:
     return fitted([work for work, _ in pairs], [mj for _, mj in pairs])
 
 
-def _columns(works: Sequence[Work]) -> np.ndarray:
+def _columns(works: Sequence[Work]) -> NDArray[Any]:
     return np.array([[w.macs, w.bytes, w.kernels, 1.0] for w in works], float)
 
 
-def _weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _weights(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """Least squares of relative errors: a small student's millijoules count as a large one's."""
     scale = np.maximum(x.max(axis=0), 1e-30)
     return nnls(x / scale / y[:, None], np.ones(len(y)))[0] / scale

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas_kd.data.images import crop_pool, open_images, to_device
@@ -57,7 +58,7 @@ LIMIT = "limit_gb"
 TARGETS = "targets"
 """Folder of pools in what studies share."""
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[int, int], None]
 
 
@@ -317,7 +318,7 @@ class _Growing:
         self._kept_at = time.monotonic()
 
 
-def _opened(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _opened(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """The array of a file, made anew where the file is missing or of another shape."""
     with suppress(OSError, ValueError):
         array = np.load(path, mmap_mode="r+")
