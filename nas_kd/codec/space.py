@@ -237,16 +237,18 @@ def _check_keys(
 PLACES = {STAGES: "1/2, 1/4 and 1/8", TRUNK_STAGES: "1/2, 1/4, 1/8 and 1/16"}
 
 
-def _lengths(key: str, stem: Any) -> tuple[int, ...]:
-    """How many entries a list may have: a trunk's width at 1/16, and attention there, are left to it."""
-    if not str(stem).startswith("trunk"):
+def _lengths(key: str, data: dict[str, Any]) -> tuple[int, ...]:
+    """How many entries a list may have: a width at 1/16 is left to a trunk, and attention is where widths are."""
+    if not str(data["stem"]).startswith("trunk"):
         return (STAGES,)
-    four = key == "depths" or (key == "widths" and stem == "trunk16")
-    return (TRUNK_STAGES,) if four else (STAGES, TRUNK_STAGES)
+    if key == "depths" or (key == "widths" and data["stem"] == "trunk16"):
+        return (TRUNK_STAGES,)
+    own_width = isinstance(data["widths"], list | tuple) and len(data["widths"]) == TRUNK_STAGES
+    return (STAGES, TRUNK_STAGES) if key == "widths" or own_width else (STAGES,)
 
 
-def _stages(where: str, key: str, values: Any, stem: Any) -> list[Any]:
-    lengths = _lengths(key, stem)
+def _stages(where: str, key: str, values: Any, data: dict[str, Any]) -> list[Any]:
+    lengths = _lengths(key, data)
     if not isinstance(values, (list, tuple)) or len(values) not in lengths:
         wanted = ", or ".join(f"of {n} entries, for {PLACES[n]} resolution" for n in lengths)
         raise SpaceError(
@@ -268,7 +270,7 @@ def _transform(data: Any, where: str) -> Transform:
     entries: dict[str, Any] = {}
     for key, value in data.items():
         if key in PER_STAGE:
-            values = _stages(where, key, value, data["stem"])
+            values = _stages(where, key, value, data)
             skipped = FIRST_STAGE.get(data["stem"], 0)
             checked = [_check(f"{where}", key, v) for v in values[skipped:]]
             entries[key] = (*values[:skipped], *checked)

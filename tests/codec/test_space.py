@@ -153,6 +153,11 @@ TRUNK16 = SIDE | {"stem": "trunk16", "widths": [0, 0, 0, 24], "depths": [0, 0, 0
         ({"widths": [8, 8, 8]}, "widths = [8, 8, 8]", "list of 4 entries"),
         ({"stem": "trunk8", "widths": [8]}, "widths = [8]", "3 entries, .* or of 4 entries"),
         (
+            {"stem": "trunk8", "widths": [8] * 3, "attention": [False] * 4},
+            "attention = [false, false, false, false]",
+            "list of 3 entries",
+        ),
+        (
             {"stem": "conv", "widths": [8] * 3, "depths": [0, 0, 1], "block": "summed"},
             "summed",
             "trunks",
