@@ -41,7 +41,7 @@ class Pass(nn.Module):
         C = 2 * arch.hyper
         self.features = nn.Conv2d(arch.hyper, C, 1)
         self.decoded = None if first else nn.Conv2d(arch.M, C, 1)
-        self.block = DepthwiseBlock(C, 2 * REACH + 1)
+        self.block = DepthwiseBlock(C, 2 * REACH + 1, nn.LeakyReLU())
         self.means = nn.Conv2d(C, arch.M, 1)
         self.steps = nn.Conv2d(C, arch.M, 1)
         for p in self.steps.parameters():
