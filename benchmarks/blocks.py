@@ -59,6 +59,12 @@ FORMS = {
     "summed, wide at 1/16": form(
         replace(PLAIN, widths=(0, 48, 96, 320), depths=(0, 0, 0, 1), block="summed")
     ),
+    "renderer": form(
+        replace(PLAIN, stem="trunk4-render", widths=(0, 48, 0, 256), depths=(0, 1, 0, 2))
+    ),
+    "renderer, gated": form(
+        Transform("trunk4-render", (0, 40, 0, 256), (0, 2, 0, 1), block="gated", kernel=3)
+    ),
     "depthwise, ReLU6": form(
         replace(PLAIN, activation="relu6"), replace(PLAIN, activation="relu6")
     ),

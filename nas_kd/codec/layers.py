@@ -235,8 +235,13 @@ KERNELLED: dict[str, Callable[[int, int, nn.Module], nn.Module]] = {
 }
 
 
+def _pointwise(side: Transform) -> nn.Module:
+    """What stands inside blocks, between their convolutions."""
+    return nn.ReLU6() if side.activation == "relu6" else nn.LeakyReLU()
+
+
 def _block(side: Transform, C: int) -> nn.Module:
-    act = nn.ReLU6() if side.activation == "relu6" else nn.LeakyReLU()
+    act = _pointwise(side)
     if side.block == "residual":
         return ConvolutionBlock(C, act) if side.trunk else ResidualBlock(C, C)
     if side.block == "window":
@@ -337,6 +342,51 @@ def shuffled(x: Tensor, side: int) -> Tensor:
     return split.reshape(B, -1, h * side, w * side)
 
 
+class Modulated(nn.Module):
+    """Residual block of two pointwise convolutions at 1/4 whose input the stage at 1/16 scales and shifts.
+
+    Adaptive normalisation as in DiT (Peebles and Xie, ICCV 2023) without its normalisation: a place at 1/16 says of
+    its 4x4 places at 1/4 what is to be made of them, for as much as one of them would cost. Starts as the identity.
+    """
+
+    def __init__(self, C: int, C_16: int, act: nn.Module):
+        super().__init__()
+        self.act = act
+        # Apart, for a prefix of a joint 2C channels is no prefix of each.
+        self.scale, self.shift = nn.Conv2d(C_16, C, 1), nn.Conv2d(C_16, C, 1)
+        self.expand, self.project = nn.Conv2d(C, 2 * C, 1), nn.Conv2d(2 * C, C, 1)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        """[B, C, 4h, 4w] to the same shape, with features [B, C_16, h, w]."""
+        scale, shift = (_spread(head(features)) for head in (self.scale, self.shift))
+        return x + self.project(self.act(self.expand(x * (1 + scale) + shift)))
+
+
+def _spread(t: Tensor) -> Tensor:
+    return nn.functional.interpolate(t, scale_factor=4.0, mode="nearest")
+
+
+class Renderer(nn.Module):
+    """From 1/16 to 1/4 at once, then modulated blocks; named apart from the stages that other stems have there."""
+
+    def __init__(self, side: Transform):
+        super().__init__()
+        C, C_16 = side.widths[1], side.widths[STAGES]
+        self.resample = BackProjection(C_16, C, 4)
+        self.blocks = nn.ModuleList(
+            Modulated(C, C_16, _pointwise(side)) for _ in range(side.depths[1])
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C_16, h, w] to [B, C, 4h, 4w]."""
+        x = self.resample(features)
+        for block in self.blocks:
+            x = block(x, features)
+        return x
+
+
 class Synthesis(nn.Module):
     """g_s: latents [B, M, H/16, W/16] to a picture [B, 3, H, W]; on a trunk the mirror of ``Analysis``."""
 
@@ -346,12 +396,15 @@ class Synthesis(nn.Module):
         self.latent = _latent_blocks(side, M)
         self.stages = nn.ModuleDict()
         C = M
-        for i in reversed(range(side.first_stage, len(side.widths))):
+        first = STAGES if side.renders else side.first_stage
+        for i in reversed(range(first, len(side.widths))):
             up = (
                 _up(side, C, side.widths[i]) if i < STAGES else BackProjection(C, side.widths[i], 1)
             )
             self.stages[str(i)] = Stage(up, side, i, inverse=True)
             C = side.widths[i]
+        self.renderer = Renderer(side) if side.renders else nn.Identity()
+        C = side.widths[1] if side.renders else C
         self.stem = nn.ModuleDict({side.stem: self._last(side, C)})
 
     def _last(self, side: Transform, C: int) -> nn.Module:
@@ -366,6 +419,7 @@ class Synthesis(nn.Module):
         x = self.latent(y_hat)
         for stage in self.stages.values():
             x = stage(x)
+        x = self.renderer(x)
         for head in self.stem.values():
             x = head(x)
         return shuffled(x.permute(0, 2, 3, 1), self.shuffle) if self.shuffle > 1 else x

@@ -115,9 +115,9 @@ def _synthesis(side: Transform, M: int) -> Counted:
 
 def _trunk(side: Transform, M: int, decoder: bool = False) -> Counted:
     """Projections of patches that do not overlap, and blocks; a decoder has the same with the biases of its outputs."""
-    places = range(side.first_stage, len(side.widths))
+    places = [i for i in range(side.first_stage, len(side.widths)) if i != 2 or not side.renders]
     widths = [3, *(side.widths[i] for i in places), M]
-    strides = [2 ** (side.first_stage + 1), *([2] * len(places))]
+    strides = [2 ** (side.first_stage + 1), *([4 if side.renders else 2] * len(places))]
     strides[-1] = 1 if side.own_width else 2
     position, found = 1, Counted()
     for c_in, c_out, stride in zip(widths, widths[1:], strides, strict=False):
@@ -134,6 +134,9 @@ def _trunk(side: Transform, M: int, decoder: bool = False) -> Counted:
 def _stage(side: Transform, i: int) -> Counted:
     C, n = side.widths[i], _positions(2 ** (i + 1))
     found = Counted()
+    if side.renders and i < STAGES:
+        heads = _conv(side.widths[STAGES], C, 1, _positions(16)) * 2
+        return (heads + _conv(C, 2 * C, 1, n) + _conv(2 * C, C, 1, n)) * side.depths[i]
     if side.activation == "gdn" and not side.trunk:
         found += Counted(C * C * n, C * C + C)
     found += _block(side, C, n) * side.depths[i]

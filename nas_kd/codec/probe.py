@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_kd.codec.layers import Renderer
 from nas_kd.codec.space import STAGES
 from nas_kd.codec.student import Student
 from nas_kd.codec.trunk import Components, principal_components
@@ -62,6 +63,8 @@ def _blocks(student: Student) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for side, network in (("encoder", student.g_a), ("decoder", student.g_s)):
         stages: list[tuple[int, Any]] = [(int(i), s.blocks) for i, s in network.stages.items()]
+        if isinstance(renderer := getattr(network, "renderer", None), Renderer):
+            stages.append((1, renderer.blocks))
         latent: list[tuple[int, Any]] = [(STAGES, network.latent)]
         for i, blocks in [*stages, *latent] if side == "encoder" else [*latent, *stages]:
             for j, block in enumerate(blocks):
@@ -115,9 +118,9 @@ def _projected(block: nn.Module, found: Components, n: int) -> Iterator[None]:
     """The block is given its input's first ``n`` components alone."""
     vectors, mean = found.vectors[:n], found.mean[:, None, None]
 
-    def project(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+    def project(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         kept = torch.einsum("nc,bchw->bnhw", vectors, given[0] - mean)
-        return (torch.einsum("nc,bnhw->bchw", vectors, kept) + mean,)
+        return torch.einsum("nc,bnhw->bchw", vectors, kept) + mean, *given[1:]
 
     handle = block.register_forward_pre_hook(project)
     try:

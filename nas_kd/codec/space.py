@@ -29,7 +29,9 @@ from nas_kd.places import SHIPPED, shipped
 from nas_kd.toml_file import read_table
 
 Choice = int | str | bool
-Stem = Literal["conv", "unshuffle2", "unshuffle4", "trunk2", "trunk4", "trunk8", "trunk16"]
+Stem = Literal[
+    "conv", "unshuffle2", "unshuffle4", "trunk2", "trunk4", "trunk8", "trunk16", "trunk4-render"
+]
 Block = Literal["residual", "depthwise", "gated", "window", "summed"]
 Activation = Literal["gdn", "leaky_relu", "relu6"]
 Entropy = Literal["scale", "mean-scale", "checkerboard", "dual", "quad"]
@@ -46,6 +48,9 @@ TRUNK_STAGES = 4
 FIRST_STAGE = {"conv": 0, "unshuffle2": 0, "unshuffle4": 1} | {
     f"trunk{2 ** (i + 1)}": i for i in range(TRUNK_STAGES)
 }
+FIRST_STAGE |= {"trunk4-render": 1}
+RENDER = "trunk4-render"
+"""A decoder whose stage at 1/16 modulates a pointwise renderer at 1/4, without a stage at 1/8 between."""
 
 HEAD = 16
 """Channels of one attention head in a window block: wider ones have more heads, so that slices are whole heads."""
@@ -103,6 +108,11 @@ class Transform:
         return self.stem.startswith("trunk")
 
     @property
+    def renders(self) -> bool:
+        """Whether 1/4 follows 1/16 at once and is modulated by it (``layers.Renderer``)."""
+        return self.stem == RENDER
+
+    @property
     def own_width(self) -> bool:
         """Whether there is a stage at 1/16, as wide as it says, between the others and the latents."""
         return len(self.widths) == TRUNK_STAGES
@@ -120,6 +130,10 @@ class Transform:
             kept["kernel"] = self.kernel if kept["block"] in KERNELLED else 3
             kept["depths"] = (*kept["depths"], 0)[:TRUNK_STAGES]
             kept["attention"] = (*kept["attention"], False)[: len(self.widths)]
+        if self.renders:
+            w, d, a = kept["widths"], kept["depths"], kept["attention"]
+            kept |= {"widths": (0, w[1], 0, w[3]), "depths": (0, d[1], 0, d[3])}
+            kept["attention"] = (False, False, False, a[3])
         if all(getattr(self, key) == value for key, value in kept.items()):
             return self  # as most are: a sampler looks at thousands of archs
         return replace(self, **kept)
@@ -129,13 +143,14 @@ class Transform:
             depth = f"+{self.depths[i]}{self.block[0]}" if self.depths[i] else ""
             return f"{self.widths[i]}{depth}{'a' if self.attention[i] else ''}"
 
-        places = range(self.first_stage, len(self.widths))
+        places = [i for i in range(self.first_stage, len(self.widths)) if self.widths[i]]
         if not self.trunk:
             return f"{self.stem} {'-'.join(map(stage, places))} {self.activation} k{self.kernel}"
         widths = [str(self.widths[i]) for i in places]
         widths += ["M"] if self.depths[STAGES] and not self.own_width else []
-        depths = [f"+{d}" if d else "" for d in self.depths[self.first_stage :]]
-        gates = ["a" if on else "" for on in (*self.attention, False)[self.first_stage :]]
+        places += [STAGES] if self.depths[STAGES] and not self.own_width else []
+        depths = [f"+{self.depths[i]}" if self.depths[i] else "" for i in places]
+        gates = ["a" if (*self.attention, False)[i] else "" for i in places]
         stages = "-".join("".join(one) for one in zip(widths, depths, gates, strict=False))
         relu6 = " relu6" if self.activation == "relu6" else ""
         return f"{self.stem} {stages} {self.block[0]}{self.kernel}{relu6}"
@@ -237,16 +252,18 @@ def _check_keys(
 PLACES = {STAGES: "1/2, 1/4 and 1/8", TRUNK_STAGES: "1/2, 1/4, 1/8 and 1/16"}
 
 
-def _lengths(key: str, stem: Any) -> tuple[int, ...]:
-    """How many entries a list may have: a trunk's width at 1/16, and attention there, are left to it."""
-    if not str(stem).startswith("trunk"):
+def _lengths(key: str, data: dict[str, Any]) -> tuple[int, ...]:
+    """How many entries a list may have: a width at 1/16 is left to a trunk, and attention is where widths are."""
+    if not str(data["stem"]).startswith("trunk"):
         return (STAGES,)
-    four = key == "depths" or (key == "widths" and stem == "trunk16")
-    return (TRUNK_STAGES,) if four else (STAGES, TRUNK_STAGES)
+    if key == "depths" or (key == "widths" and data["stem"] in ("trunk16", RENDER)):
+        return (TRUNK_STAGES,)
+    own_width = isinstance(data["widths"], list | tuple) and len(data["widths"]) == TRUNK_STAGES
+    return (STAGES, TRUNK_STAGES) if key == "widths" or own_width else (STAGES,)
 
 
-def _stages(where: str, key: str, values: Any, stem: Any) -> list[Any]:
-    lengths = _lengths(key, stem)
+def _stages(where: str, key: str, values: Any, data: dict[str, Any]) -> list[Any]:
+    lengths = _lengths(key, data)
     if not isinstance(values, (list, tuple)) or len(values) not in lengths:
         wanted = ", or ".join(f"of {n} entries, for {PLACES[n]} resolution" for n in lengths)
         raise SpaceError(
@@ -268,12 +285,16 @@ def _transform(data: Any, where: str) -> Transform:
     entries: dict[str, Any] = {}
     for key, value in data.items():
         if key in PER_STAGE:
-            values = _stages(where, key, value, data["stem"])
-            skipped = FIRST_STAGE.get(data["stem"], 0)
-            checked = [_check(f"{where}", key, v) for v in values[skipped:]]
-            entries[key] = (*values[:skipped], *checked)
+            values = _stages(where, key, value, data)
+            first, between = FIRST_STAGE.get(data["stem"], 0), 2 if data["stem"] == RENDER else None
+            entries[key] = tuple(
+                v if i < first or i == between else _check(where, key, v)
+                for i, v in enumerate(values)
+            )
         else:
             entries[key] = _check(where, key, value)
+    if data["stem"] == RENDER and where.endswith("encoder"):
+        raise SpaceError(f"{where}.stem = {RENDER}: is a form of decoders; take another stem")
     side = Transform(**entries).canonical()
     _check_trunk(side, where)
     for width, on in zip(side.widths, side.attention, strict=True):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, pixel_unshuffle
 
-from nas_kd.codec.layers import Analysis, BackProjection, Projection, Synthesis
+from nas_kd.codec.layers import Analysis, BackProjection, Projection, Renderer, Synthesis
 
 LEAST = 1e-6
 """Deviation, in units of the picture's range, under which a component counts as empty."""
@@ -60,7 +60,8 @@ def _inwards(network: Analysis | Synthesis) -> list[Any]:
     resampling = [stage.resample for stage in stages]
     if isinstance(network, Analysis):
         return [stem, *resampling[1:], network.head]
-    return [stem, *resampling]
+    between = [network.renderer.resample] if isinstance(network.renderer, Renderer) else []
+    return [stem, *between, *resampling]
 
 
 def _start_encoder(g_a: Analysis, x: Tensor) -> tuple[Tensor, Tensor]:

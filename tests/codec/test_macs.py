@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from nas_kd.codec.cost import count
@@ -22,6 +24,9 @@ def test_the_closed_form_is_what_fvcore_counts(space: str):
         assert found.decoder.macs == traced.decoder_macs * SMALL_PER_FRAME
 
 
+RENDER = Transform("trunk4-render", (0, 12, 0, 20), (0, 2, 0, 1), block="summed", kernel=3)
+
+
 @pytest.mark.parametrize(
     "side",
     [
@@ -31,12 +36,14 @@ def test_the_closed_form_is_what_fvcore_counts(space: str):
         Transform("trunk8", (0, 0, 24), (0, 0, 1, 2), block="residual"),
         Transform("trunk16", (0, 0, 0, 40), (0, 0, 0, 2), (False,) * 3 + (True,), "summed"),
         Transform("trunk4", (0, 8, 10, 30), (0, 1, 0, 2), (False, True, False), "gated", "relu6"),
+        RENDER,
     ],
     ids=str,
 )
 @pytest.mark.parametrize("entropy", ["checkerboard", "dual", "quad"])
 def test_what_no_shipped_space_combines_is_counted_too(side: Transform, entropy: Entropy):
-    arch = Arch(side, side, M=24, hyper=8, entropy=entropy, shortcut=not side.trunk)
+    encoder = replace(side, stem="trunk16") if side.renders else side
+    arch = Arch(encoder, side, M=24, hyper=8, entropy=entropy, shortcut=not side.trunk)
     traced = count(Student(arch, LMBDAS), SMALL)
     found = arch_cost(arch, len(LMBDAS)).total
     assert (found.macs, found.parameters) == (traced.macs * SMALL_PER_FRAME, traced.parameters)

@@ -23,8 +23,9 @@ WINDOWS = Transform("unshuffle2", (16, 16, 16), (0, 1, 1), block="window", activ
 PATCHES = Transform(
     "trunk16", (0, 0, 0, 24), (0, 0, 0, 2), (False,) * 3 + (True,), "summed", "relu6"
 )
+RENDER = Transform("trunk4-render", (0, 6, 0, 8), (0, 2, 0, 1), block="gated", kernel=3)
 SPACES = {
-    "patches": replace(ARCH, encoder=PATCHES),
+    "patches, render": replace(ARCH, encoder=PATCHES, decoder=RENDER),
     "trunk": replace(ARCH, entropy="checkerboard"),
     "gdn, attention, depthwise": replace(ARCH, encoder=GDN, decoder=GDN),
     "scale": replace(ARCH, entropy="scale"),

@@ -297,7 +297,12 @@ def test_with_room_for_everything_an_untrained_trunk_loses_nothing_but_by_roundi
     full = replace(TRUNK, widths=(12, 48, 192))
     patches = replace(WIDE, widths=(0, 0, 0, 768))
     x = _pictures(60)
-    for encoder, decoder in ((replace(full, stem="trunk2"), full), (patches, patches)):
+    render = replace(patches, stem="trunk4-render", widths=(0, 48, 0, 768), depths=(0, 1, 0, 0))
+    for encoder, decoder in (
+        (replace(full, stem="trunk2"), full),
+        (patches, patches),
+        (patches, render),
+    ):
         student = _student(Arch(encoder, decoder, M=768, hyper=8))
         assert torch.allclose(student.synthesis(student.analysis(x)), x, atol=2e-3)
 

@@ -37,16 +37,20 @@ UNSHUFFLED = Transform("unshuffle4", (0, 4, 4), kernel=3)
 DEEP = Transform("conv", (2, 4, 4), (0, 1, 1), (False, False, True), "residual", "gdn", 5)
 
 
+RENDER = Transform("trunk4-render", (0, 6, 0, 8), (0, 2, 0, 1), block="gated", kernel=3)
 GATES = Transform("trunk16", (0, 0, 0, 8), (0, 0, 0, 2), (False,) * 3 + (True,), "summed")
 
 
 @pytest.mark.parametrize(
-    "side", [ARCH.decoder, UNSHUFFLED, DEEP, GATES], ids=["trunk4", "unshuffle4", "conv", "trunk16"]
+    "side",
+    [ARCH.decoder, UNSHUFFLED, DEEP, GATES, RENDER],
+    ids=["trunk4", "unshuffle4", "conv", "trunk16", "render"],
 )
 @torch.no_grad()
 def test_tiles_are_the_whole_picture(side: Transform):
     torch.manual_seed(0)
-    student = Student(replace(ARCH, encoder=side, decoder=side), LMBDAS).eval()
+    encoder = replace(side, stem="trunk16") if side.renders else side
+    student = Student(replace(ARCH, encoder=encoder, decoder=side), LMBDAS).eval()
     image = waves(600, WHOLE_PIXELS // 600 + 9)
     height, width = image.shape[:2]
     y, z = analysis(student, image)
