@@ -17,7 +17,7 @@ from nas_kd.report.crops import spread
 from nas_kd.report.paper import PAPER
 from nas_kd.report.tables import COLOURS, SHOWN_CURVES
 from nas_kd.study.front import Point, hypervolume, pareto_front, reference_point
-from nas_kd.study.record import evaluated, record
+from nas_kd.study.record import rd_of, record
 from nas_kd.study.study import Study
 from nas_kd.study.uncertainty import EXACT, UNITS, uncertainty_of, value_of
 
@@ -134,7 +134,7 @@ def curves(
     front = study.front()
     shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
     for place, trial in enumerate(shown):
-        rd = evaluated(trial).rd
+        rd = rd_of(trial)
         trace = _curve(f"trial {trial.number}", rd.mean_rate, rd.mean_psnr_db)
         trace["marker"] = {"symbol": MARKERS[place % len(MARKERS)], "size": 8}
         trace["line"] = {"color": COLOURS[place % len(COLOURS)]}
