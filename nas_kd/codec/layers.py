@@ -183,8 +183,8 @@ class ChannelGates(nn.Module):
         self.mean = nn.AvgPool2d(AROUND, 1, AROUND // 2, count_include_pad=False)
         self.squeeze = nn.Conv2d(C, squeezed(C), 1)
         self.excite = nn.Conv2d(squeezed(C), C, 1)
-        nn.init.zeros_(self.excite.weight)
-        nn.init.zeros_(self.excite.bias)
+        for p in self.excite.parameters():
+            nn.init.zeros_(p)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
@@ -355,8 +355,8 @@ class Modulated(nn.Module):
         # Apart, for a prefix of a joint 2C channels is no prefix of each.
         self.scale, self.shift = nn.Conv2d(C_16, C, 1), nn.Conv2d(C_16, C, 1)
         self.expand, self.project = nn.Conv2d(C, 2 * C, 1), nn.Conv2d(2 * C, C, 1)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        for p in self.project.parameters():
+            nn.init.zeros_(p)
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         """[B, C, 4h, 4w] to the same shape, with features [B, C_16, h, w]."""

@@ -62,10 +62,12 @@ def probe(student: Student, crops: Tensor) -> list[Probed]:
 def _blocks(student: Student) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for side, network in (("encoder", student.g_a), ("decoder", student.g_s)):
-        stages = [(int(i), stage.blocks) for i, stage in network.stages.items()]
+        stages: list[tuple[int, Any]] = [
+            (int(i), stage.blocks) for i, stage in network.stages.items()
+        ]
         if isinstance(renderer := getattr(network, "renderer", None), Renderer):
             stages.append((1, renderer.blocks))
-        latent = [(STAGES, network.latent)]
+        latent: list[tuple[int, Any]] = [(STAGES, network.latent)]
         for i, blocks in [*stages, *latent] if side == "encoder" else [*latent, *stages]:
             for j, block in enumerate(blocks):
                 found[f"{side} 1/{2 ** (i + 1)} block {j + 1}"] = block
