@@ -360,12 +360,11 @@ class Modulated(nn.Module):
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         """[B, C, 4h, 4w] to the same shape, with features [B, C_16, h, w]."""
-        scale, shift = (_spread(head(features)) for head in (self.scale, self.shift))
-        return x + self.project(self.act(self.expand(x * (1 + scale) + shift)))
-
-
-def _spread(t: Tensor) -> Tensor:
-    return nn.functional.interpolate(t, scale_factor=4.0, mode="nearest")
+        B, C, H, W = x.shape
+        scale, shift = (head(features)[:, :, :, None, :, None] for head in (self.scale, self.shift))
+        cells = x.reshape(B, C, H // 4, 4, W // 4, 4)
+        modulated = (cells * (1 + scale) + shift).reshape(B, C, H, W)
+        return x + self.project(self.act(self.expand(modulated)))
 
 
 class Renderer(nn.Module):
