@@ -72,6 +72,7 @@ def stop_at(step: int):
 
 
 def rd_cost(shared: Shared, arch: Arch, x: torch.Tensor) -> float:
+    shared.eval()  # rounding, and no noise that differs from call to call
     level = torch.tensor([1, 2] * (len(x) // 2))
     with torch.no_grad():
         out = shared.through(arch)(x, level.float())
