@@ -78,7 +78,8 @@ def begin(site: Site, log: Path) -> subprocess.Popen:
     words += ["--objectives", "rd_cost,flops", "--workers", "1"]
     words += [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-c", COMMAND, json.dumps(table), *words]
-    return subprocess.Popen(command, stdout=log.open("a"), stderr=subprocess.STDOUT)
+    with log.open("a") as said:
+        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
 
 
 def wait_for(happened, process: subprocess.Popen, log: Path) -> None:
