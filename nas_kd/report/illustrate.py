@@ -8,9 +8,11 @@ from typing import Any
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import ImageSet
 from nas_kd.errors import NasKdError
+from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.rate_distortion import StudentCodec
 from nas_kd.files import replacing
 from nas_kd.report.crops import crops, sheet, shots, spread
+from nas_kd.report.rd_plot import Line, draw
 from nas_kd.study.trial import Anchor, Outcome
 from nas_kd.study.trial_artifacts import CROPS, PLOT
 
@@ -43,21 +45,10 @@ def _plot(anchor: Anchor, rd: dict[str, Any], file: Path) -> None:
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label=anchor.name)
-    axes.plot(rd["bpp_est"], rd["psnr_db"], color="#0072B2", marker="o", label="student")
-    _classical(axes, anchor)
     if anchor.interval_db is not None:
         axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")
-    axes.set(xlabel="bits per pixel (of learned codecs estimated)", ylabel="PSNR dB")
-    axes.legend()
+    student = RDCurve(tuple(rd["bpp_est"]), tuple(rd["psnr_db"]))
+    lines = [Line(anchor.name, anchor.curve, "teacher"), Line("student", student, "student")]
+    draw(axes, [*lines, *(Line(n, curve, "classical") for n, curve in anchor.baselines.items())])
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=100)
-
-
-def _classical(axes: Any, anchor: Anchor) -> None:
-    """Grey lines behind the learned codecs, which keep the picture to themselves."""
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # asked for, they fit what is drawn so far
-    for style, (name, curve) in zip(
-        (":", "-.", (0, (6, 2))), anchor.baselines.items(), strict=False
-    ):
-        axes.plot(curve.bpp, curve.psnr_db, color="0.5", linestyle=style, label=name)
