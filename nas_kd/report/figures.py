@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_kd.objectives import of_kind
+from nas_kd.objectives import BD_RATES, of_kind
 from nas_kd.report.rd_plot import COLOURS, GREY, Figure
 from nas_kd.study.front import Point, hypervolume, pareto_front, reference_point
 from nas_kd.study.study import Study
@@ -42,7 +42,8 @@ def complete(study: Study) -> list[FrozenTrial]:
 
 def panes(study: Study) -> list[Pane]:
     """The front, two objectives at a time."""
-    quality = "rd_cost" if "rd_cost" in study.settings.objectives else "bd_rate"
+    asked = (name for name in ("rd_cost", *BD_RATES) if name in study.settings.objectives)
+    quality = next(asked, "bd_rate")
     energy = next(iter(of_kind(study.settings.objectives, "energy")), "energy")
     pairs = (("flops", quality), (energy, quality), ("flops", energy))
     return [_pane(study, x, y) for x, y in pairs]

@@ -14,11 +14,14 @@ from typing import Any
 from nas_kd.codec.space import Choice, SearchSpace, load_space
 from nas_kd.data.images import ImageSet, held, open_images
 from nas_kd.data.overlap import warn_of_overlap
+from nas_kd.data.similarity import MIN_SIDE
 from nas_kd.device import best_device
 from nas_kd.distillation.training import Report
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.evaluation.bd_rate import RDCurve, quality_interval
 from nas_kd.evaluation.classical import beside, classical_curve, lacking
+from nas_kd.evaluation.rate_distortion import Measured
+from nas_kd.objectives import SIMILAR
 from nas_kd.places import CACHE
 from nas_kd.reasons import Reason
 from nas_kd.study.ranking import draws, in_order
@@ -207,9 +210,15 @@ def teacher_curve(study: Study, teacher: Teacher, listen: Listen) -> dict[str, A
 
 def anchor_of(settings: Settings, teacher: Teacher, listen: Listen) -> dict[str, Any]:
     """The teacher's estimated R-D curve, or a classical codec's in its place, and the interval."""
+    similar = SIMILAR in settings.objectives
+    if similar and settings.anchor != TEACHER:
+        raise UsageError(
+            f"objective {SIMILAR} with anchor {settings.anchor}: it is against the teacher alone; take "
+            "--anchor teacher, or bd_rate"
+        )
     listen("preparing", "teacher's rate-distortion curve")
     images = open_images(settings.eval_data, "eval")
-    measured = measured_once(CACHE / CURVES, teacher, images, best_device())
+    measured = measured_once(CACHE / CURVES, teacher, images, best_device(), similar)
     curve = measured.curve()
     anchor = {
         "name": TEACHER,
@@ -223,9 +232,23 @@ def anchor_of(settings: Settings, teacher: Teacher, listen: Listen) -> dict[str,
         "per_image": [one.to_json() for one in measured.per_image()],
         "baselines": {name: one.to_json() for name, one in beside(images).items()},
     }
+    if similar:
+        anchor["ms_ssim"] = _similarity(measured)
     if settings.anchor != TEACHER:
         anchor |= _classical_anchor(settings.anchor, images, interval_db(curve))
     return anchor
+
+
+def _similarity(measured: Measured) -> dict[str, Any]:
+    """What BD-rates by MS-SSIM are against: the curve in dB, its interval, and the pictures' own curves."""
+    curve = measured.similarity_curve()
+    if not all(math.isfinite(db) for db in curve.psnr_db):
+        raise UsageError(
+            f"objective {SIMILAR}: an evaluation picture is under {MIN_SIDE} px on a side, and has no MS-SSIM; take "
+            "larger ones (--eval-data)"
+        )
+    each = [one.to_json() for one in measured.similarity_per_image()]
+    return {"curve": curve.to_json(), "interval_db": interval_db(curve), "per_image": each}
 
 
 def baselines_of(anchor: dict[str, Any] | None) -> dict[str, RDCurve]:
@@ -269,6 +292,7 @@ def _task(
         tuple(interval) if interval else None,
         baselines_of(parsed),
         parsed.get("name", TEACHER),
+        _similar_anchor(parsed.get("ms_ssim")),
     )
     return Task(
         lmbdas=lmbdas,
@@ -282,6 +306,13 @@ def _task(
         device=device,
         shared=_origin(settings, shared, lmbdas) if shared else None,
     )
+
+
+def _similar_anchor(stored: dict[str, Any] | None) -> Anchor | None:
+    if stored is None:
+        return None
+    interval = stored["interval_db"]
+    return Anchor(RDCurve.from_json(stored["curve"]), tuple(interval) if interval else None)
 
 
 def _origin(settings: Settings, folder: str, lmbdas: tuple[float, ...]) -> Shared | Inherited:

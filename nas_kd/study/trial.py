@@ -22,7 +22,7 @@ from nas_kd.evaluation.bd_rate import MIN_POINTS, BDRate, RDCurve, bd_rate, qual
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.measurement.reading import require_real
-from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.objectives import MEASURED, SIMILAR, TABLE, of_kind
 from nas_kd.reasons import Reason
 from nas_kd.seeds import derived_seed
 from nas_kd.study.cost_gate import OF_KIND, Measure, gate
@@ -39,13 +39,15 @@ CHECKPOINT = "checkpoint.pt"
 class Anchor:
     """What students are compared with: a curve, the teacher's or another's, and the quality interval, if any.
 
-    baselines: curves that are drawn beside it. name: whose the curve is.
+    baselines: curves that are drawn beside it. name: whose the curve is. similar: the same by MS-SSIM in dB, where a
+    study has that objective.
     """
 
     curve: RDCurve
     interval_db: tuple[float, float] | None
     baselines: dict[str, RDCurve] = field(default_factory=dict)
     name: str = "teacher"
+    similar: Anchor | None = None
 
 
 def interval_of(curve: RDCurve) -> tuple[float, float] | None:
@@ -158,7 +160,8 @@ def run_trial(
             student = distil(task, arch, folder, hear, between_steps, begun)
             seconds["distil"] = time.perf_counter() - started - sum(seconds.values())
             doing("evaluate")
-            measured = evaluate(StudentCodec(student), task.eval_images, task.device)
+            similar = SIMILAR in task.objectives
+            measured = evaluate(StudentCodec(student), task.eval_images, task.device, similar)
     except TrialFailed as failure:
         return Outcome(None, failure.reason, 0.0, attrs | {"message": str(failure)})
     seconds["evaluate"] = time.perf_counter() - started - sum(seconds.values())
@@ -190,9 +193,14 @@ def _score(
     bd = bd_rate_of(task.anchor, measured)
     attrs |= {"bd_pchip": bd.pchip, "bd_psnr_db": bd.bd_psnr_db, "uncovered_db": bd.uncovered_db}
     attrs["rd_cost"] = rd_cost(measured, task.lmbdas)
-    if bd.value is None and "bd_rate" in task.objectives:
-        return Outcome(None, bd.reason, bd.uncovered_db, attrs)
-    values: dict[str, float | None] = {"bd_rate": bd.value, "rd_cost": attrs["rd_cost"]}
+    rates = {"bd_rate": bd} | (
+        {SIMILAR: similar_bd_rate_of(task.anchor, measured)} if SIMILAR in task.objectives else {}
+    )
+    for name, found in rates.items():
+        if found.value is None and name in task.objectives:
+            return Outcome(None, found.reason, found.uncovered_db, attrs)
+    values: dict[str, float | None] = {name: found.value for name, found in rates.items()}
+    values["rd_cost"] = attrs["rd_cost"]
     values |= {"flops": float(cost.macs), "flops:decoder": float(cost.decoder_macs)}
     values["params"] = float(cost.parameters)
     for name in of_kind(task.objectives, *MEASURED):
@@ -211,3 +219,12 @@ def bd_rate_of(anchor: Anchor, measured: Measured) -> BDRate:
     if anchor.interval_db is None:
         return BDRate(None, Reason.TOO_FEW_POINTS, None, None, 0.0, (0.0, 0.0))
     return bd_rate(anchor.curve, measured.curve(), anchor.interval_db)
+
+
+def similar_bd_rate_of(anchor: Anchor, measured: Measured) -> BDRate:
+    """The same with MS-SSIM in dB as quality; decibels that it lacks are such."""
+    assert anchor.similar is not None, "the anchor of a study with this objective has it"
+    if anchor.similar.interval_db is None:
+        return BDRate(None, Reason.TOO_FEW_POINTS, None, None, 0.0, (0.0, 0.0))
+    own = anchor.similar
+    return bd_rate(own.curve, measured.similarity_curve(), own.interval_db)

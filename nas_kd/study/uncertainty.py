@@ -8,7 +8,8 @@ from optuna.trial import FrozenTrial
 
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate
-from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.evaluation.rate_distortion import Measured
+from nas_kd.objectives import BD_RATES, MEASURED, SIMILAR, TABLE, of_kind
 from nas_kd.study.prepare import interval_db
 from nas_kd.study.study import Study
 
@@ -32,21 +33,20 @@ def uncertainty_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
 
     Of a measured objective the standard uncertainty; of a BD-rate half the 95 % interval over pictures.
     """
-    if name == "bd_rate":
-        return _over_pictures(study, trial)
+    if name in BD_RATES:
+        return _over_pictures(study, trial, name)
     reading = trial.user_attrs.get(name)
     found = reading.get("uncertainty") if isinstance(reading, dict) else None
     return None if found is None else found * SCALE[name]
 
 
-def _over_pictures(study: Study, trial: FrozenTrial) -> float | None:
+def _over_pictures(study: Study, trial: FrozenTrial, name: str) -> float | None:
     anchor, rd = study.optuna.user_attrs.get("anchor") or {}, trial.user_attrs.get("rd")
-    if rd is None or not anchor.get("per_image") or value_of(study, trial, "bd_rate") is None:
+    anchor = anchor.get("ms_ssim", {}) if name == SIMILAR else anchor
+    if rd is None or not anchor.get("per_image") or value_of(study, trial, name) is None:
         return None
-    rates = zip(*rd["per_image_bpp_est"], strict=True)
-    curves = [
-        RDCurve(*c) for c in zip(rates, zip(*rd["per_image_psnr_db"], strict=True), strict=True)
-    ]
+    measured = Measured.from_json(rd | {"images": [], "data_fingerprint": ""})
+    curves = measured.similarity_per_image() if name == SIMILAR else measured.per_image()
     teacher = [RDCurve.from_json(curve) for curve in anchor["per_image"]]
     if len(teacher) != len(curves):
         return None
@@ -74,7 +74,7 @@ def alike(study: Study) -> dict[str, list[list[int]]]:
     found: dict[str, list[list[int]]] = {}
     for name in study.settings.objectives:
         # A bar on a BD-rate is a 95 % interval already; a standard uncertainty counts twice.
-        times = 1.0 if name == "bd_rate" else 2.0
+        times = 1.0 if name in BD_RATES else 2.0
         spans = []
         for trial in study.front():
             value, bar = value_of(study, trial, name), uncertainty_of(study, trial, name)
@@ -99,7 +99,10 @@ def overlapping(spans: Sequence[tuple[int, float, float]]) -> list[list[int]]:
     return [group for group in groups if len(group) > 1]
 
 
-SAID = {"bd_rate": "BD-rate on these pictures"} | {
+SAID = {
+    "bd_rate": "BD-rate on these pictures",
+    SIMILAR: "BD-rate by MS-SSIM on these pictures",
+} | {
     name: f"measured {' of the '.join(name.split(':'))}"
     for name in of_kind(tuple(TABLE), *MEASURED)
 }
