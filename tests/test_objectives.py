@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from nas_kd.codec.cost import count
 from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
-from nas_kd.errors import MeterError
+from nas_kd.errors import MeterError, UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.rate_distortion import Measured
 from nas_kd.measurement import meters
@@ -16,6 +17,7 @@ from nas_kd.reasons import UNREAD
 from nas_kd.report.figures import panes
 from nas_kd.report.tables import _energy_models
 from nas_kd.study import trial
+from nas_kd.study.anchor import _by_similarity, anchor_of
 from nas_kd.study.cost_gate import OF_KIND
 from nas_kd.study.record import Outcome
 from nas_kd.study.sampler import history_of
@@ -58,6 +60,54 @@ def test_the_table_knows_every_objective_that_settings_allow():
     assert tuple(TABLE) == KNOWN_OBJECTIVES
     assert set(of_kind(KNOWN_OBJECTIVES, "quality")) == set(QUALITY)
     assert set(OF_KIND) == set(MEASURED) == set(UNREAD)
+
+
+SIMILAR_DB = RDCurve(POINTS.bpp, (8.0, 10.0, 12.0, 14.0))
+
+
+def by_similarity(rates, similar_db, *objectives):
+    """What a trial makes of MS-SSIM in dB at these rates; by PSNR it is the teacher."""
+    raw = [[1 - 10 ** (-db / 10)] for db in similar_db]
+    psnr_db = [[db] for db in POINTS.psnr_db]
+    measured = Measured("bpp_est", [[r] for r in rates], psnr_db, ["a"], "f", raw)
+    anchor = trial.Anchor(POINTS, (29.0, 33.0), similar=trial.Anchor(SIMILAR_DB, (9.0, 13.0)))
+    task = SimpleNamespace(anchor=anchor, objectives=objectives, lmbdas=(0.01, 0.02, 0.03, 0.04))
+    codec = Student(prim(8, 16))
+    return trial._score(task, codec, count(codec, (1, 3, 64, 64)), measured, {})
+
+
+def test_bd_rate_by_ms_ssim_is_that_of_its_decibels():
+    rates = [1.25 * rate for rate in POINTS.bpp]
+    outcome = by_similarity(rates, SIMILAR_DB.psnr_db, "bd_rate:ms-ssim", "bd_rate")
+    assert outcome.values == pytest.approx([25.0, 25.0])
+    better = by_similarity(POINTS.bpp, (9.0, 11.0, 13.0, 15.0), "bd_rate", "bd_rate:ms-ssim")
+    assert better.values == pytest.approx([0.0, 100 * (2**-0.5 - 1)])
+
+
+def test_a_student_that_misses_the_decibels_of_ms_ssim_has_no_values():
+    outcome = by_similarity(POINTS.bpp, (4.0, 5.0, 6.0, 7.0), "bd_rate:ms-ssim", "flops")
+    assert (outcome.values, outcome.reason) == (None, "no_overlap")
+    assert outcome.uncovered_db == pytest.approx(6.0)
+    alone = by_similarity(POINTS.bpp, (4.0, 5.0, 6.0, 7.0), "bd_rate")
+    assert alone.values == pytest.approx([0.0])
+
+
+def test_what_ms_ssim_is_against_is_the_teachers_middle_and_needs_large_pictures():
+    rates, quality = [[r] for r in POINTS.bpp], [[db] for db in POINTS.psnr_db]
+    raw = [[1 - 10 ** (-db / 10)] for db in SIMILAR_DB.psnr_db]
+    measured = Measured("bpp_est", rates, quality, ["a"], "f", raw)
+    found = _by_similarity(measured)
+    assert found.interval_db == pytest.approx((9.5, 12.5))
+    assert found.curve.psnr_db == pytest.approx(SIMILAR_DB.psnr_db)
+    assert found.per_image == (found.curve,)
+    with pytest.raises(UsageError, match="under 161 px on a side"):
+        _by_similarity(replace(measured, ms_ssim=[[None]] * 4))
+
+
+def test_ms_ssim_against_a_classical_codec_is_refused(tmp_path):
+    asked = Settings("s", "demo", objectives=("bd_rate:ms-ssim",), anchor="jpeg")
+    with pytest.raises(UsageError, match="it is against the teacher alone"):
+        anchor_of(asked, None, lambda kind, detail: None, tmp_path)
 
 
 def test_parts_are_measured_apart_and_each_is_kept_under_its_name():

@@ -18,7 +18,10 @@ app = typer.Typer()
 def front(
     study: StudyName,
     as_json: AsJson = False,
-    plot: Annotated[Path | None, typer.Option(help="write a plot (.png, .svg, .pdf)")] = None,
+    plot: Annotated[Path | None, typer.Option(help="write a plot (.png, .svg, .pdf, .pgf)")] = None,
+    frontier: Annotated[
+        Path | None, typer.Option(help="write BD-rate against decoder's cost, beside other codecs")
+    ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="BD-rates against classical codecs beside")
     ] = False,
@@ -31,19 +34,21 @@ def front(
 
     Example: nas-kd front demo-mini --plot front.png
     """
-    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"--plot {plot}: must end in .png, .svg or .pdf")
+    from nas_kd.report.plot_files import require_plot
 
-    from nas_kd.data.picture_files import require_writable
+    for option, file in (("--plot", plot), ("--frontier", frontier)):
+        if file is not None:
+            require_plot(file, option)
+
     from nas_kd.evaluation.classical import CODECS
-    from nas_kd.report.tables import front_against, front_json, front_table, plot_front
+    from nas_kd.report.plots import plot_front, plot_frontier
+    from nas_kd.report.tables import front_against, front_json, front_table
     from nas_kd.study.study import open_study
 
-    if plot is not None:
-        require_writable(plot, "--plot")
     opened = open_study(study, storage)
-    if plot is not None:
-        plot_front(opened, plot)
+    for file, draw in ((plot, plot_front), (frontier, plot_frontier)):
+        if file is not None:
+            draw(opened, file)
     names = [*(CODECS if baselines else ()), *([versus] if versus else ())]
     classical = front_against(opened, ",".join(names)) if names else None
     if as_json:

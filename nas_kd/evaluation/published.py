@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,12 +17,14 @@ from typing import Any, NamedTuple
 from PIL import features
 
 from nas_kd.data.images import ImageSet, held
-from nas_kd.errors import UsageError
-from nas_kd.evaluation.bd_rate import RDCurve
-from nas_kd.evaluation.classical import CODECS, against, classical_point
+from nas_kd.errors import StudyError, UsageError
+from nas_kd.evaluation.bd_rate import RDCurve, bd_rate, common_interval
+from nas_kd.evaluation.classical import CODECS, MIN_COMMON_DB, against, classical_point
 from nas_kd.places import ASSETS
 
 SHOWN = ("vtm", "cheng2020-anchor", "bmshj2018-hyperprior")
+ANCHOR = "bmshj2018-hyperprior"
+"""What published BD-rates are against here."""
 FILE = ASSETS / "published.json"
 QUALITY_STEP = 5
 """Between the published points of JPEG, which begin with it."""
@@ -38,6 +41,18 @@ class Published(NamedTuple):
     curve: RDCurve
     source: str
     rate: str
+
+
+class Decoder(NamedTuple):
+    """A published codec's decoder: kMAC per pixel, and BD-rate in per cent against ``ANCHOR`` on Kodak.
+
+    converted: the BD-rate was published against another codec.
+    """
+
+    kmac_px: float
+    bd_rate: float | None
+    source: str
+    converted: bool
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,33 @@ def published() -> dict[str, Published]:
         name: Published(RDCurve.from_json(found), found["source"], found["rate"])
         for name, found in _data()["curves"].items()
     }
+
+
+@cache
+def decoders() -> dict[str, Decoder]:
+    """Published codecs by name whose decoders' costs are known; BD-rates by their curves where there are curves."""
+    return {
+        name: Decoder(
+            found["decoder_kmac_px"],
+            found["bd_rate"]
+            if "bd_rate" in found
+            else against_anchor(published()[found["curve"]].curve),
+            found["source"],
+            found.get("converted", False),
+        )
+        for name, found in _data()["decoders"].items()
+    }
+
+
+def against_anchor(curve: RDCurve) -> float | None:
+    """BD-rate of a curve on Kodak against ``ANCHOR``, over the PSNR that both cover; None where there is none."""
+    anchor = published()[ANCHOR].curve
+    low, high = common_interval(anchor, curve)
+    if high - low < MIN_COMMON_DB:
+        return None
+    with suppress(StudyError):
+        return bd_rate(anchor, curve, (low, high)).value
+    return None
 
 
 @cache

@@ -6,6 +6,7 @@ pictures. ``bpp_est`` is from likelihoods, ``bpp`` from the real entropy-coded s
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -59,7 +60,7 @@ Similarities = list[list[float | None]]
 class Measured:
     """R-D points per picture: ``rate[level][image]`` in bits per pixel, ``psnr_db`` and ``ms_ssim`` likewise.
 
-    ms_ssim: where bitstreams are real; None in it for pictures under 161 px, which have none.
+    ms_ssim: where bitstreams are real or it was asked for; None in it for pictures under 161 px, which have none.
     """
 
     kind: Rate
@@ -82,6 +83,16 @@ class Measured:
     def mean_psnr_db(self) -> list[float]:
         """PSNR by level, the mean over pictures."""
         return [float(np.mean(p)) for p in self.psnr_db]
+
+    def similarity_curve(self) -> RDCurve:
+        """The mean curve with MS-SSIM in dB as its quality; NaN where there is none."""
+        return RDCurve(self.curve().bpp, _raised(self.mean_ms_ssim()))
+
+    def similarity_per_image(self) -> list[RDCurve]:
+        """The same of each picture."""
+        rates = zip(*self.rate, strict=True)
+        each = zip(*(self.ms_ssim or []), strict=True)
+        return [RDCurve(r, _raised(s)) for r, s in zip(rates, each, strict=True)]
 
     def per_image(self) -> list[RDCurve]:
         """A curve for each picture."""
@@ -122,9 +133,20 @@ class Measured:
         return {"ms_ssim": mean, "ms_ssim_db": raised, "per_image_ms_ssim": each}
 
 
+def _raised(similar: Iterable[float | None]) -> tuple[float, ...]:
+    found = [in_db(value) for value in similar]
+    return tuple(math.nan if db is None else db for db in found)
+
+
 @torch.no_grad()
-def evaluate(codec: Codec, images: ImageSet, device: str = "cpu") -> Measured:
-    """Estimated rates and PSNR of every level on every picture; raises TrialFailed at a NaN."""
+def evaluate(
+    codec: Codec, images: ImageSet, device: str = "cpu", similar: bool = False
+) -> Measured:
+    """Estimated rates and PSNR of every level on every picture; raises TrialFailed at a NaN.
+
+    similar: MS-SSIM too, which takes longer than a small student does.
+    """
+    alike: Similarities = [[None] * len(images) for _ in range(codec.levels)]
     rate = [[0.0] * len(images) for _ in range(codec.levels)]
     quality = [[0.0] * len(images) for _ in range(codec.levels)]
     for group in batches(images, BATCH_PX if device.startswith("cuda") else 0):
@@ -138,8 +160,12 @@ def evaluate(codec: Codec, images: ImageSet, device: str = "cpu") -> Measured:
             for (i, image), one, spent in zip(pictures.items(), x_hat, bits.tolist(), strict=True):
                 H, W = image.shape[:2]
                 rate[level][i] = spent / (H * W)
-                quality[level][i] = psnr_db(to_image(one[None, :, :H, :W]), image)
-    return Measured("bpp_est", rate, quality, list(images.names), images.fingerprint)
+                restored = to_image(one[None, :, :H, :W])
+                quality[level][i] = psnr_db(restored, image)
+                if similar:
+                    alike[level][i] = ms_ssim(restored, image)
+    names, each = list(images.names), alike if similar else None
+    return Measured("bpp_est", rate, quality, names, images.fingerprint, each)
 
 
 def batches(images: ImageSet, most_px: int) -> list[list[int]]:

@@ -11,7 +11,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna.exceptions import StorageInternalError
 
 from nas_kd.errors import UsageError
-from nas_kd.report.figures import absent, curves, history
+from nas_kd.report.figures import absent, history
+from nas_kd.report.rd_plot import figure, lines_of
 from nas_kd.study.settings import OBJECTIVES
 from nas_kd.study.study import Study
 from nas_kd.study.trial_artifacts import store
@@ -35,19 +36,19 @@ def publish(study: Study) -> None:
     from optuna_dashboard import save_note, save_plotly_graph_object
 
     save_note(study.optuna, study_note(study))
-    figures = {"rd-curves": curves(study, study.baselines)}
+    figures = {"rd-curves": figure(lines_of(study, study.baselines))}
     if (volume := history(study).figure) is not None:
         figures["hypervolume"] = volume
-    for key, figure in figures.items():
-        save_plotly_graph_object(study.optuna, _titled(key, figure), graph_object_id=key)
+    for key, drawn in figures.items():
+        save_plotly_graph_object(study.optuna, _titled(key, drawn), graph_object_id=key)
 
 
-def _titled(key: str, figure: dict[str, Any]) -> Any:
+def _titled(key: str, drawn: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # plotly's remarks on what else could be installed
         from plotly.graph_objects import Figure
     titles = {"rd-curves": "R-D curves of the front", "hypervolume": "Hypervolume"}
-    return Figure(figure).update_layout(title=titles[key])
+    return Figure(drawn).update_layout(title=titles[key])
 
 
 def study_note(study: Study) -> str:

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_kd.evaluation.bd_rate import RDCurve
-from nas_kd.objectives import of_kind
-from nas_kd.report.crops import spread
-from nas_kd.report.paper import PAPER
-from nas_kd.report.tables import COLOURS, SHOWN_CURVES
+from nas_kd.objectives import BD_RATES, of_kind
+from nas_kd.report.rd_plot import COLOURS, GREY, Figure
 from nas_kd.study.front import Point, hypervolume, pareto_front, reference_point
-from nas_kd.study.record import rd_of, record
+from nas_kd.study.record import record
 from nas_kd.study.study import Study
 from nas_kd.study.uncertainty import EXACT, UNITS, uncertainty_of, value_of
 
-MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-GREY = "#888888"
 SHOWN_DIMENSIONS = 12
 """Dimensions whose importance is drawn: the first ones, with room for their names."""
 
 MIN_FOR_IMPORTANCE = 160
 """Complete trials below which importances are noise: at 80 random archs of `demo` a share moved by 0.17 from one draw
 of them to the next (standard deviation), at 160 by 0.10 (benchmarks/LOG.md)."""
-
-Figure = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,8 @@ def complete(study: Study) -> list[FrozenTrial]:
 
 def panes(study: Study) -> list[Pane]:
     """The front, two objectives at a time."""
-    quality = "rd_cost" if "rd_cost" in study.settings.objectives else "bd_rate"
+    asked = (name for name in ("rd_cost", *BD_RATES) if name in study.settings.objectives)
+    quality = next(asked, "bd_rate")
     energy = next(iter(of_kind(study.settings.objectives, "energy")), "energy")
     pairs = (("flops", quality), (energy, quality), ("flops", energy))
     return [_pane(study, x, y) for x, y in pairs]
@@ -105,87 +98,6 @@ def _points(
 
 def _axes(x: str, y: str) -> Figure:
     return {"xaxis": {"title": {"text": UNITS[x]}}, "yaxis": {"title": {"text": UNITS[y]}}}
-
-
-def curves(
-    study: Study, baselines: Mapping[str, RDCurve], published: Mapping[str, RDCurve] | None = None
-) -> Figure:
-    """R-D curves of the front by estimated rate, with the teacher and the baselines.
-
-    published: others' on Kodak, where the study was judged by it; the paper's points come with them.
-    """
-    anchor = study.anchor
-    data = []
-    if anchor is not None:
-        teacher = anchor.teacher_curve
-        data.append(_curve(f"teacher {anchor.teacher.name}", teacher.bpp, teacher.psnr_db))
-        data[0]["line"] = {"dash": "dash", "width": 3}
-        data[0]["meta"] = "ink"
-    dashes = ("dot", "dashdot", "longdash")
-    for (name, curve), dash in zip(baselines.items(), dashes, strict=False):
-        data.append(_curve(name, curve.bpp, curve.psnr_db))
-        data[-1] |= {"line": {"dash": dash, "color": GREY}, "mode": "lines"}
-        data[-1]["hovertemplate"] = data[-1]["hovertemplate"].replace(", %{text}", "")
-    for (name, curve), dash in zip((published or {}).items(), dashes, strict=False):
-        trace = _curve(name, curve.bpp, curve.psnr_db)
-        data.append(trace | {"line": {"dash": dash, "color": GREY, "width": 1}, "mode": "lines"})
-    if published:
-        data.append(_papers())
-    front = study.front()
-    shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
-    for place, trial in enumerate(shown):
-        rd = rd_of(trial)
-        trace = _curve(f"trial {trial.number}", rd.mean_rate, rd.mean_psnr_db)
-        trace["marker"] = {"symbol": MARKERS[place % len(MARKERS)], "size": 8}
-        trace["line"] = {"color": COLOURS[place % len(COLOURS)]}
-        trace["customdata"] = [trial.number] * len(rd.mean_rate)
-        data.append(trace)
-    layout = {
-        "xaxis": {"title": {"text": "bits per pixel"}},
-        "yaxis": {"title": {"text": "PSNR dB"}},
-    }
-    return {"data": data, "layout": layout | _range(data)}
-
-
-def _papers() -> Figure:
-    points = [PAPER[N] for N in PAPER]
-    rates, qualities = ([p[key] for p in points] for key in ("bpp_est", "psnr_db"))
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "paper, lambda 0.025",
-        "x": rates,
-        "y": qualities,
-        "text": [f"N = {N}" for N in PAPER],
-        "marker": {"symbol": "x", "size": 9, "color": GREY},
-        "hovertemplate": "arXiv 2509.10366, %{text}<br>%{x:.2f} bpp<br>%{y:.2f} dB<extra></extra>",
-    }
-
-
-def _range(data: list[Figure]) -> Figure:
-    """The learned codecs fill the picture; the baselines go on beyond it."""
-    learned = [trace for trace in data if trace["mode"] == "lines+markers"]
-    if not learned:
-        return {}
-    highest = max(max(trace["x"]) for trace in learned)
-    low = min(min(trace["y"]) for trace in learned)
-    high = max(max(trace["y"]) for trace in learned)
-    axis = {"title": {"text": "bits per pixel"}, "range": [0, 1.05 * highest]}
-    margin = 0.1 * (high - low)
-    upright = {"title": {"text": "PSNR dB"}, "range": [low - margin, high + margin]}
-    return {"xaxis": axis, "yaxis": upright}
-
-
-def _curve(name: str, rate: Sequence[float], psnr_db: Sequence[float]) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "x": list(rate),
-        "y": list(psnr_db),
-        "text": [f"level {level}" for level in range(1, len(rate) + 1)],
-        "hovertemplate": f"{name}, %{{text}}<br>%{{x:.3f}} bpp<br>%{{y:.2f}} dB<extra></extra>",
-    }
 
 
 def volumes(points: Sequence[Point]) -> list[float]:

@@ -16,7 +16,9 @@ from nas_kd.errors import UsageError
 from nas_kd.files import write_text
 from nas_kd.objectives import TABLE
 from nas_kd.places import ASSETS
-from nas_kd.report.figures import absent, curves, history, importances, panes
+from nas_kd.report.figures import absent, history, importances, panes
+from nas_kd.report.frontier import frontier_panes, frontiers
+from nas_kd.report.rd_plot import figure, lines_of
 from nas_kd.report.seen import Seen, best_first, look
 from nas_kd.report.trial_rows import STATES, columns, entry
 from nas_kd.study.record import record
@@ -31,6 +33,7 @@ BEGUN = {
     "teacher": "slices of the teacher, its channels in the order of their importance",
     "scratch": "a linear transform codec, or noise where there is no trunk",
 }
+FAMILY = "slices of the teacher, which is of one family with the space"
 HOW = {name: one.how for name, one in TABLE.items()}
 
 
@@ -52,8 +55,12 @@ def build(study: Study, seen: Seen) -> str:
     from plotly.offline import get_plotlyjs
 
     front, search = panes(study), [history(study), importances(study)]
-    figures = {pane.key: pane.figure for pane in [*front, *search] if pane.figure is not None}
-    figures["curves"] = curves(study, seen.baselines, seen.published)
+    along = frontiers(study, kodak=bool(seen.published))
+    beside = frontier_panes(along)
+    shown = [*front, *beside, *search]
+    figures = {pane.key: pane.figure for pane in shown if pane.figure is not None}
+    figures["curves"] = figure(lines_of(study, seen.baselines, seen.published))
+    remarks = dict.fromkeys(note for one in along if not one.missing for note in one.notes)
     return (
         _templates()
         .get_template("report.html")
@@ -61,6 +68,8 @@ def build(study: Study, seen: Seen) -> str:
             title=f"{study.settings.name}: front of a codec search",
             lead=_lead(study),
             front=front,
+            beside=beside,
+            beside_notes=[_sentence(note) for note in remarks],
             search=search,
             notes=[_sentence(note) for note in notes(study)],
             seen=seen,
@@ -153,8 +162,9 @@ def _method(study: Study) -> list[tuple[str, str]]:
             ("compared over", f"{low:.2f} to {high:.2f} dB of PSNR, within the teacher's range")
         )
     facts.append(("judged by", _judged(study)))
-    warmed = study.warmup_steps
-    facts.append(("started from", BEGUN[s.init].format(s.warmup if warmed is None else warmed)))
+    warmed = s.warmup if study.warmup_steps is None else study.warmup_steps
+    family = s.init == "shared" and warmed is None
+    facts.append(("started from", FAMILY if family else BEGUN[s.init].format(warmed)))
     facts.append(
         (
             "trained on",

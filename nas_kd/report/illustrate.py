@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.data.images import ImageSet
@@ -12,6 +11,7 @@ from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.rate_distortion import StudentCodec
 from nas_kd.files import replacing
 from nas_kd.report.crops import crops, sheet, shots, spread
+from nas_kd.report.rd_plot import Line, draw
 from nas_kd.study.anchor import Anchor
 from nas_kd.study.record import Outcome
 from nas_kd.study.trial_artifacts import CROPS, PLOT
@@ -46,21 +46,9 @@ def _plot(anchor: Anchor, curve: RDCurve, file: Path) -> None:
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(anchor.curve.bpp, anchor.curve.psnr_db, "k--", marker="s", label=anchor.name)
-    axes.plot(curve.bpp, curve.psnr_db, color="#0072B2", marker="o", label="student")
-    _classical(axes, anchor)
     if anchor.interval_db is not None:
         axes.axhspan(*anchor.interval_db, color="0.93", label="compared interval")
-    axes.set(xlabel="bits per pixel (of learned codecs estimated)", ylabel="PSNR dB")
-    axes.legend()
+    lines = [Line(anchor.name, anchor.curve, "teacher"), Line("student", curve, "student")]
+    draw(axes, [*lines, *(Line(n, one, "classical") for n, one in anchor.baselines.items())])
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=100)
-
-
-def _classical(axes: Any, anchor: Anchor) -> None:
-    """Grey lines behind the learned codecs, which keep the picture to themselves."""
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # asked for, they fit what is drawn so far
-    for style, (name, curve) in zip(
-        (":", "-.", (0, (6, 2))), anchor.baselines.items(), strict=False
-    ):
-        axes.plot(curve.bpp, curve.psnr_db, color="0.5", linestyle=style, label=name)

@@ -1,11 +1,10 @@
-"""The front as a table, as JSON and as a plot."""
+"""The front as a table and as JSON."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -16,23 +15,12 @@ from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_words, lacking
 from nas_kd.evaluation.published import against_published, require_kodak, split_names
-from nas_kd.files import replacing
 from nas_kd.measurement.energy_model import of_readings
 from nas_kd.objectives import TABLE, of_kind
-from nas_kd.report.crops import spread
 from nas_kd.study.polish import best_folder
 from nas_kd.study.record import cost_of, rd_of, record
 from nas_kd.study.study import Study
-from nas_kd.study.uncertainty import SCALE, UNITS, alike, notes, uncertainty_of, value_of
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008)."""
-
-SHOWN_CURVES = 6
-"""R-D curves of the front that are drawn; the report draws the chosen trial's beside them."""
-
-DASHES = ((0, (1, 1)), "-.", (0, (6, 2)))
-"""Of classical codecs' curves, which are all grey."""
+from nas_kd.study.uncertainty import SCALE, alike, notes
 
 HEADS = {name: one.head for name, one in TABLE.items()}
 """Of a table's columns, which are narrow."""
@@ -201,71 +189,3 @@ def _figures(study: Study, trial: FrozenTrial, baselines: Beside | None, whole: 
         return values + [_percent(rows[trial.number]) for rows in baselines.values()]
     size = [f"{cost.parameters / 1e6:.3f}"] if whole else []
     return [*values, f"{cost.decoder_macs / cost.pixels / 1e3:.2f}", *size]
-
-
-def plot_front(study: Study, file: Path) -> None:
-    """Left, all trials with the front; right, the front's R-D curves beside teacher and classical codecs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    _plot_objectives(study, left)
-    _plot_curves(study, right)
-    if said := notes(study):
-        figure.supxlabel("\n".join(said), fontsize="small")
-    with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
-
-
-def _plot_objectives(study: Study, axes: Any) -> None:
-    names = study.settings.objectives
-    x, y = (names[1], names[0]) if len(names) > 1 else (names[0], names[0])
-
-    def draw(trials: list[FrozenTrial], **style: Any) -> None:
-        at = [[value_of(study, t, name) for t in trials] for name in (x, y)]
-        axes.plot(*at, **style)
-        for trial, *point in zip(trials, *at, strict=True):
-            said = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": "small"}
-            axes.annotate(str(trial.number), point, color=style["color"], **said)
-
-    members = sorted(study.front(), key=lambda t: value_of(study, t, x) or 0.0)
-    numbers = {t.number for t in members}
-    done = [t for t in study.trials if t.state == TrialState.COMPLETE]
-    rest = [t for t in done if t.number not in numbers and record(t).same_as is None]
-    draw(rest, linestyle="", marker="o", fillstyle="none", color="0.5", label="dominated")
-    stairs = {"linestyle": ":", "drawstyle": "steps-post"} if len(names) == 2 else {"linestyle": ""}
-    draw(members, marker="D", color=COLOURS[0], label="front", **stairs)
-    _bars(study, members, (x, y), axes)
-    axes.set(xlabel=UNITS[x], ylabel=UNITS[y])
-    axes.legend()
-
-
-def _bars(study: Study, members: list[FrozenTrial], names: tuple[str, str], axes: Any) -> None:
-    """The front's alone: the bars of a hundred others would hide it."""
-    for trial in members:
-        x, y = (value_of(study, trial, name) for name in names)
-        dx, dy = (uncertainty_of(study, trial, name) for name in names)
-        if dx is not None or dy is not None:
-            style = {"ecolor": COLOURS[0], "elinewidth": 1, "capsize": 3, "fmt": "none"}
-            axes.errorbar([x], [y], xerr=dx, yerr=dy, **style)
-
-
-def _plot_curves(study: Study, axes: Any) -> None:
-    anchor = study.anchor
-    if anchor is not None:
-        curve, label = anchor.teacher_curve, f"teacher {anchor.teacher.name}"
-        axes.plot(curve.bpp, curve.psnr_db, "k--", marker="s", label=label)
-    front = study.front()
-    shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
-    for place, trial in enumerate(shown):
-        curve = curve_of(trial)
-        style = {"color": COLOURS[place % len(COLOURS)], "marker": "."}
-        axes.plot(curve.bpp, curve.psnr_db, label=f"trial {trial.number}", **style)
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the learned codecs fill the picture
-    for dash, (name, known) in zip(DASHES, study.baselines.items(), strict=False):
-        axes.plot(known.bpp, known.psnr_db, color="0.5", linestyle=dash, label=name)
-    axes.set(xlabel="bpp (of learned codecs estimated)", ylabel="PSNR dB")
-    axes.legend(fontsize="small")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nas_kd.data.images import ImageSet, open_images
+from nas_kd.data.similarity import MIN_SIDE
 from nas_kd.device import best_device
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.evaluation.bd_rate import MIN_POINTS, BDRate, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.classical import beside, classical_curve
 from nas_kd.evaluation.rate_distortion import Measured
+from nas_kd.objectives import SIMILAR
 from nas_kd.reasons import Reason
 from nas_kd.study.events import Listen
 from nas_kd.study.settings import TEACHER, Settings
@@ -49,7 +52,7 @@ class Anchor:
     """What students are compared with: a curve, the teacher's or another's, and the quality interval, if any.
 
     baselines: curves that are drawn beside it. name: whose the curve is. per_image: the teacher's curve on each
-    picture, where it is the anchor.
+    picture, where it is the anchor. similar: the same by MS-SSIM in dB, where a study has that objective.
     """
 
     curve: RDCurve
@@ -58,6 +61,14 @@ class Anchor:
     name: str = TEACHER
     per_image: tuple[RDCurve, ...] = ()
     teacher: TeacherRecord = TeacherRecord(TEACHER)
+    similar: Anchor | None = None
+
+    def by(self, objective: str) -> Anchor:
+        """What BD-rates of this objective are against."""
+        if objective != SIMILAR:
+            return self
+        assert self.similar is not None, "the anchor of a study with this objective has it"
+        return self.similar
 
     @property
     def teacher_curve(self) -> RDCurve:
@@ -77,16 +88,23 @@ class Anchor:
         return {
             "name": self.name,
             **{key: value for key, value in known.items() if value is not None},
+            **self._compared(),
+            "baselines": {name: curve.to_json() for name, curve in self.baselines.items()},
+            **({} if self.similar is None else {"ms_ssim": self.similar._compared()}),
+        }
+
+    def _compared(self) -> dict[str, Any]:
+        return {
             "curve": self.curve.to_json(),
             "interval_db": self.interval_db and list(self.interval_db),
             "per_image": [curve.to_json() for curve in self.per_image],
-            "baselines": {name: curve.to_json() for name, curve in self.baselines.items()},
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Anchor:
         """What a study keeps, also where an earlier version did."""
         low_high, baselines = stored["interval_db"], stored.get("baselines", {})
+        similar = stored.get("ms_ssim")
         return cls(
             RDCurve.from_json(stored["curve"]),
             (low_high[0], low_high[1]) if low_high else None,
@@ -94,6 +112,7 @@ class Anchor:
             stored.get("name", TEACHER),
             tuple(RDCurve.from_json(curve) for curve in stored.get("per_image") or ()),
             _teacher(stored),
+            None if similar is None else cls.from_json(similar),
         )
 
 
@@ -125,9 +144,18 @@ def interval_db(curve: RDCurve) -> Interval | None:
 
 def bd_rate_of(anchor: Anchor, measured: Measured) -> BDRate:
     """BD-rate of a measured student over the study's interval, or the reason why there is none."""
+    return _bd_rate(anchor, measured.curve())
+
+
+def similar_bd_rate_of(anchor: Anchor, measured: Measured) -> BDRate:
+    """The same with MS-SSIM in dB as quality; decibels that it lacks are such."""
+    return _bd_rate(anchor.by(SIMILAR), measured.similarity_curve())
+
+
+def _bd_rate(anchor: Anchor, curve: RDCurve) -> BDRate:
     if anchor.interval_db is None:
         return BDRate(None, Reason.TOO_FEW_POINTS, None, None, 0.0, (0.0, 0.0))
-    return bd_rate(anchor.curve, measured.curve(), anchor.interval_db)
+    return bd_rate(anchor.curve, curve, anchor.interval_db)
 
 
 def anchor_of(settings: Settings, teacher: Teacher, listen: Listen, cache: Path) -> Anchor:
@@ -135,14 +163,34 @@ def anchor_of(settings: Settings, teacher: Teacher, listen: Listen, cache: Path)
 
     cache: the folder of what studies share.
     """
+    similar = SIMILAR in settings.objectives
+    if similar and settings.anchor != TEACHER:
+        raise UsageError(
+            f"objective {SIMILAR} with anchor {settings.anchor}: it is against the teacher alone; take "
+            "--set anchor=teacher, or bd_rate"
+        )
     listen("preparing", "teacher's rate-distortion curve")
     images = open_images(settings.eval_data, "eval")
-    measured = measured_once(cache / CURVES, teacher, images, best_device())
+    measured = measured_once(cache / CURVES, teacher, images, best_device(), similar)
     curve, widths = measured.curve(), tuple(teacher.latent_widths)
     own = TeacherRecord(teacher.name, measured.kind, teacher.fingerprint, widths, curve)
     per_image = tuple(measured.per_image())
-    anchor = Anchor(curve, _interval(settings, curve), beside(images), TEACHER, per_image, own)
+    other = _by_similarity(measured) if similar else None
+    interval = _interval(settings, curve)
+    anchor = Anchor(curve, interval, beside(images), TEACHER, per_image, own, other)
     return anchor if settings.anchor == TEACHER else _classical(anchor, settings.anchor, images)
+
+
+def _by_similarity(measured: Measured) -> Anchor:
+    """The teacher's curve by MS-SSIM in dB, its interval, and the pictures' own curves."""
+    curve = measured.similarity_curve()
+    if not all(math.isfinite(db) for db in curve.psnr_db):
+        raise UsageError(
+            f"objective {SIMILAR}: an evaluation picture is under {MIN_SIDE} px on a side, and has no MS-SSIM; take "
+            "larger ones (--eval-data)"
+        )
+    each = tuple(measured.similarity_per_image())
+    return Anchor(curve, interval_db(curve), per_image=each)
 
 
 def _interval(settings: Settings, curve: RDCurve) -> Interval | None:

@@ -13,6 +13,7 @@ from nas_kd.data.picture_files import require_writable
 from nas_kd.data.picture_sets import known, named
 from nas_kd.errors import DataError, StudyError, TeacherError, UsageError
 from nas_kd.measurement.meters import require_likely_meter
+from nas_kd.objectives import BD_RATES
 from nas_kd.places import BUILTIN, CACHE, HERE, STUDIES
 from nas_kd.study.grid import grid_points, listed_points
 from nas_kd.study.settings import DATABASE, Settings, require_study
@@ -98,9 +99,10 @@ def require_levels(s: Settings, teacher: str, levels: int) -> None:
     """Raise StudyError where a BD-rate is asked for and a teacher has too few levels for one."""
     from nas_kd.evaluation.bd_rate import MIN_POINTS
 
-    if "bd_rate" in s.objectives and levels < MIN_POINTS:
+    named = next((name for name in s.objectives if name in BD_RATES), None)
+    if named is not None and levels < MIN_POINTS:
         raise StudyError(
-            f"objective bd_rate: teacher {teacher} has {levels} level, and a BD-rate needs {MIN_POINTS}; take "
+            f"objective {named}: teacher {teacher} has {levels} level, and a BD-rate needs {MIN_POINTS}; take "
             "rd_cost instead (--objectives rd_cost,flops)"
         )
 

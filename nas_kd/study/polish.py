@@ -14,10 +14,12 @@ from nas_kd.distillation.training import Run
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.measurement.device_lock import training_on
+from nas_kd.objectives import SIMILAR
 from nas_kd.reasons import Reason
-from nas_kd.study.anchor import bd_rate_of
+from nas_kd.study.anchor import bd_rate_of, similar_bd_rate_of
 from nas_kd.study.events import Listen
 from nas_kd.study.record import CHECKPOINT, record
+from nas_kd.study.settings import QUALITY
 from nas_kd.study.study import Study
 from nas_kd.study.trial import Task, rd_cost
 
@@ -48,7 +50,8 @@ def polish(task: Task, arch_key: str, students: Path, steps: int) -> dict[str, A
     run = Run(student, task.pool, recipe, task.weights, widths, checkpoint)
     with training_on(task.device) as between_steps:
         run.run(between_steps=between_steps)
-    measured = evaluate(StudentCodec(ready(student)), task.eval_images, task.device)
+    similar = SIMILAR in task.objectives
+    measured = evaluate(StudentCodec(ready(student)), task.eval_images, task.device, similar)
     save_student(student.cpu(), folder, {"rd": measured.to_json(), "polish_steps": steps})
     checkpoint.unlink(missing_ok=True)
     return {
@@ -56,7 +59,7 @@ def polish(task: Task, arch_key: str, students: Path, steps: int) -> dict[str, A
         "rd": measured.to_json(),
         "bd_rate": bd_rate_of(task.anchor, measured).value,
         "rd_cost": rd_cost(measured, task.lmbdas),
-    }
+    } | ({SIMILAR: similar_bd_rate_of(task.anchor, measured).value} if similar else {})
 
 
 Polished = Callable[[list[str]], Iterable[dict[str, Any]]]
@@ -100,11 +103,11 @@ def gained(study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
     found = study.polished.get(trial.number)
     if found is None or "reason" in found:
         return None
-    name = next((o for o in study.settings.objectives if o in ("bd_rate", "rd_cost")), "rd_cost")
+    name = next((o for o in study.settings.objectives if o in QUALITY), "rd_cost")
     before = record(trial).rd_cost
     if name in study.settings.objectives:
         before = trial.values[study.settings.objectives.index(name)]
-    after = found[name]
+    after = found.get(name)
     return found if after is not None and before is not None and after < before else None
 
 

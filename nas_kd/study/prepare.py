@@ -16,6 +16,7 @@ from nas_kd.device import best_device
 from nas_kd.distillation.training import Report
 from nas_kd.errors import NasKdError, StudyError, TrialFailed, UsageError
 from nas_kd.evaluation.classical import lacking
+from nas_kd.objectives import BD_RATES
 from nas_kd.study.anchor import Anchor, anchor_of
 from nas_kd.study.events import Listen
 from nas_kd.study.plan import narrowness, question_of
@@ -46,7 +47,7 @@ def prepare(study: Study, teacher: Teacher, listen: Listen) -> Prepared:
     if settings.anchor != TEACHER and (reason := lacking(settings.anchor)) is not None:
         raise UsageError(f"anchor {settings.anchor}: {reason}")
     bounds = question_of(settings, None).bounds
-    if "bd_rate" in settings.objectives and (
+    if set(BD_RATES) & set(settings.objectives) and (
         narrow := narrowness(bounds, teacher.latent_widths[0])
     ):
         logger.warning("space %s: %s", settings.space, narrow)

@@ -23,7 +23,7 @@ from scipy.special import log_ndtr
 
 from nas_kd.codec.macs import ArchCost
 from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
-from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.objectives import BD_RATES, MEASURED, TABLE, of_kind
 from nas_kd.reasons import OVER_LIMIT, Reason
 from nas_kd.study.acquisition import log_expected_improvement
 from nas_kd.study.energy_guess import EnergyGuess
@@ -312,7 +312,7 @@ class _Model:
         self.sampler, self.history = sampler, history
         self.features, seed = sampler.features, sampler.seed
         self.shift = 0.0
-        self.percent = sampler.objectives[sampler.quality] == "bd_rate"
+        self.percent = sampler.objectives[sampler.quality] in BD_RATES
         archs, y, noise = self._quality(sampler.before)
         self.rates = Surrogate(self._x(archs), self._log(y), noise / self._ratio(y), seed)
         before = sampler.before or History()

@@ -49,11 +49,12 @@ Objective = Literal[
     "latency:decoder",
     "params",
     "flops:decoder",
+    "bd_rate:ms-ssim",
 ]
 OBJECTIVES: tuple[Objective, ...] = ("bd_rate", "flops", "energy")
 KNOWN_OBJECTIVES: tuple[str, ...] = get_args(Objective)
 """rd_cost is R + lmbda 255^2 D: what there is to compare by where a curve has too few levels for a BD-rate."""
-QUALITY = ("bd_rate", "rd_cost")
+QUALITY = ("bd_rate", "rd_cost", "bd_rate:ms-ssim")
 """Objectives that training decides."""
 
 TEACHER = "teacher"

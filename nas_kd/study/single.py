@@ -15,7 +15,7 @@ from nas_kd.device import best_device, one_thread
 from nas_kd.errors import NasKdError, SpaceError, TrialFailed
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading
-from nas_kd.objectives import TABLE
+from nas_kd.objectives import BD_RATES, TABLE
 from nas_kd.places import CACHE, HERE
 from nas_kd.reasons import Reason
 from nas_kd.study.anchor import anchor_of
@@ -89,8 +89,8 @@ def _objectives(task: Task) -> tuple[str, ...]:
     """The task's objectives as far as they can be had: a curve of one level has no BD-rate."""
     metered = not isinstance(find_meter(task.device), Reading)
     kept = tuple(o for o in task.objectives if TABLE[o].kind != "energy" or metered)
-    if "bd_rate" in kept and task.anchor.interval_db is None:
-        return ("rd_cost", *(o for o in kept if o not in ("bd_rate", "rd_cost")))
+    if any(task.anchor.by(o).interval_db is None for o in kept if o in BD_RATES):
+        return ("rd_cost", *(o for o in kept if TABLE[o].kind != "quality"))
     return kept
 
 

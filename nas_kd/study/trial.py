@@ -21,11 +21,11 @@ from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.measurement.reading import require_real
-from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.objectives import MEASURED, SIMILAR, TABLE, of_kind
 from nas_kd.reasons import Reason
 from nas_kd.recipe import Recipe, Weights
 from nas_kd.seeds import derived_seed
-from nas_kd.study.anchor import Anchor, bd_rate_of
+from nas_kd.study.anchor import Anchor, bd_rate_of, similar_bd_rate_of
 from nas_kd.study.cost_gate import OF_KIND, Measure, gate
 from nas_kd.study.limits import Limits, excess, reason_of
 from nas_kd.study.record import CHECKPOINT, Outcome
@@ -129,7 +129,8 @@ def run_trial(
             student = distil(task, student, folder, report, between_steps, begun)
             clock.lap("distil")
             doing("evaluate")
-            measured = evaluate(StudentCodec(student), task.eval_images, task.device)
+            similar = SIMILAR in task.objectives
+            measured = evaluate(StudentCodec(student), task.eval_images, task.device, similar)
     except TrialFailed as failure:
         return Outcome(None, failure.reason, 0.0, attrs | {"message": str(failure)})
     clock.lap("evaluate")
@@ -181,9 +182,14 @@ def _score(
     bd = bd_rate_of(task.anchor, measured)
     attrs |= {"bd_pchip": bd.pchip, "bd_psnr_db": bd.bd_psnr_db, "uncovered_db": bd.uncovered_db}
     attrs["rd_cost"] = rd_cost(measured, task.lmbdas)
-    if bd.value is None and "bd_rate" in task.objectives:
-        return Outcome(None, bd.reason, bd.uncovered_db, attrs)
-    values: dict[str, float | None] = {"bd_rate": bd.value, "rd_cost": attrs["rd_cost"]}
+    rates = {"bd_rate": bd} | (
+        {SIMILAR: similar_bd_rate_of(task.anchor, measured)} if SIMILAR in task.objectives else {}
+    )
+    for name, found in rates.items():
+        if found.value is None and name in task.objectives:
+            return Outcome(None, found.reason, found.uncovered_db, attrs)
+    values: dict[str, float | None] = {name: found.value for name, found in rates.items()}
+    values["rd_cost"] = attrs["rd_cost"]
     values |= {"flops": float(cost.macs), "flops:decoder": float(cost.decoder_macs)}
     values["params"] = float(cost.parameters)
     for name in of_kind(task.objectives, *MEASURED):

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate
-from nas_kd.objectives import MEASURED, TABLE, of_kind
+from nas_kd.objectives import BD_RATES, MEASURED, SIMILAR, TABLE, of_kind
 from nas_kd.study.anchor import interval_db
 from nas_kd.study.record import record
 from nas_kd.study.study import Study
@@ -32,19 +32,20 @@ def uncertainty_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
 
     Of a measured objective the standard uncertainty; of a BD-rate half the 95 % interval over pictures.
     """
-    if name == "bd_rate":
-        return _over_pictures(study, trial)
+    if name in BD_RATES:
+        return _over_pictures(study, trial, name)
     reading = record(trial).readings.get(name)
     if reading is None or reading.uncertainty is None:
         return None
     return reading.uncertainty * SCALE[name]
 
 
-def _over_pictures(study: Study, trial: FrozenTrial) -> float | None:
+def _over_pictures(study: Study, trial: FrozenTrial, name: str) -> float | None:
     anchor, rd = study.anchor, record(trial).rd
-    if rd is None or anchor is None or value_of(study, trial, "bd_rate") is None:
+    if rd is None or anchor is None or value_of(study, trial, name) is None:
         return None
-    teacher, curves = anchor.per_image, rd.per_image()
+    teacher = anchor.by(name).per_image
+    curves = rd.similarity_per_image() if name == SIMILAR else rd.per_image()
     if not teacher or len(teacher) != len(curves):
         return None
     pairs = [
@@ -71,7 +72,7 @@ def alike(study: Study) -> dict[str, list[list[int]]]:
     found: dict[str, list[list[int]]] = {}
     for name in study.settings.objectives:
         # A bar on a BD-rate is a 95 % interval already; a standard uncertainty counts twice.
-        times = 1.0 if name == "bd_rate" else 2.0
+        times = 1.0 if name in BD_RATES else 2.0
         spans = []
         for trial in study.front():
             value, bar = value_of(study, trial, name), uncertainty_of(study, trial, name)
@@ -96,7 +97,10 @@ def overlapping(spans: Sequence[tuple[int, float, float]]) -> list[list[int]]:
     return [group for group in groups if len(group) > 1]
 
 
-SAID = {"bd_rate": "BD-rate on these pictures"} | {
+SAID = {
+    "bd_rate": "BD-rate on these pictures",
+    SIMILAR: "BD-rate by MS-SSIM on these pictures",
+} | {
     name: f"measured {' of the '.join(name.split(':'))}"
     for name in of_kind(tuple(TABLE), *MEASURED)
 }

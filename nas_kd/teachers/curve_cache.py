@@ -18,12 +18,17 @@ from nas_kd.teachers.teacher import Teacher
 FORMAT = 1
 
 
-def measured_once(cache: Path, teacher: Teacher, images: ImageSet, device: str = "cpu") -> Measured:
+def measured_once(
+    cache: Path, teacher: Teacher, images: ImageSet, device: str = "cpu", similar: bool = False
+) -> Measured:
     """The teacher's estimated rates and PSNR on the pictures: from ``cache``, or measured now and kept there.
+
+    similar: MS-SSIM too.
 
     A file that is damaged, or of another teacher, set or format, is measured again, on ``device``.
     """
     asked = [FORMAT, teacher.fingerprint, list(teacher.lmbdas), images.fingerprint]
+    asked += ["ms_ssim"] * similar
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     path = cache / f"{key}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -32,7 +37,7 @@ def measured_once(cache: Path, teacher: Teacher, images: ImageSet, device: str =
             return Measured.from_json(kept["points"])
     try:
         with training_on(device):
-            measured = evaluate(teacher.to(device), images, device)
+            measured = evaluate(teacher.to(device), images, device, similar)
     except TrialFailed as failure:
         raise TeacherError(f"teacher {teacher.name}: {failure}; give another teacher") from failure
     teacher.to("cpu")

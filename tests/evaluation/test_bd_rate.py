@@ -276,6 +276,15 @@ def test_bootstrap_of_equal_images_has_no_width():
     assert result == pytest.approx((10, 10, 10, 6))
 
 
+def test_bootstrap_is_corrected_for_skew_and_not_the_percentiles():
+    percents = np.array([1.0, 1.2, 1.1, 0.9, 1.0, 1.3, 9.0, 1.1])
+    mean, low, high, _ = bootstrap_bd_rate(*per_image(percents), seed=1, resamples=4000)
+    draws = np.random.default_rng(0).integers(8, size=(4000, 8))
+    plain_low, plain_high = np.percentile(percents[draws].mean(axis=1), [2.5, 97.5])
+    assert low > plain_low
+    assert high > plain_high + 0.1 * (plain_high - plain_low)
+
+
 def test_bootstrap_drops_and_counts_images_without_a_bd_rate():
     anchors, tests = per_image([1, 2, 3, 99, 99])
     tests[3] = BAD["non_monotone"]

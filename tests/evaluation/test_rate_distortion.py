@@ -14,8 +14,9 @@ from nas_kd.codec.student import Student
 from nas_kd.data import images as data
 from nas_kd.data.images import ImageSet, held
 from nas_kd.data.metrics import padded
+from nas_kd.data.similarity import ms_ssim
 from nas_kd.errors import EarlyStop, TrialFailed
-from nas_kd.evaluation.rate_distortion import StudentCodec, batches, evaluate_real
+from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, batches, evaluate_real
 from nas_kd.teachers.teacher import load_teacher
 
 evaluation = importlib.import_module("nas_kd.evaluation.rate_distortion")
@@ -143,3 +144,14 @@ def test_a_student_without_gains_has_one_level():
     codec = StudentCodec(Student(prim(16), (0.01,)).eval())
     with torch.no_grad():
         assert len(list(codec.every_level(torch.rand(1, 3, 64, 64)))) == 1
+
+
+def test_ms_ssim_is_taken_where_asked_for_and_of_the_same_pictures():
+    codec, shown = StudentCodec(student("mean-scale")), images((161, 170), (64, 64))
+    plain, asked = (evaluation.evaluate(codec, shown, similar=similar) for similar in (False, True))
+    assert plain == replace(asked, ms_ssim=None)
+    x_hat, _ = codec.reconstruct(padded(data.to_tensor(shown.images[0])), 2)
+    restored = data.to_image(x_hat[..., :161, :170])
+    assert asked.ms_ssim[1] == [pytest.approx(ms_ssim(restored, shown.images[0])), None]
+    assert asked.similarity_per_image()[0].bpp == asked.per_image()[0].bpp
+    assert Measured.from_json(asked.to_json()) == asked

@@ -8,17 +8,21 @@ import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
 from PIL import Image
+from scipy.stats import bootstrap
 from small import NAME
 
+from nas_kd.data.images import ImageSet, open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
+from nas_kd.evaluation.classical import to_file
 from nas_kd.evaluation.published import SHOWN
 from nas_kd.report import seen as pages
-from nas_kd.report.crops import spread
-from nas_kd.report.figures import MIN_FOR_IMPORTANCE, curves, importances, panes, volumes
+from nas_kd.report.crops import spread, whole
+from nas_kd.report.figures import MIN_FOR_IMPORTANCE, importances, panes, volumes
 from nas_kd.report.html import build, write_report
+from nas_kd.report.plots import plot_front
+from nas_kd.report.rd_plot import COLOURS, figure, lines_of
 from nas_kd.report.seen import Seen, best_first, look
-from nas_kd.report.tables import COLOURS, plot_front
 from nas_kd.study.record import Outcome
 from nas_kd.study.study import Settings, Study, open_study
 from nas_kd.study.uncertainty import alike, notes, overlapping, uncertainty_of
@@ -100,6 +104,31 @@ def test_there_is_a_crop_of_every_front_member_and_its_original(page):
     assert {shot["picture"] for shot in page[1]["shots"]} == set(page[1]["originals"])
 
 
+def test_every_coded_picture_has_a_webp_file_of_its_size_or_webps_smallest(page, small):
+    waves = open_images(small.settings.eval_data, "eval").images[0]
+    smallest = len(to_file(waves[:128, :192], "WEBP", {"quality": 0, "method": 6}))
+    for shot in page[1]["shots"]:
+        own, webp = (
+            int(said.split(" bytes")[0].replace(",", ""))
+            for said in (shot["said"], shot["webp"]["said"])
+        )
+        assert abs(webp - own) <= 0.1 * own or webp == smallest > own
+
+
+def test_pictures_larger_than_their_crop_are_there_whole():
+    rng = np.random.default_rng(0)
+    pixels = [
+        rng.integers(255, size=(*size, 3), dtype=np.uint8)
+        for size in ((256, 300), (300, 400), (300, 1000))
+    ]
+    sizes = tuple(one.shape[:2] for one in pixels)
+    images = ImageSet("set", pixels, ("a", "b", "c"), sizes, "f")
+    assert {name: image.shape[:2] for name, image in whole(images, 2).items()} == {
+        "b, whole": (300, 400),
+        "c, 768x300 of it": (300, 768),
+    }
+
+
 def test_it_opens_with_the_best_bd_rate_and_a_middle_level(page):
     assert page[1]["opens"] == {"trial": 1, "level": 4}
     assert {shot["level"] for shot in page[1]["shots"]} == {1, 4}
@@ -176,8 +205,8 @@ def test_a_bd_rates_bar_is_half_the_interval_over_the_pictures(tmp_path, monkeyp
         number, _ = study.ask(5)
         study.tell(number, Outcome([20.0, 3e9], attrs=attrs))
     bar = uncertainty_of(study, study.trials[0], "bd_rate")
-    draws = np.random.default_rng(0).integers(4, size=(1000, 4))
-    low, high = np.percentile(np.array([10, 10, 30, 30])[draws].mean(1), [2.5, 97.5])
+    rng, each = np.random.default_rng(0), ([10.0, 10.0, 30.0, 30.0],)
+    low, high = bootstrap(each, np.mean, n_resamples=1000, rng=rng).confidence_interval
     assert bar == pytest.approx((high - low) / 2)
     assert uncertainty_of(study, study.trials[1], "bd_rate") is None
     study.optuna.set_user_attr("anchor", anchor)
@@ -277,9 +306,9 @@ def test_others_curves_and_the_papers_points_stand_only_beside_curves_on_kodak(
 ):
     monkeypatch.setattr(pages, "is_kodak", lambda images: kodak)
     seen = look(small)
-    drawn = {trace["name"]: trace for trace in curves(small, {}, seen.published)["data"]}
+    drawn = {trace["name"]: trace for trace in figure(lines_of(small, {}, seen.published))["data"]}
     assert (drawn.keys() >= set(SHOWN)) is kodak
-    papers = [(t["x"][0], t["y"][0]) for name, t in drawn.items() if "paper" in name]
+    papers = [(t["x"][-1], t["y"][-1]) for name, t in drawn.items() if "paper" in name]
     assert papers == [(0.67, 34.53)] * kodak
     told = build(small, seen)
     assert ("figures of the paper" in told) is not kodak

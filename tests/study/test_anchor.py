@@ -55,7 +55,17 @@ def test_an_anchor_that_an_earlier_version_kept_still_opens():
     assert (anchor.name, anchor.teacher.name, anchor.teacher_curve) == ("teacher", "mini", CURVE)
     assert (anchor.interval_db, anchor.baselines, anchor.per_image) == ((20.0, 30.0), {}, ())
     assert old.items() <= anchor.to_json().items()
+    assert anchor.similar is None
     assert Anchor.from_json(anchor.to_json()) == anchor
+
+
+def test_an_anchor_keeps_what_ms_ssim_is_against():
+    similar = Anchor(RDCurve(CURVE.bpp, (8.0, 10.0, 12.0, 14.0)), (9.5, 12.5), per_image=(CURVE,))
+    anchor = Anchor(CURVE, (28.0, 33.0), similar=similar)
+    stored = anchor.to_json()
+    assert stored["ms_ssim"].keys() == {"curve", "interval_db", "per_image"}
+    assert Anchor.from_json(stored) == anchor
+    assert (anchor.by("bd_rate"), anchor.by("bd_rate:ms-ssim")) == (anchor, similar)
 
 
 def test_an_unknown_anchor_is_named():

@@ -2,7 +2,6 @@ import io
 import zipfile
 
 import torch
-from matplotlib.figure import Figure
 from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 
@@ -10,7 +9,7 @@ from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.space import Arch
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.bd_rate import RDCurve
-from nas_kd.report.illustrate import _classical, illustrate
+from nas_kd.report.illustrate import illustrate
 from nas_kd.study.anchor import Anchor
 from nas_kd.study.record import Outcome
 from nas_kd.study.storage import storage_of
@@ -41,21 +40,6 @@ def test_a_crash_has_a_note_and_no_artifacts(small):
 
 def test_no_archive_is_left_beside_the_student(small):
     assert not list((small.folder / "students").rglob("*.zip"))
-
-
-def test_a_plot_has_the_baselines_within_the_learned_codecs_range(small, tmp_path):
-    rd, grey = small.trials[0].user_attrs["rd"], RDCurve((0.001, 90.0), (1.0, 99.0))
-    teacher = RDCurve((0.1, 0.2), (20.0, 30.0))
-    pictures = []
-    for baselines in ({}, {"JPEG": grey}):
-        axes = Figure().add_subplot()
-        axes.plot(rd["bpp_est"], rd["psnr_db"])
-        alone = Figure().add_subplot()
-        alone.plot(rd["bpp_est"], rd["psnr_db"])
-        _classical(axes, Anchor(teacher, None, baselines))
-        assert axes.axis() == alone.axis()
-        pictures.append(len(axes.lines))
-    assert pictures == [1, 2]
 
 
 def test_drawings_that_fail_do_not_cost_the_trial(small, tmp_path):
