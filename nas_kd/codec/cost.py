@@ -29,7 +29,7 @@ DECODER = (*HYPER, "g_s", "linear_s")
 ELEMENTWISE = """
     abs add add_ avg_pool2d clone div erfc exp hardtanh index leaky_relu leaky_relu_ lerp log mul mul_ neg
     pixel_shuffle pixel_unshuffle pow relu relu_ remainder round rsqrt rsub sigmoid softmax softplus sqrt sub sub_
-    sum tanh upsample_nearest2d where
+    sum tanh where
 """
 UNCOUNTED = {f"aten::{name}" for name in ELEMENTWISE.split()} | {
     "prim::PythonOp.LowerBoundFunction"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nas_kd.codec.layers import DepthwiseBlock
+from nas_kd.codec.blocks import DepthwiseBlock
 from nas_kd.codec.space import PASSES, Arch
 
 CELL = 4

@@ -27,7 +27,7 @@ from nas_kd.codec.entropy_coding import (
     tiles_of,
 )
 from nas_kd.codec.exact_arithmetic import exact_layer, scale_indexes
-from nas_kd.codec.layers import HyperSynthesis
+from nas_kd.codec.hyperprior import HyperSynthesis
 
 MARGIN = -(-REACH // CELL)
 """Hyperlatents around a tile in which its passes see latents."""

@@ -26,7 +26,7 @@ from nas_kd.codec.exact_arithmetic import (
     scale_table,
     snap,
 )
-from nas_kd.codec.layers import EntropyParameters, HyperSynthesis
+from nas_kd.codec.hyperprior import EntropyParameters, HyperSynthesis
 from nas_kd.codec.symbol_coder import SymbolCoder, rounded
 
 CELL = 4

@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from nas_kd.codec.layers import EntropyParameters, HyperSynthesis
+from nas_kd.codec.hyperprior import EntropyParameters, HyperSynthesis
 
 FRACTION = 2.0**16
 """Activations are multiples of 1 / FRACTION ..."""
@@ -56,7 +56,7 @@ def exact_layer(layer: nn.Module) -> Layer:
     weight = weight if mask is None else weight * mask.cpu()
     bias = snap(layer.bias.detach().cpu().double()) if layer.bias is not None else None
     weight = _rounded(weight, out_axis)
-    # Given as numbers in layers.py, never as "same".
+    # Given as numbers in hyperprior.py, never as "same".
     stride, padding = layer.stride, cast(tuple[int, ...], layer.padding)
     if isinstance(layer, nn.ConvTranspose2d):
         extra = layer.output_padding

@@ -86,8 +86,8 @@ def sought(
     check_effort(effort)
     colour = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
     y, z = picture.y.detach().clone(), picture.z.detach().clone()
-    h, w = z.shape[-2:]
-    for tile in tiles_of(h, w, SIDE) if STEPS[effort] else []:
+    cells = z.shape[-2], z.shape[-1]
+    for tile in tiles_of(*cells, SIDE) if STEPS[effort] else []:
         part = _part(tile, z.shape, colour)
         outer = y[part.of_y], z[part.of_z]  # views: what is written there is written into y and z
         found = _descend(student, part, outer, level, STEPS[effort])

@@ -65,6 +65,8 @@ class Evened(nn.Module):
     convolution has a range for each channel's weights, and takes them all.
     """
 
+    inverse: Tensor
+
     def __init__(self, convolution: nn.Conv2d, most: Tensor):
         super().__init__()
         self.convolution = convolution

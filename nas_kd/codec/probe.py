@@ -62,7 +62,9 @@ def probe(student: Student, crops: Tensor) -> list[Probed]:
 def _blocks(student: Student) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for side, network in (("encoder", student.g_a), ("decoder", student.g_s)):
-        stages: list[tuple[int, Any]] = [(int(i), s.blocks) for i, s in network.stages.items()]
+        stages: list[tuple[int, Any]] = [
+            (int(i), stage.blocks) for i, stage in network.stages.items()
+        ]
         if isinstance(renderer := getattr(network, "renderer", None), Renderer):
             stages.append((1, renderer.blocks))
         latent: list[tuple[int, Any]] = [(STAGES, network.latent)]

@@ -125,8 +125,8 @@ class Transform:
         }
         kept["block"] = self.block if any(kept["depths"]) else "residual"
         if self.trunk:
-            blocks = any(kept["depths"])
-            kept["activation"] = "relu6" if self.activation == "relu6" and blocks else "leaky_relu"
+            # Without blocks relu6 says nothing, and stays: shared weights are named by it.
+            kept["activation"] = "relu6" if self.activation == "relu6" else "leaky_relu"
             kept["kernel"] = self.kernel if kept["block"] in KERNELLED else 3
             kept["depths"] = (*kept["depths"], 0)[:TRUNK_STAGES]
             kept["attention"] = (*kept["attention"], False)[: len(self.widths)]

@@ -14,14 +14,13 @@ from nas_kd.codec.compressai_light import CompressionModel, GaussianConditional,
 from nas_kd.codec.dual import DualParameters, Predicted, part
 from nas_kd.codec.dual_coding import DualCoder
 from nas_kd.codec.entropy_coding import ExactCoder, LatentCoder, anchors, make_tables
-from nas_kd.codec.layers import (
-    Analysis,
+from nas_kd.codec.hyperprior import (
     EntropyParameters,
     HyperAnalysis,
     HyperSynthesis,
-    Synthesis,
     context_prediction,
 )
+from nas_kd.codec.layers import Analysis, Synthesis
 from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
 from nas_kd.codec.space import PASSES, Arch
 from nas_kd.codec.trunk import start_trunk

@@ -23,7 +23,7 @@ from nas_kd.measurement.front_energy import write_front_energy
 from nas_kd.places import BUILTIN
 from nas_kd.report.hub import CONFIG, RD, README, config, header, usage
 from nas_kd.study.polish import best_folder, gained
-from nas_kd.study.record import evaluated, record
+from nas_kd.study.record import cost_of, rd_of, record
 from nas_kd.study.study import Study
 
 CALIBRATION_CROPS, CALIBRATION_PX = 24, 256
@@ -55,7 +55,7 @@ def export_trial(study: Study, trial: FrozenTrial, folder: Path, onnx: bool = Fa
     with replacing_folder(folder) as temporary:
         save_student(student, temporary, about)
         more: dict[str, Any] = {
-            "estimated_in_search": evaluated(trial).rd.to_json(),
+            "estimated_in_search": rd_of(trial).to_json(),
             "measured": measured.to_json(),
         }
         more |= {"sha256": weights_digest(student)}
@@ -109,12 +109,12 @@ def rd_file(name: str, figures: dict[str, Any], more: dict[str, Any]) -> str:
 
 def _card(study: Study, trial: FrozenTrial, measured: Measured) -> str:
     curve = measured.curve()
-    settings, (arch, cost, _) = study.settings, evaluated(trial)
+    settings, cost = study.settings, cost_of(trial)
     pairs = zip(settings.objectives, trial.values, strict=True)
     lines = [
         f"# {settings.name}, trial {trial.number}",
         "",
-        str(arch),
+        str(record(trial).arch),
         "",
         f"Distilled from `{Path(settings.teacher).name}`, {settings.steps} steps of {settings.batch} crops of "
         f"{settings.crop_size} px, data `{Path(settings.data).name}`, seed {settings.seed}.",

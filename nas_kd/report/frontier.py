@@ -19,7 +19,7 @@ from nas_kd.evaluation.published import ANCHOR, against_anchor, decoders, is_kod
 from nas_kd.report.figures import Pane, absent, complete
 from nas_kd.report.rd_plot import COLOURS, DASHES, GREY, Figure
 from nas_kd.study.anchor import Anchor
-from nas_kd.study.record import evaluated, record
+from nas_kd.study.record import cost_of, rd_of, record
 from nas_kd.study.settings import TEACHER
 from nas_kd.study.study import Study
 from nas_kd.study.uncertainty import uncertainty_of, value_of
@@ -90,7 +90,7 @@ Rates = Callable[[FrozenTrial], tuple[float | None, float | None]]
 
 def _on_kodak(trial: FrozenTrial) -> tuple[float | None, float | None]:
     """Against what the published ones are against; of its single pictures no curve is published, so there is no bar."""
-    return against_anchor(evaluated(trial).rd.curve()), None
+    return against_anchor(rd_of(trial).curve()), None
 
 
 def _on_its_own(study: Study) -> Rates:
@@ -123,7 +123,7 @@ def _in_the_study(anchor: Anchor, curve: RDCurve) -> float | None:
 
 def _along_macs(study: Study, rates: Rates, levels: dict[str, float], kodak: bool) -> Frontier:
     def kmac_px(trial: FrozenTrial) -> float:
-        cost = evaluated(trial).cost
+        cost = cost_of(trial)
         return cost.decoder_macs / cost.pixels / 1e3
 
     others = [

@@ -26,7 +26,7 @@ from nas_kd.errors import UsageError
 from nas_kd.measurement.codec_energy import frame_energy
 from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.study.anchor import Anchor
-from nas_kd.study.record import evaluated, record
+from nas_kd.study.record import rd_of, record
 from nas_kd.study.study import Study
 
 LMBDA = 0.025
@@ -152,7 +152,7 @@ def _trained(study: Study, N: int) -> tuple[dict[str, Reading], dict[str, Any]] 
         return None
     loss = f"{weights.form} x {weights.kd_x:g} y {weights.kd_y:g} z {weights.kd_z:g}"
     about |= {"steps": settings.steps, "loss": loss, "teacher": _taught_by(study)}
-    rd = evaluated(trial).rd
+    rd = rd_of(trial)
     return _quality(rd.mean_rate[level], rd.mean_psnr_db[level], settings.eval_data), about
 
 

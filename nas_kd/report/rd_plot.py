@@ -9,7 +9,7 @@ from typing import Any, Literal
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.report.crops import spread
 from nas_kd.report.paper import PAPER
-from nas_kd.study.record import evaluated
+from nas_kd.study.record import rd_of
 from nas_kd.study.study import Study
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -71,7 +71,7 @@ def lines_of(
     front = study.front()
     shown = [front[i - 1] for i in spread(len(front), SHOWN_CURVES)] if front else []
     for trial in shown:
-        curve = evaluated(trial).rd.curve()
+        curve = rd_of(trial).curve()
         found.append(Line(f"trial {trial.number}", curve, "student", trial.number))
     return found
 

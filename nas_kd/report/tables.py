@@ -18,7 +18,7 @@ from nas_kd.evaluation.published import against_published, require_kodak, split_
 from nas_kd.measurement.energy_model import of_readings
 from nas_kd.objectives import TABLE, of_kind
 from nas_kd.study.polish import best_folder
-from nas_kd.study.record import evaluated, record
+from nas_kd.study.record import cost_of, rd_of, record
 from nas_kd.study.study import Study
 from nas_kd.study.uncertainty import SCALE, alike, notes
 
@@ -38,7 +38,7 @@ def front_against(study: Study, versus: str = ",".join(CODECS)) -> Beside:
     measured_here, others = split_names(versus)
     images = open_images(study.settings.eval_data, "eval")
     members = study.front()
-    if any(evaluated(t).rd.data_fingerprint != images.fingerprint for t in members):
+    if any(rd_of(t).data_fingerprint != images.fingerprint for t in members):
         raise UsageError(
             f"eval_data {study.settings.eval_data}: not the pictures that study {study.settings.name} was "
             "judged by; put those back, or leave --baselines and --versus out"
@@ -61,7 +61,7 @@ def front_against(study: Study, versus: str = ",".join(CODECS)) -> Beside:
 
 def curve_of(trial: FrozenTrial) -> RDCurve:
     """The estimated R-D curve of a trial."""
-    return evaluated(trial).rd.curve()
+    return rd_of(trial).curve()
 
 
 def front_json(study: Study, baselines: Beside | None = None) -> dict[str, Any]:
@@ -90,13 +90,12 @@ def _energy_models(study: Study) -> dict[str, Any]:
 
 
 def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-    known = evaluated(trial)
     return {
         "trial": trial.number,
         "values": dict(zip(study.settings.objectives, trial.values, strict=True)),
-        "arch": known.arch.to_json(),
-        "cost": known.cost.to_json(),
-        "rd": known.rd.to_json(),
+        "arch": record(trial).arch.to_json(),
+        "cost": cost_of(trial).to_json(),
+        "rd": rd_of(trial).to_json(),
         "student": str(best_folder(study, trial)),
         "polished": study.polished.get(trial.number),
     }
@@ -183,7 +182,7 @@ def _caption(study: Study, lines: int | None, baselines: Beside | None) -> list[
 
 
 def _figures(study: Study, trial: FrozenTrial, baselines: Beside | None, whole: bool) -> list[str]:
-    cost = evaluated(trial).cost
+    cost = cost_of(trial)
     named = zip(study.settings.objectives, trial.values, strict=True)
     values = [f"{value * SCALE[name]:.2f}" for name, value in named]
     if baselines:

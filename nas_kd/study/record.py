@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial, Trial
 
@@ -19,6 +19,10 @@ from nas_kd.reasons import Reason
 CHECKPOINT = "checkpoint.pt"
 """Beside the student; it stays until the outcome is stored, so that a lost outcome costs no training."""
 
+BARE: dict[str, Any] = {"value": None, "details": {}, "raw": {}}
+"""What a stored reading need not say."""
+
+T = TypeVar("T")
 Rungs = dict[str, list[float]]
 """By step, as text: the R-D loss there and the MACs."""
 
@@ -119,7 +123,8 @@ class TrialRecord:
     def reading(self, objective: str) -> Reading | None:
         """Of a measured objective."""
         stored = self.stored.get(objective)
-        return None if stored is None else Reading.from_json(stored)
+        # Of some states earlier versions kept no details.
+        return None if stored is None else Reading.from_json(BARE | stored)
 
     @property
     def readings(self) -> dict[str, Reading]:
@@ -162,17 +167,17 @@ def record(trial: FrozenTrial | Trial) -> TrialRecord:
     return TrialRecord(trial.user_attrs)
 
 
-class Evaluated(NamedTuple):
-    """What is known of any trial that came to its evaluation."""
-
-    arch: Arch
-    cost: Cost
-    rd: Measured
+def cost_of(trial: FrozenTrial) -> Cost:
+    """What a trained student costs; raises StudyError of a trial that trained none."""
+    return _there(record(trial).cost, trial)
 
 
-def evaluated(trial: FrozenTrial) -> Evaluated:
-    """Of a trial with values, a member of the front above all; raises StudyError of one without."""
-    known = record(trial)
-    if known.cost is None or known.rd is None:
+def rd_of(trial: FrozenTrial) -> Measured:
+    """A student's R-D points; raises StudyError of a trial that was not evaluated."""
+    return _there(record(trial).rd, trial)
+
+
+def _there(stored: T | None, trial: FrozenTrial) -> T:
+    if stored is None:
         raise StudyError(f"trial {trial.number}: was not evaluated, or another program stored it")
-    return Evaluated(known.arch, known.cost, known.rd)
+    return stored

@@ -78,13 +78,15 @@ def begin(site: Site, log: Path) -> subprocess.Popen:
     words += ["--objectives", "rd_cost,flops", "--workers", "1"]
     words += [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-c", COMMAND, json.dumps(table), *words]
-    return subprocess.Popen(command, stdout=log.open("a"), stderr=subprocess.STDOUT)
+    with log.open("a") as said:
+        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
 
 
 def wait_for(happened, process: subprocess.Popen, log: Path) -> None:
-    while not happened():
-        assert process.poll() is None, log.read_text()
+    """Until it has happened, or the process has ended well before."""
+    while not happened() and process.poll() is None:
         time.sleep(0.02)
+    assert process.poll() in (None, 0), log.read_text()
 
 
 def kill_while_it_fetches(site: Site, log: Path) -> None:

@@ -20,7 +20,7 @@ from nas_kd.codec.exact_arithmetic import (
     scale_table,
     snap,
 )
-from nas_kd.codec.layers import CheckerboardContext
+from nas_kd.codec.hyperprior import CheckerboardContext
 from nas_kd.codec.student import Gain, Student
 
 

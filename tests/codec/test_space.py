@@ -151,7 +151,11 @@ TRUNK16 = SIDE | {"stem": "trunk16", "widths": [0, 0, 0, 24], "depths": [0, 0, 0
     ("change", "what", "rule"),
     [
         ({"widths": [8, 8, 8]}, "widths = [8, 8, 8]", "list of 4 entries"),
-        ({"stem": "trunk4-render"}, "encoder.stem = trunk4-render", "form of decoders"),
+        (
+            {"stem": "trunk4-render", "widths": [0, 8, 0, 8]},
+            "encoder.stem = trunk4-render",
+            "form of decoders",
+        ),
         ({"stem": "trunk8", "widths": [8]}, "widths = [8]", "3 entries, .* or of 4 entries"),
         (
             {"stem": "trunk8", "widths": [8] * 3, "attention": [False] * 4},

@@ -200,7 +200,7 @@ def test_a_bd_rates_bar_is_half_the_interval_over_the_pictures(tmp_path, monkeyp
     per_image = [[r * f for f in (1.1, 1.1, 1.3, 1.3)] for r in rates]
     quality = [[db] * 4 for db in teacher["psnr_db"]]
     rd = {"per_image_bpp_est": per_image, "per_image_psnr_db": quality}
-    rd |= {"bpp_est": rates, "psnr_db": teacher["psnr_db"]}
+    rd |= {"images": ["a"] * 4, "data_fingerprint": "0" * 64}
     for attrs in ({"rd": rd}, {}):
         number, _ = study.ask(5)
         study.tell(number, Outcome([20.0, 3e9], attrs=attrs))

@@ -56,8 +56,8 @@ def test_the_shared_weights_serve_every_kind_of_arch_of_the_space(name: str):
     space = load_space(name)
     with torch.device("cpu" if name == "prim" else "meta"):  # GDN has constants on the CPU
         shared = Shared(space, lmbdas=(0.01, 0.02))
-        for seed in range(6):
-            student = Student(space.draw(seed), shared.lmbdas)
+        for arch in [*(space.draw(seed) for seed in range(6)), space.extreme(False)]:
+            student = Student(arch, shared.lmbdas)
             for key, value in shared.slices(student).items():
                 assert value.shape == student.get_parameter(key).shape
 

@@ -72,6 +72,7 @@ def stop_at(step: int):
 
 
 def rd_cost(shared: Shared, arch: Arch, x: torch.Tensor) -> float:
+    shared.eval()  # rounding, and no noise that differs from call to call
     level = torch.tensor([1, 2] * (len(x) // 2))
     with torch.no_grad():
         out = shared.through(arch)(x, level.float())
@@ -82,7 +83,7 @@ def rd_cost(shared: Shared, arch: Arch, x: torch.Tensor) -> float:
 @pytest.mark.thorough
 def test_the_warm_up_serves_the_largest_and_the_smallest(tmp_path, pool):
     # The pool's teacher is untrained: of it there is nothing to learn.
-    folder = warm(tmp_path, pool, Recipe(160, batch=4, lr=5e-4), weights=CONTROL)
+    folder = warm(tmp_path, pool, Recipe(320, batch=4, lr=5e-4), weights=CONTROL)
     trained = load_shared(folder, SPACE, LMBDAS)
     untrained = load_shared(warm(tmp_path, pool, Recipe(0, batch=4)), SPACE, LMBDAS)
     x = pool.pictures()[:8]
