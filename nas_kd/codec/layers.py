@@ -152,8 +152,9 @@ class Modulated(nn.Module):
         # Apart, for a prefix of a joint 2C channels is no prefix of each.
         self.scale, self.shift = nn.Conv2d(C_16, C, 1), nn.Conv2d(C_16, C, 1)
         self.expand, self.project = nn.Conv2d(C, 2 * C, 1), nn.Conv2d(2 * C, C, 1)
-        for p in self.project.parameters():
-            nn.init.zeros_(p)
+        for made in (self.scale, self.shift, self.project):
+            for p in made.parameters():
+                nn.init.zeros_(p)
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         """[B, C, 4h, 4w] to the same shape, with features [B, C_16, h, w]."""
