@@ -28,10 +28,10 @@ import torch
 from codec import picture
 from harness import add_out, finish, hardware, options, rd_loss, said
 
+from nas_kd.codec.arch import Arch, Transform
 from nas_kd.codec.bitstream import decode, encode
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.macs import FRAME_PX, arch_cost
-from nas_kd.codec.space import Arch, Transform
 from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run

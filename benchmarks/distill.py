@@ -42,9 +42,10 @@ from loops import (
 from PIL import Image
 
 from nas_kd.cluster.gpu_sharing import trials_per_gpu
+from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.cost import count
-from nas_kd.codec.space import load_space, prim
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import decoded, open_images
 from nas_kd.device import best_device, numerics, synchroniser

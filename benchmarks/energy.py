@@ -16,9 +16,10 @@ import torch
 from energy_simulated import in_markdown, repeats, schemes, shares
 from scipy.stats import spearmanr
 
+from nas_kd.codec.arch import Arch, prim
 from nas_kd.codec.cost import count
 from nas_kd.codec.networks import noise_frame, passes
-from nas_kd.codec.space import Arch, load_space, prim
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.device import best_device
 from nas_kd.measurement.codec_energy import Bench, pass_of

@@ -25,8 +25,9 @@ import torch
 from harness import add_out, finish, hardware, options
 from sharing import scene, score, started_from
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch, load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.distillation.loss import Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.files import write_text

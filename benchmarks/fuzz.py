@@ -38,8 +38,8 @@ def students() -> list:
     """Two tiny untrained students and the built-in teacher, ready to code."""
     import torch
 
+    from nas_kd.codec.arch import Arch, Transform
     from nas_kd.codec.checkpoint import load_student, ready
-    from nas_kd.codec.space import Arch, Transform
     from nas_kd.codec.student import Student
 
     side = Transform("trunk4", (0, 4, 4), kernel=3)

@@ -12,8 +12,8 @@ import bjontegaard
 import torch
 from scipy.stats import t as student_t
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import load_student
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.bd_rate import RDCurve, bd_rate, quality_interval

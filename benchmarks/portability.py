@@ -50,8 +50,8 @@ SETTINGS: dict[str, tuple[int, bool, dict[str, str]]] = {
 
 def students() -> dict[str, object]:
     """The built-in teacher, and untrained students of the other entropy models."""
+    from nas_kd.codec.arch import Arch, Transform
     from nas_kd.codec.checkpoint import load_student, ready
-    from nas_kd.codec.space import Arch, Transform
     from nas_kd.codec.student import Student
 
     side = Transform("unshuffle4", (0, 16, 24), kernel=3)

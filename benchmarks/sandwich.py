@@ -19,7 +19,7 @@ import torch
 from harness import add_out, finish, hardware, options
 from sharing import score
 
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.data.images import open_images
 from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe, Run

@@ -35,8 +35,9 @@ import optuna
 import torch
 from harness import family, finish, hardware, keep, newest, options
 
+from nas_kd.codec.arch import Arch, Choice
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch, Choice, load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate

@@ -26,7 +26,8 @@ import torch
 from harness import add_out, family, finish, hardware, options, rd_loss
 from scipy.stats import spearmanr, t
 
-from nas_kd.codec.space import Arch, load_space
+from nas_kd.codec.arch import Arch
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.distillation.loss import CONTROL, Weights

@@ -33,8 +33,9 @@ import torch
 from harness import add_out, family, finish, keep, newest, options
 from search import Table, about_us
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch, load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run

@@ -19,7 +19,7 @@ import torch
 from harness import add_out, family, finish, hardware, options, rd_loss, said
 from training import MIDDLE
 
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss

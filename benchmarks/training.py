@@ -28,8 +28,9 @@ import torch
 from harness import add_out, finish, hardware, options, rd_loss, said
 from loops import in_bfloat16, in_float32
 
+from nas_kd.codec.arch import Arch, Transform
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch, Transform, load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run

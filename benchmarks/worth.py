@@ -24,8 +24,9 @@ import optuna
 import torch
 from harness import add_out, family, finish, hardware, options, said
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch, load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.evaluation.bd_rate import RDCurve, bd_rate
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from nas_kd.cluster.launch import Machine
 from nas_kd.cluster.launch import search as launch
+from nas_kd.codec.arch import Arch, load_arch
 from nas_kd.codec.checkpoint import load_student
-from nas_kd.codec.space import Arch, load_arch
 from nas_kd.codec.student import Student
 from nas_kd.cores import cores
 from nas_kd.data.images import open_images

@@ -17,10 +17,11 @@ import torch
 from figures import written
 
 import nas_kd
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.bitstream import decode, encode
 from nas_kd.codec.checkpoint import load_student, ready
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch, load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.data.images import open_images
 from nas_kd.data.metrics import psnr_db
 from nas_kd.evaluation.bd_rate import bd_rate

@@ -17,7 +17,7 @@ from typing import get_args
 import torch
 
 from nas_kd.codec.checkpoint import in_half_precision, load_student
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.data.images import decoded, open_images
 from nas_kd.device import best_device

@@ -16,7 +16,7 @@ import pytest
 from docs_pages import PAGES, ROOT
 from PIL import Image
 
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.data.images import photograph
 
 FIRST = ("docs/first-search.md", "README.md")

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.cost import count
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.errors import MeterError, UsageError
 from nas_kd.evaluation.bd_rate import RDCurve

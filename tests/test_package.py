@@ -14,7 +14,7 @@ MOST_MB = 20
 ALONE = """
 from pathlib import Path
 import nas_kd
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.places import ASSETS, TEACHERS
 from nas_kd.study.settings import load_studies
 assert "wheel" in nas_kd.__file__, nas_kd.__file__

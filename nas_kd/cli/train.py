@@ -76,7 +76,7 @@ def warmup(study: StudyOf = None, settings: Set = None, storage: Storage = None)
     from nas_kd.places import CACHE
 
     require_writable(CACHE, "the cache", folder=True)
-    from nas_kd.codec.space import load_space
+    from nas_kd.codec.search_space import load_space
     from nas_kd.study.prepare import targets, warm
     from nas_kd.teachers.teacher import load_teacher
 
@@ -105,7 +105,7 @@ def distill(
     from nas_kd.data.picture_files import require_writable
 
     require_writable(out, "--out", folder=True)
-    from nas_kd.codec.space import load_arch
+    from nas_kd.codec.arch import load_arch
 
     own = {"objectives": ("bd_rate", "flops"), "init": "scratch"}
     asked, built = _settings(study, storage, settings, own), load_arch(arch)
@@ -153,7 +153,7 @@ def teacher_train(
     if crop_size % 64 or crop_size < 64:
         raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
     recipe = Recipe(steps, batch, lr, seed=seed)
-    from nas_kd.codec.space import load_arch
+    from nas_kd.codec.arch import load_arch
     from nas_kd.codec.student import LMBDAS
     from nas_kd.data.overlap import warn_of_overlap
     from nas_kd.teachers.families import check, parsed_levels

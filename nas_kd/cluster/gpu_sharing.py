@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import torch
 
-from nas_kd.codec.space import Arch, SearchSpace
+from nas_kd.codec.arch import Arch
+from nas_kd.codec.search_space import SearchSpace
 from nas_kd.codec.student import Student
 from nas_kd.device import best_device
 from nas_kd.distillation.training import CHECK_EVERY, CropPool, Run

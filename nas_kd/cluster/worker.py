@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nas_kd.codec.space import Arch
+from nas_kd.codec.arch import Arch
 from nas_kd.distillation.training import Report
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
 from nas_kd.reasons import Reason

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nas_kd.codec.arch import HEAD, Transform, squeezed
 from nas_kd.codec.compressai_light import ResidualBlock
-from nas_kd.codec.space import HEAD, Transform, squeezed
 
 WINDOW = 8
 """Side of an attention window; every stage of a picture padded to multiples of 64 is made of whole ones."""

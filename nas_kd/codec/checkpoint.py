@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from nas_kd.codec.space import Arch
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
 from nas_kd.files import write_bytes, write_text

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nas_kd.codec.arch import PASSES, Arch
 from nas_kd.codec.blocks import DepthwiseBlock
-from nas_kd.codec.space import PASSES, Arch
 
 CELL = 4
 """Latents per side of one hyperlatent."""

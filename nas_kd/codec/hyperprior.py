@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.compressai_light import CheckerboardMaskedConv2d, conv, deconv
-from nas_kd.codec.space import Arch
 
 
 class HyperAnalysis(nn.Module):

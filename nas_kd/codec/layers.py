@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from nas_kd.codec.arch import STAGES, Transform
 from nas_kd.codec.blocks import ChannelGates, activation, blocks
 from nas_kd.codec.compressai_light import (
     GDN,
@@ -15,7 +16,6 @@ from nas_kd.codec.compressai_light import (
     conv,
     deconv,
 )
-from nas_kd.codec.space import STAGES, Transform
 
 
 def _activation(side: Transform, C: int, inverse: bool) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas_kd.codec.space import HEAD, PASSES, STAGES, Arch, Transform, squeezed
+from nas_kd.codec.arch import HEAD, PASSES, STAGES, Arch, Transform, squeezed
 
 FRAME_PX = (512, 768)
 """Height and width of the picture that is counted, as in cost.py."""

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_kd.codec.arch import STAGES
 from nas_kd.codec.layers import Renderer
-from nas_kd.codec.space import STAGES
 from nas_kd.codec.student import Student
 from nas_kd.codec.trunk import Components, principal_components
 

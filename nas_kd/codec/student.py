@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_kd.codec.arch import PASSES, Arch
 from nas_kd.codec.bottleneck import EntropyBottleneck
 from nas_kd.codec.compressai_light import CompressionModel, GaussianConditional, quantize_ste
 from nas_kd.codec.dual import DualParameters, Predicted, part
@@ -22,7 +23,6 @@ from nas_kd.codec.hyperprior import (
 )
 from nas_kd.codec.layers import Analysis, Synthesis
 from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
-from nas_kd.codec.space import PASSES, Arch
 from nas_kd.codec.trunk import start_trunk
 
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.networks import FRAME, MEGAPIXELS, Pass, noise_frame, passes
-from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
 from nas_kd.data.image_file import Image8
 from nas_kd.data.images import to_tensor

@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial
 from rich.markup import escape
 from rich.table import Table
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import read_arch_file
 from nas_kd.codec.cost import SHAPE, count
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
 from nas_kd.measurement.codec_energy import frame_energy

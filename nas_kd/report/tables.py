@@ -9,7 +9,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from nas_kd.codec.space import Arch, SearchSpace
+from nas_kd.codec.arch import Arch
+from nas_kd.codec.search_space import SearchSpace
 from nas_kd.data.images import open_images
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_kd.codec.arch import Arch, Choice
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch, Choice
 from nas_kd.seeds import derived_seed
 from nas_kd.study.grid import under
 from nas_kd.study.limits import excess, reason_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas_kd.codec.space import Arch
+from nas_kd.codec.arch import Arch
 
 if TYPE_CHECKING:
     from nas_kd.measurement.energy_model import EnergyModel, Work

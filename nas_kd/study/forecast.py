@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.macs import FRAME_PX, arch_cost
-from nas_kd.codec.space import Arch, SearchSpace
+from nas_kd.codec.search_space import SearchSpace
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.image_file import suffixes
 from nas_kd.data.picture_files import below

@@ -7,7 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from nas_kd.codec.space import Arch, Choice, SearchSpace, load_arch
+from nas_kd.codec.arch import Arch, Choice, load_arch
+from nas_kd.codec.search_space import SearchSpace
 from nas_kd.errors import StudyError
 from nas_kd.study.limits import Limits
 

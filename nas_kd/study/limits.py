@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.macs import ArchCost, arch_cost
-from nas_kd.codec.space import Arch
 from nas_kd.errors import StudyError
 from nas_kd.reasons import Reason
 

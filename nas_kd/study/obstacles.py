@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.data.fetch import refusal, supply
 from nas_kd.data.picture_files import require_writable
 from nas_kd.data.picture_sets import known, named

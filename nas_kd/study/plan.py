@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.macs import FRAME_PX, ArchCost, arch_cost
-from nas_kd.codec.space import Arch, SearchSpace, load_space
+from nas_kd.codec.search_space import SearchSpace, load_space
 from nas_kd.objectives import of_kind
 from nas_kd.study.grid import grid_points, listed_points
 from nas_kd.study.settings import DEFAULT_BUDGET, Settings

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from nas_kd.codec.space import SearchSpace
+from nas_kd.codec.search_space import SearchSpace
 from nas_kd.data.images import open_images
 from nas_kd.data.overlap import warn_of_overlap
 from nas_kd.device import best_device

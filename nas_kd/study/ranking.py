@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from nas_kd.codec.arch import Arch, Choice
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch, Choice, SearchSpace, load_space
+from nas_kd.codec.search_space import SearchSpace, load_space
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.reasons import Reason

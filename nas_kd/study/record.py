@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial, Trial
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.cost import Cost
-from nas_kd.codec.space import Arch
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.rate_distortion import Measured
 from nas_kd.measurement.reading import Reading

@@ -21,8 +21,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr
 
+from nas_kd.codec.arch import Arch, Choice
 from nas_kd.codec.macs import ArchCost
-from nas_kd.codec.space import Arch, Choice, SearchSpace, even_step
+from nas_kd.codec.search_space import SearchSpace, even_step
 from nas_kd.objectives import BD_RATES, MEASURED, TABLE, of_kind
 from nas_kd.reasons import OVER_LIMIT, Reason
 from nas_kd.study.acquisition import log_expected_improvement

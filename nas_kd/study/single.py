@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.checkpoint import require_unfinished
-from nas_kd.codec.space import Arch, SearchSpace, load_space
+from nas_kd.codec.search_space import SearchSpace, load_space
 from nas_kd.data.picture_files import require_writable
 from nas_kd.device import best_device, one_thread
 from nas_kd.errors import NasKdError, SpaceError, TrialFailed

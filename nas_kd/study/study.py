@@ -12,8 +12,9 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch, SearchSpace, load_space
+from nas_kd.codec.search_space import SearchSpace, load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.errors import StudyError
 from nas_kd.places import CACHE, HERE, STUDIES

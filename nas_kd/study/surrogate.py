@@ -10,8 +10,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.macs import ArchCost, arch_cost
-from nas_kd.codec.space import Arch, SearchSpace
+from nas_kd.codec.search_space import SearchSpace
 
 DRAWS = 256
 """Random archs whose spread scales the features."""

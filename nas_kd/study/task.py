@@ -6,7 +6,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.data.images import held, open_images
 from nas_kd.study.prepared import Prepared
 from nas_kd.study.settings import Settings

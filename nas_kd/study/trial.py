@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.cost import Cost, count
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import Arch
 from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet
 from nas_kd.distillation.training import Report, Run

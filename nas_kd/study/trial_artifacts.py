@@ -15,9 +15,9 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from nas_kd import __version__
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.codec.cost import Cost
-from nas_kd.codec.space import Arch
 from nas_kd.evaluation.rate_distortion import Measured
 from nas_kd.measurement.meters import find_meter
 from nas_kd.measurement.reading import Reading

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_kd.codec.space import Arch, Transform
+from nas_kd.codec.arch import Arch, Transform
 from nas_kd.codec.student import LMBDAS, Student
 
 Axes = list[tuple[str, int]]

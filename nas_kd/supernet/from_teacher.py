@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
+from nas_kd.codec.arch import Arch, prim
 from nas_kd.codec.checkpoint import FORMAT as CODEC_FORMAT
 from nas_kd.codec.checkpoint import load_student, save_student
-from nas_kd.codec.space import Arch, SearchSpace, prim
+from nas_kd.codec.search_space import SearchSpace
 from nas_kd.codec.student import Student, slice_params
 from nas_kd.errors import SpaceError, UsageError
 from nas_kd.files import build_once

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nas_kd.codec.space import Arch, SearchSpace
+from nas_kd.codec.arch import Arch
+from nas_kd.codec.search_space import SearchSpace
 from nas_kd.codec.student import LMBDAS, Student, slice_params
 from nas_kd.errors import SpaceError
 

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nas_kd import __version__
-from nas_kd.codec.space import Arch, SearchSpace
+from nas_kd.codec.arch import Arch
+from nas_kd.codec.search_space import SearchSpace
 from nas_kd.device import one_thread
 from nas_kd.distillation.training import Forward, Report, Run
 from nas_kd.files import build_once, replacing, write_text

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from nas_kd import __version__
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.checkpoint import (
     ready,
     require_unfinished,
     save_student,
     weights_digest,
 )
-from nas_kd.codec.space import Arch
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, crop_pool, open_images, to_image, to_tensor
 from nas_kd.data.metrics import padded, psnr_db

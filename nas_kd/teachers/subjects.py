@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_kd.codec.arch import load_arch
 from nas_kd.codec.checkpoint import load_student, ready
 from nas_kd.codec.networks import in_turn, passes
-from nas_kd.codec.space import load_arch
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
 from nas_kd.measurement.codec_energy import EXCLUDED

@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from nas_kd.cluster.worker import outcome_of
+from nas_kd.codec.arch import Arch, Transform
 from nas_kd.codec.checkpoint import WEIGHTS
-from nas_kd.codec.space import Arch, Transform
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nas_kd.cluster.gpu_sharing import Packed, best, together, trials_per_gpu
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.distillation.training import Recipe
 from nas_kd.errors import UsageError

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import load_student, save_student
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
 

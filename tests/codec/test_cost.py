@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_kd.codec.arch import Arch, Transform, prim
 from nas_kd.codec.cost import count
-from nas_kd.codec.space import Arch, Transform, prim
 from nas_kd.codec.student import Student
 from nas_kd.errors import NasKdError, UsageError
 

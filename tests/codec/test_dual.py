@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_codec import ARCH, LMBDAS, tiny
 
+from nas_kd.codec.arch import PASSES
 from nas_kd.codec.dual import WIDEST_STEP, DualParameters, part
-from nas_kd.codec.space import PASSES
 from nas_kd.codec.student import Student, slice_params
 
 SHAPE = torch.Size((1, 5, 6, 8))

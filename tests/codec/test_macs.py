@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 
+from nas_kd.codec.arch import Arch, Entropy, Transform, prim
 from nas_kd.codec.cost import count
 from nas_kd.codec.macs import FRAME_PX, arch_cost
-from nas_kd.codec.space import Arch, Entropy, Transform, load_space, prim
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 
 SMALL = (1, 3, 64, 64)

@@ -4,9 +4,9 @@ from functools import partial
 import pytest
 import torch
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.networks import passes
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 
 

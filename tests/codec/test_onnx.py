@@ -9,10 +9,10 @@ from onnx_session import session
 from PIL import Image
 from tiny_codec import ARCH, LMBDAS
 
+from nas_kd.codec.arch import Transform
 from nas_kd.codec.bitstream import decode, encode
 from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.onnx import MEANINGS, OPSET, export_onnx
-from nas_kd.codec.space import Transform
 from nas_kd.codec.student import Student
 from nas_kd.data.metrics import padded, psnr_db
 

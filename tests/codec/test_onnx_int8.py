@@ -8,10 +8,10 @@ import torch
 from onnx_session import session
 from tiny_codec import ARCH, LMBDAS
 
+from nas_kd.codec.arch import Transform
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.onnx import DECODER, ENCODER
 from nas_kd.codec.onnx_int8 import INT8, export_int8
-from nas_kd.codec.space import Transform
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.int8 import int8_bd_rate

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from nas_kd.cli.main import app
 from nas_kd.codec import probe as module
+from nas_kd.codec.arch import Transform
 from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.probe import Probed, probe
-from nas_kd.codec.space import Transform
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
 

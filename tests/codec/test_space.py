@@ -9,7 +9,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from nas_kd.codec.space import Arch, SearchSpace, Transform, even_step, load_arch, load_space, prim
+from nas_kd.codec.arch import Arch, Transform, load_arch, prim
+from nas_kd.codec.search_space import SearchSpace, even_step, load_space
 from nas_kd.errors import SpaceError
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from nas_kd.codec.arch import Arch, Transform, prim
 from nas_kd.codec.compressai_light import GDN
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
-from nas_kd.codec.space import Arch, Transform, load_space, prim
 from nas_kd.codec.student import Student, anchors, slice_params
 from nas_kd.supernet.from_teacher import name_there
 

@@ -6,8 +6,8 @@ import torch
 from tiny_codec import ARCH, LMBDAS, tiny
 from torch import nn
 
+from nas_kd.codec.arch import Transform
 from nas_kd.codec.bitstream import decode, encode
-from nas_kd.codec.space import Transform
 from nas_kd.codec.student import Student
 from nas_kd.codec.tiling import WHOLE_PIXELS, analysis, sight, synthesis
 from nas_kd.data.images import to_image, to_tensor

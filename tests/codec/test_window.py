@@ -7,9 +7,10 @@ import torch
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_kd.codec.arch import HEAD, Arch, Transform
 from nas_kd.codec.blocks import WINDOW, WindowBlock, relative_offsets
 from nas_kd.codec.cost import count
-from nas_kd.codec.space import HEAD, Arch, Transform, load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student, slice_params
 from nas_kd.errors import SpaceError
 

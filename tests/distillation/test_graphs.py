@@ -7,7 +7,8 @@ import pytest
 import torch
 from plain_loop import Tape, plain_steps
 
-from nas_kd.codec.space import Arch, Transform, load_space
+from nas_kd.codec.arch import Arch, Transform
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.distillation.graphs import Graphs, Replayed
 from nas_kd.distillation.loss import Adapters, Batch, Weights

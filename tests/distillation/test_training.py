@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas_kd.codec.space import Arch, Transform
+from nas_kd.codec.arch import Arch, Transform
 from nas_kd.codec.student import Student
 from nas_kd.distillation.loss import Batch, Weights
 from nas_kd.distillation.training import CHECK_EVERY, CropPool, EveryCrop, Recipe, Run

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import ready
-from nas_kd.codec.space import load_space, prim
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.data import images as data
 from nas_kd.data.images import ImageSet, held

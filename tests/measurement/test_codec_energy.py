@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.cost import count
 from nas_kd.codec.networks import FRAME, MEGAPIXELS
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.data.images import ImageSet
 from nas_kd.evaluation.bd_rate import RDCurve

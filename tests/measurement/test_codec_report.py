@@ -4,10 +4,10 @@ import re
 import pytest
 import torch
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.cost import count
 from nas_kd.codec.networks import passes
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.measurement.codec_report import PARTS, _latency, in_lines
 from nas_kd.measurement.energy import QUICK, measure_energy

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.networks import noise_frame, passes
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.measurement.codec_energy import Bench, calibration_of, pass_of
 from nas_kd.measurement.energy import QUICK, Mode

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_kd.codec.space import prim
+from nas_kd.codec.arch import prim
 from nas_kd.codec.student import Student
 from nas_kd.measurement.energy_model import MIN_READINGS, Work, fitted, of_readings, work_of
 from nas_kd.measurement.reading import Reading

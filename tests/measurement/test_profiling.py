@@ -1,7 +1,7 @@
 import torch
 
+from nas_kd.codec.arch import prim
 from nas_kd.codec.networks import passes
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.measurement.profiling import LiveBytes, memory_bytes
 

@@ -122,7 +122,7 @@ def test_what_cannot_stand_in_a_table_is_refused(pictures, tmp_path):
 
 
 def test_a_student_of_one_level_has_a_reason_and_the_last_place(pictures, tmp_path, monkeypatch):
-    from nas_kd.codec.space import prim
+    from nas_kd.codec.arch import prim
 
     save_student(ready(Student(prim(8, 16), LMBDAS[:1])), tmp_path / "one")
     monkeypatch.setattr(boards, "coding_cost", lambda codec, images: {})

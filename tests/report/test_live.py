@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nas_kd.codec.space import Arch, SearchSpace, load_space
+from nas_kd.codec.arch import Arch
+from nas_kd.codec.search_space import SearchSpace, load_space
 from nas_kd.report.live import (
     Foretold,
     JsonLines,

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from nas_kd.cli.main import main
+from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import save_student
-from nas_kd.codec.space import prim
 from nas_kd.codec.student import Student
 from nas_kd.measurement.reading import Reading
 from nas_kd.report.paper import (

@@ -1,7 +1,7 @@
 import pytest
 
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.errors import StudyError
 from nas_kd.study.limits import Limits, canonical, excess, parsed, reason_of
 

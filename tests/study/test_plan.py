@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nas_kd.codec.arch import load_arch
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import load_arch, load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.places import TEACHERS
 from nas_kd.schema import keys
 from nas_kd.study import forecast as forecasting

@@ -6,7 +6,7 @@ from pathlib import Path
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from nas_kd.codec.space import prim
+from nas_kd.codec.arch import prim
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.study.anchor import Anchor, TeacherRecord
 from nas_kd.study.prepared import Prepared, WayHome, in_full, read_by_trials

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.errors import NasKdError, StudyError
 from nas_kd.study.front import dominates
 from nas_kd.study.prepare import prepare

@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.errors import StudyError
 from nas_kd.study.front import hypervolume
 from nas_kd.study.record import Outcome

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.measurement.reading import Reading
 from nas_kd.study.energy_guess import EnergyGuess, work
 from nas_kd.study.sampler import START, ExactCost, History, _Model, features_of

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from nas_kd.cli.main import app
 from nas_kd.cluster.worker import Order, paced_trial
+from nas_kd.codec.arch import load_arch
 from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.codec.cost import count
-from nas_kd.codec.space import load_arch, load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.errors import SpaceError, UsageError
 from nas_kd.places import CACHE

@@ -8,7 +8,8 @@ import pytest
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
-from nas_kd.codec.space import _find, load_arch, load_space, prim
+from nas_kd.codec.arch import load_arch, prim
+from nas_kd.codec.search_space import _find, load_space
 from nas_kd.errors import SpaceError, StudyError, UsageError
 from nas_kd.recipe import FORMS
 from nas_kd.schema import in_words

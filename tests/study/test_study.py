@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from nas_kd.codec.macs import arch_cost
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.study.record import Outcome
 from nas_kd.study.sampler import distributions

@@ -1,6 +1,6 @@
 import pytest
 
-from nas_kd.codec.space import prim
+from nas_kd.codec.arch import prim
 from nas_kd.codec.student import Student
 from nas_kd.recipe import Recipe, Weights
 from nas_kd.study.limits import Limits

@@ -5,8 +5,8 @@ import torch
 from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.checkpoint import load_student
-from nas_kd.codec.space import Arch
 from nas_kd.data.images import open_images
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.report.illustrate import illustrate

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nas_kd.codec.space import Transform, prim
+from nas_kd.codec.arch import Transform, prim
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
 from nas_kd.supernet.channel_order import channel_groups, ordered

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nas_kd.codec.cost import count
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.errors import SpaceError
 from nas_kd.supernet.shared_weights import Shared, parts, shared_name

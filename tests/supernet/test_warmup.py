@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_kd.codec.space import Arch, SearchSpace, load_space
+from nas_kd.codec.arch import Arch
+from nas_kd.codec.search_space import SearchSpace, load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import CONTROL, Batch, Weights, distillation_loss

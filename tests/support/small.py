@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nas_kd.codec.arch import Arch
 from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.cost import count
-from nas_kd.codec.space import Arch
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, open_images
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate

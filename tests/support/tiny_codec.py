@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from nas_kd.codec.space import Arch, Transform
+from nas_kd.codec.arch import Arch, Transform
 from nas_kd.codec.student import Student
 
 SIDE = Transform("trunk4", (0, 4, 4), (0, 1, 0, 0), kernel=3)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from nas_kd.cli.main import main
-from nas_kd.codec.space import load_space
+from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import LMBDAS
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run

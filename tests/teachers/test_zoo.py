@@ -17,7 +17,7 @@ from zoo_file import serve, untrained
 from nas_kd.cli.main import main
 from nas_kd.cluster.launch import Machine, search
 from nas_kd.cluster.worker import Order, paced_trial
-from nas_kd.codec.space import load_arch
+from nas_kd.codec.arch import load_arch
 from nas_kd.codec.student import LMBDAS
 from nas_kd.distillation.loss import Weights
 from nas_kd.errors import StudyError, TeacherError
