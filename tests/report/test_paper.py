@@ -15,6 +15,7 @@ from nas_kd.cli.main import main
 from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import save_student
 from nas_kd.codec.student import Student
+from nas_kd.evaluation.rate_distortion import Measured
 from nas_kd.measurement.reading import Reading
 from nas_kd.report.paper import (
     DIGITS,
@@ -72,7 +73,7 @@ def study(tmp_path_factory) -> Iterator[Study]:
         study = Study(settings)
         for lmbda in (0.0018, 0.025):
             number, arch = study.ask(2)
-            attrs = {"rd": {"bpp_est": [0.5], "psnr_db": [31.0]}}
+            attrs = {"rd": Measured("bpp_est", [[0.5]], [[31.0]], ["a"], "f").to_json()}
             study.tell(number, Outcome([1.0, 2.0], attrs=attrs))
             save_student(Student(arch, (lmbda,)), study.student_folder(study.trials[number]))
         yield study
@@ -185,7 +186,8 @@ def test_the_teachers_row_is_the_studys_own_anchor(
     study: Study, figures: dict[int, dict[str, Reading]]
 ):
     curve = {"bpp": [0.66], "psnr_db": [34.6]}
-    study.optuna.set_user_attr("anchor", {"teacher": f"{TEACHER}, z of x:1", "curve": curve})
+    anchor = {"teacher": f"{TEACHER}, z of x:1", "curve": curve, "interval_db": None}
+    study.optuna.set_user_attr("anchor", anchor)
     teacher = rows(figures, [study])[0]
     assert (teacher.N, teacher.ours["psnr_db"].value) == (128, 34.6)
 
@@ -195,7 +197,8 @@ def test_another_teacher_of_that_name_is_not_the_papers(
 ):
     """A narrower one has no row; one of the paper's width has, and is not said to be CompressAI's."""
     curve = {"bpp": [0.9], "psnr_db": [30.0]}
-    anchor = {"teacher": TEACHER, "curve": curve, "teacher_fingerprint": "0123abcd"}
+    anchor = {"teacher": TEACHER, "curve": curve, "interval_db": None}
+    anchor["teacher_fingerprint"] = "0123abcd"
     study.optuna.set_user_attr("anchor", anchor | {"latent_widths": [192, 64]})
     found = {row.N: row for row in rows(figures, [study])}
     assert found[128].about == {}
