@@ -17,8 +17,9 @@ from nas_kd.reasons import UNREAD
 from nas_kd.report.figures import panes
 from nas_kd.report.tables import _energy_models
 from nas_kd.study import trial
-from nas_kd.study.anchor import _by_similarity, anchor_of
+from nas_kd.study.anchor import _by_similarity
 from nas_kd.study.cost_gate import OF_KIND
+from nas_kd.study.obstacles import require_clear
 from nas_kd.study.record import Outcome
 from nas_kd.study.sampler import history_of
 from nas_kd.study.settings import KNOWN_OBJECTIVES, QUALITY, Settings
@@ -104,10 +105,11 @@ def test_what_ms_ssim_is_against_is_the_teachers_middle_and_needs_large_pictures
         _by_similarity(replace(measured, ms_ssim=[[None]] * 4))
 
 
-def test_ms_ssim_against_a_classical_codec_is_refused(tmp_path):
+def test_ms_ssim_against_a_classical_codec_is_refused_before_anything_is_done(tmp_path):
     asked = Settings("s", "demo", objectives=("bd_rate:ms-ssim",), anchor="jpeg")
     with pytest.raises(UsageError, match="it is against the teacher alone"):
-        anchor_of(asked, None, lambda kind, detail: None, tmp_path)
+        require_clear([asked], root=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_parts_are_measured_apart_and_each_is_kept_under_its_name():

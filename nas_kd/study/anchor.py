@@ -164,11 +164,6 @@ def anchor_of(settings: Settings, teacher: Teacher, listen: Listen, cache: Path)
     cache: the folder of what studies share.
     """
     similar = SIMILAR in settings.objectives
-    if similar and settings.anchor != TEACHER:
-        raise UsageError(
-            f"objective {SIMILAR} with anchor {settings.anchor}: it is against the teacher alone; take "
-            "--set anchor=teacher, or bd_rate"
-        )
     listen("preparing", "teacher's rate-distortion curve")
     images = open_images(settings.eval_data, "eval")
     measured = measured_once(cache / CURVES, teacher, images, best_device(), similar)

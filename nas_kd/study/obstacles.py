@@ -13,10 +13,10 @@ from nas_kd.data.picture_files import require_writable
 from nas_kd.data.picture_sets import known, named
 from nas_kd.errors import DataError, StudyError, TeacherError, UsageError
 from nas_kd.measurement.meters import require_likely_meter
-from nas_kd.objectives import BD_RATES
+from nas_kd.objectives import BD_RATES, SIMILAR
 from nas_kd.places import BUILTIN, CACHE, HERE, STUDIES
 from nas_kd.study.grid import grid_points, listed_points
-from nas_kd.study.settings import DATABASE, Settings, require_study
+from nas_kd.study.settings import DATABASE, TEACHER, Settings, require_study
 from nas_kd.study.sources import lacking, require_photographs
 from nas_kd.teachers.served import require_at_hand, zoo_qualities
 
@@ -75,6 +75,7 @@ def _failures(checks: Iterable[Check]) -> Iterator[UsageError]:
 def _checks(s: Settings, data_said: bool, root: Path) -> Iterator[Check]:
     """The cheapest first."""
     yield lambda: _require_levels(s)
+    yield lambda: require_teachers_similarity(s)
     if not data_said:
         yield lambda: require_photographs(s)
     yield lambda: _require_place(s, root)
@@ -93,6 +94,15 @@ def _require_levels(s: Settings) -> None:
     asked = zoo_qualities(s.teacher)
     if asked is not None and len(asked[1]) == 1:
         require_levels(s, s.teacher, 1)
+
+
+def require_teachers_similarity(s: Settings) -> None:
+    """Raise UsageError where a BD-rate by MS-SSIM is asked for against another anchor than the teacher."""
+    if SIMILAR in s.objectives and s.anchor != TEACHER:
+        raise UsageError(
+            f"objective {SIMILAR} with anchor {s.anchor}: it is against the teacher alone; take --set "
+            f"anchor={TEACHER}, or bd_rate"
+        )
 
 
 def require_levels(s: Settings, teacher: str, levels: int) -> None:
