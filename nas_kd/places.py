@@ -1,7 +1,8 @@
 """Where things lie: what comes with nas-kd, and what it writes below a root, by default the working folder."""
 
-import os
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 ASSETS = Path(__file__).parent / "assets"
 TEACHERS = ASSETS / "teachers"
@@ -25,6 +26,5 @@ def shipped(file: Path) -> Path:
 
 
 def user_cache() -> Path:
-    """What all studies of this user may look up: below XDG_CACHE_HOME, or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "nas-kd"
+    """What all studies of this user may look up, where the system keeps such (``~/.cache/nas-kd``)."""
+    return user_cache_path("nas-kd")
