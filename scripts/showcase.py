@@ -138,7 +138,8 @@ def table(found, card):
     teacher = card | {"decoder_kmac_px": found["rows"]["mini"]["decoder_kmac_px"]}
     data = f"{card['evaluated_on']['pictures']} of BSDS500 test"
     rows = [("`mini`, the built-in teacher", data, teacher)]
-    names = {"mini": "`mini`", "best": "best student tried", "smallest": "smallest on the front"}
+    tried = f"of {found['tried']} students, not trained further"
+    names = {"mini": "`mini`", "best": f"best {tried}", "smallest": f"smallest {tried}"}
     rows += [(names[key], "4 built in", row) for key, row in found["rows"].items()]
     for name, data, row in rows:
         rates = (row["bd_rate_percent"].get(title) for title in VERSUS.values())
