@@ -32,7 +32,7 @@ class Weights(Checked):
 
     kd_x: Share = 0.0
     kd_y: NotNegative = 0.05
-    kd_z: NotNegative = 0.2
+    kd_z: NotNegative = 0.0
     form: Form = "kd"
 
     @model_validator(mode="after")
