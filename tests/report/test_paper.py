@@ -65,9 +65,8 @@ def figures(printed: dict[str, Any]) -> dict[int, dict[str, Reading]]:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Iterator[Study]:
     """A finished trial of N = 16 at another lambda than the paper's, and one of N = 32 at the paper's."""
-    settings = Settings(
-        "s", "prim", objectives=("rd_cost", "flops"), steps=7, grid={"N": [16, 32]}, kd_y=0.0
-    )
+    asked = {"objectives": ("rd_cost", "flops"), "steps": 7, "kd_y": 0.0, "kd_z": 0.2}
+    settings = Settings("s", "prim", grid={"N": [16, 32]}, **asked)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("here"))
         study = Study(settings)
