@@ -9,14 +9,15 @@ Little-endian, in this order::
     width        u32
     level        f32      1 to L
     flags        u8       1: the picture is grey
-    y_parts      u8       strings a tile of y is coded in: 1, or 2 for the checkerboard
+    y_parts      u8       strings a tile of y is coded in: 1, or one a pass (2, 4)
     symbols      u32      crc32 of all entropy-coded symbols as int32: z, then y in the order of its strings
     lengths      u32      of each string: the parts of y, each tile by tile (1024 px, row by row), then z
     strings
     crc32        u32      of everything before
 
 What tables a symbol is read with is computed in exact arithmetic (``exact``), so that a file decodes to the same
-latents with any number of threads and any library. Should a machine disagree all the same, the
+symbols with any number of threads and any library; what they stand for may differ by a float's rounding where steps are
+predicted (``dual``). Should a machine disagree all the same, the
 checksum of the symbols turns a silently wrong picture into an error. Strings of any origin are read in bounds
 (``rans``); what a file can make its reader spend is limited by MAX_PIXELS.
 """
@@ -33,6 +34,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nas_kd.codec.arch import PASSES
 from nas_kd.codec.checkpoint import weights_digest
 from nas_kd.codec.entropy_coding import QUIET, tiles_of
 from nas_kd.codec.student import Student
@@ -53,6 +55,7 @@ REPLACEMENT = "\ufffd".encode()
 """What stands where UTF-8 text was read and had no character; by chance once in 16 MB."""
 
 GREY = 1
+Y_PARTS = (1, *PASSES.values())
 FIXED = struct.Struct("<4sB8sIIfBBI")
 U32 = struct.Struct("<I")
 
@@ -250,9 +253,9 @@ def _parsed(data: bytes) -> Header:
         raise BitstreamError(f"format version {data[4]}: only {known} can be read")
     _check_length(data, FIXED.size)
     _, version, student, height, width, level, flags, y_parts, symbols = FIXED.unpack_from(data)
-    if y_parts not in (1, 2) or flags not in (0, GREY):
+    if y_parts not in Y_PARTS or flags not in (0, GREY):
         raise BitstreamError(
-            f"y is in {y_parts} parts, flags {flags}: must be 1 or 2, and 0 or 1; the file is damaged"
+            f"y is in {y_parts} parts, flags {flags}: must be 1, 2 or 4, and 0 or 1; the file is damaged"
         )
     _check_size(height, width)
     count = y_parts * len(tiles_of(*_cells(height, width), TILE)) + 1

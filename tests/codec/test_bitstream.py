@@ -53,7 +53,7 @@ def patched(data: bytes, at: int, layout: str, value: float) -> bytes:
     return sealed(bytes(changed))
 
 
-@pytest.fixture(scope="module", params=["mean-scale", "checkerboard", "dual"])
+@pytest.fixture(scope="module", params=["mean-scale", "checkerboard", "dual", "quad"])
 def student(request: pytest.FixtureRequest) -> Student:
     return tiny(request.param)
 
