@@ -66,6 +66,41 @@ def exact_layer(layer: nn.Module) -> Layer:
     return lambda x: snap(nn.functional.conv2d(x, weight, bias, stride, padding))
 
 
+class ExactTables:
+    """From z to the table of each latent, by a layer whose logarithmic scales are of patches that do not overlap.
+
+    What ``exact_layer``, a clamp and ``scale_indexes`` give, in parts that a processor's cache holds.
+    """
+
+    PART = 16
+    """Channels of a part."""
+
+    def __init__(self, layer: nn.Module):
+        if not isinstance(layer, nn.ConvTranspose2d) or layer.stride != layer.kernel_size:
+            raise TypeError(f"{type(layer).__name__} is no transposed convolution of patches apart")
+        self.side = layer.stride[0]
+        weight = _rounded(layer.weight.detach().cpu().double(), 1)
+        self.weight = weight.permute(1, 2, 3, 0).contiguous()
+        self.bias = snap(cast(Tensor, layer.bias).detach().cpu().double())
+
+    def __call__(self, z: Tensor, log_gain: Tensor) -> Tensor:
+        """[C, h, w] to uint8 [M, h side, w side], with the gain's logarithm [M] at a level."""
+        C, h, w = z.shape
+        parts = [
+            self._part(slice(m, m + self.PART), z.reshape(C, -1), log_gain)
+            for m in range(0, len(self.weight), self.PART)
+        ]
+        tables = torch.cat(parts).reshape(-1, self.side, self.side, h, w)
+        return tables.permute(0, 3, 1, 4, 2).reshape(-1, h * self.side, w * self.side)
+
+    def _part(self, channels: slice, z: Tensor, log_gain: Tensor) -> Tensor:
+        weight = self.weight[channels].flatten(0, 2)
+        rows = self.side**2
+        bias, gain = (t[channels].repeat_interleave(rows)[:, None] for t in (self.bias, log_gain))
+        logs = snap(torch.addmm(bias, weight, z)).clamp_(-8, 8).add_(gain)
+        return scale_indexes(logs, logarithmic=True).to(torch.uint8)
+
+
 def exact_context(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     """The checkerboard's masked convolution, as ``exact_layer`` would compute it in twice the time and more.
 
