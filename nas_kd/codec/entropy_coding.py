@@ -146,7 +146,7 @@ class LatentCoder(ABC):
             # NumPy finds them in a tenth of the time.
             loud = torch.from_numpy(np.flatnonzero(indexes.numpy() >= quiet))
             symbols = torch.zeros(indexes.shape, dtype=torch.int32)
-            symbols[loud] = self.y_coder.decode(next(waiting), indexes[loud].int())
+            symbols[loud] = self.y_coder.decode(next(waiting), indexes[loud])
             return symbols
 
         y_hat, checksum = self._run(z_symbols, at, side, code)

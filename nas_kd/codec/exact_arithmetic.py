@@ -43,7 +43,7 @@ Layer = Callable[[Tensor], Tensor]
 
 def snap(x: Tensor) -> Tensor:
     """The nearest representable activation, ties to even."""
-    return torch.round(x.clamp(-LIMIT, LIMIT) * FRACTION) / FRACTION
+    return x.clamp(-LIMIT, LIMIT).mul_(FRACTION).round_().div_(FRACTION)
 
 
 def exact_layer(layer: nn.Module) -> Layer:
@@ -72,7 +72,7 @@ class ExactTables:
     What ``exact_layer``, a clamp and ``scale_indexes`` give, in parts that a processor's cache holds.
     """
 
-    PART = 16
+    PART = 8
     """Channels of a part."""
 
     def __init__(self, layer: nn.Module):
@@ -97,7 +97,8 @@ class ExactTables:
         weight = self.weight[channels].flatten(0, 2)
         rows = self.side**2
         bias, gain = (t[channels].repeat_interleave(rows)[:, None] for t in (self.bias, log_gain))
-        logs = snap(torch.addmm(bias, weight, z)).clamp_(-8, 8).add_(gain)
+        scales = torch.addmm(bias, weight, z).clamp_(-8, 8)
+        logs = scales.mul_(FRACTION).round_().div_(FRACTION).add_(gain)  # snapped
         return scale_indexes(logs, logarithmic=True).to(torch.uint8)
 
 
@@ -213,5 +214,5 @@ def scale_indexes(scales: Tensor, logarithmic: bool) -> Tensor:
     bounds = torch.tensor(scale_logs() if logarithmic else scale_table(), dtype=torch.float64)
     logs = scales if logarithmic else scales.clamp(min=1e-3).log()
     low, step = scale_logs()[0], (scale_logs()[-1] - scale_logs()[0]) / (SCALES - 1)
-    near = ((logs - low) / step).nan_to_num_().round_().clamp_(0, SCALES - 2).int()
-    return near + (scales > bounds[near])
+    near = logs.sub(low).div_(step).nan_to_num_().round_().clamp_(0, SCALES - 2).int()
+    return near.add_(scales > bounds.take(near.long()))

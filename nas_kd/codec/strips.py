@@ -49,16 +49,14 @@ def synthesised(network: Synthesis, y_hat: Tensor) -> Image8:
     for stage in network.stages.values():
         x = _after(_up(x, stage.resample), stage)
     (stem,) = network.stem.values()
-    image = np.empty((16 * y_hat.shape[-2], 16 * y_hat.shape[-1], 3), np.uint8)
-    times = len(image) // len(x)
-    for top, bottom in _strips(
-        x, x.shape[2] * (16 if isinstance(network.renderer, Renderer) else 1)
-    ):
+    (h, w), side = x.shape[:2], 4 if isinstance(network.renderer, Renderer) else 1
+    image = torch.empty(h * side, stem.side, w * side, stem.side, 3, dtype=torch.uint8)
+    for top, bottom in _strips(x, x.shape[2] * side**2):
         rows = x[top:bottom]
         if isinstance(network.renderer, Renderer):
             rows = _rendered(rows, network.renderer)
-        image[times * top : times * bottom] = _bytes(_patches(rows, stem))
-    return image
+        image[side * top : side * bottom] = _laid(_bytes(_patches(rows, stem)))
+    return np.asarray(image.flatten(0, 1).flatten(1, 2).numpy())
 
 
 def _strips(x: Tensor, C: int) -> Iterator[tuple[int, int]]:
@@ -69,12 +67,11 @@ def _strips(x: Tensor, C: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + rows, h)
 
 
-def _filled(x: Tensor, C: int, times: int, strip: Strip) -> Tensor:
-    """A map of C channels and ``times`` the height and width of x, filled strip by strip of x."""
-    h, w = x.shape[:2]
-    out = torch.empty(h * times, w * times, C)
-    for top, bottom in _strips(x, max(C * times**2, x.shape[2])):
-        out[times * top : times * bottom] = strip(top, bottom)
+def _filled(x: Tensor, strip: Strip) -> Tensor:
+    """A map like x, filled strip by strip."""
+    out = torch.empty_like(x)
+    for top, bottom in _strips(x, x.shape[2]):
+        out[top:bottom] = strip(top, bottom)
     return out
 
 
@@ -123,24 +120,30 @@ def _down(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def _patches(x: Tensor, layer: nn.Module) -> Tensor:
-    """[h, w, C_in] to [h side, w side, C]."""
+    """Of each place its patch, [h, w, side, side, C]."""
     assert isinstance(layer, BackProjection)
-    side, C = layer.side, layer.out_channels
     weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
-    found = _point(x, weight, layer.bias.repeat(side**2))
-    h, w = x.shape[:2]
-    return found.reshape(h, w, side, side, C).permute(0, 2, 1, 3, 4).reshape(h * side, w * side, C)
+    found = _point(x, weight, layer.bias.repeat(layer.side**2))
+    return found.reshape(*x.shape[:2], layer.side, layer.side, -1)
+
+
+def _laid(patches: Tensor) -> Tensor:
+    """Patches beside each other, [h, side, w, side, C]; what it returns shares their memory."""
+    return patches.transpose(1, 2)
 
 
 def _up(x: Tensor, layer: nn.Module) -> Tensor:
     assert isinstance(layer, BackProjection)
-    return _filled(x, layer.out_channels, layer.side, lambda a, b: _patches(x[a:b], layer))
+    (h, w), side, C = x.shape[:2], layer.side, layer.out_channels
+    out = torch.empty(h, side, w, side, C)
+    for top, bottom in _strips(x, max(C * side**2, x.shape[2])):
+        out[top:bottom] = _laid(_patches(x[top:bottom], layer))
+    return out.reshape(h * side, w * side, C)
 
 
-def _bytes(x: Tensor) -> Image8:
-    """Of [h, w, 3] in [0, 1]; changes x."""
-    levels = x.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    return np.asarray(levels.numpy())
+def _bytes(x: Tensor) -> Tensor:
+    """Of numbers in [0, 1], which it changes."""
+    return x.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 # --- blocks -----------------------------------------------------------------------------------
@@ -176,7 +179,7 @@ def _block(x: Tensor, block: nn.Module) -> Tensor:
             _gated(rows, block) if isinstance(block, GatedBlock) else _summed(rows, block)
         )
 
-    return _filled(x, x.shape[2], 1, strip)
+    return _filled(x, strip)
 
 
 def _squeezed(rows: Tensor, block: DepthwiseBlock | Modulated) -> Tensor:
@@ -222,7 +225,7 @@ def _spatial(
 
 def _rendered(features: Tensor, renderer: Renderer) -> Tensor:
     """A strip at 1/4 of one at 1/16."""
-    x = _patches(features, renderer.resample)
+    x = _laid(_patches(features, renderer.resample)).flatten(0, 1).flatten(1, 2)
     for block in renderer.blocks:
         assert isinstance(block, Modulated)
         scale, shift = (
