@@ -130,8 +130,10 @@ def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:
     return _folder(spec) if one is None else _set(one)
 
 
-def crop_pool(images: ImageSet, count: int, size: int, seed: int) -> Image8:
-    """Random crops, uint8 [count, 3, size, size], half of them mirrored left to right.
+def crop_pool(
+    images: ImageSet, count: int, size: int, seed: int, first: int | None = None
+) -> Image8:
+    """Random crops, uint8 [count, 3, size, size], half of them mirrored left to right; the ``first`` ones alone.
 
     Each pixel of the set is as likely as any other: images are drawn in proportion to their areas.
     An image smaller than the crop is extended by reflection, downwards and to the right.
@@ -140,9 +142,9 @@ def crop_pool(images: ImageSet, count: int, size: int, seed: int) -> Image8:
         raise DataError(f"{count} crops of {size} px: both must be at least 1")
     rng = derived_generator(seed, "crops")
     areas = np.array([height * width for height, width in images.sizes], np.float64)
-    chosen = rng.choice(len(areas), count, p=areas / areas.sum())
+    chosen = rng.choice(len(areas), count, p=areas / areas.sum())[:first]
     places = rng.random((count, 3))
-    pool = np.empty((count, 3, size, size), np.uint8)
+    pool = np.empty((len(chosen), 3, size, size), np.uint8)
 
     def cut(index: int) -> None:
         image = at_least(images.images[index], size)
@@ -379,6 +381,8 @@ def _fingerprint(digests: Iterable[tuple[str, str]]) -> str:
 def at_least(image: Image8, size: int) -> Image8:
     """An image smaller than ``size`` on a side is extended by reflection, downwards and to the right."""
     height, width, _ = image.shape
+    if min(height, width) >= size:
+        return image
     lack = ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0))
     return np.pad(image, lack, mode="reflect")
 

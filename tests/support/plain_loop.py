@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nas_kd.distillation.graphs import Graphs
 from nas_kd.distillation.loss import distillation_loss
 from nas_kd.seeds import derived_seed
 
@@ -46,6 +47,15 @@ def plain_steps(student, pictures, recipe, weights, adapters, forwards, steps):
         aux.step()
         told.append(found[0])
     return told
+
+
+def by_tape(run):
+    """Let a run capture and replay, as on a GPU, with a rate in memory."""
+    run.optimiser.param_groups[0]["lr"] = torch.tensor(run.recipe.lr)
+    quantiles = run.aux_optimiser.param_groups[0]["params"]
+    tape = Tape()
+    run.way = Graphs([*run._trained(), *quantiles], quantiles, tape)
+    return tape
 
 
 class Tape:
