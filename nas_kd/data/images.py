@@ -130,6 +130,21 @@ def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:
     return _folder(spec) if one is None else _set(one)
 
 
+def reopened(
+    spec: str,
+    seed: int,
+    names: tuple[str, ...],
+    sizes: tuple[tuple[int, int], ...],
+    fingerprint: str,
+) -> ImageSet:
+    """Training pictures as ``open_images`` found them before; no file is read until it is asked for."""
+    one = picture_sets.named(spec)
+    if spec == BUILTIN or (one is not None and picture_sets.order_of(one) is not None):
+        return open_images(spec, "train", seed)  # a set that is not here is fetched
+    images = _FolderImages(picture_sets.folder_of(spec), names)
+    return ImageSet(spec, images, names, sizes, fingerprint)
+
+
 def crop_pool(
     images: ImageSet, count: int, size: int, seed: int, first: int | None = None
 ) -> Image8:

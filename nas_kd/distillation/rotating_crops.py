@@ -81,7 +81,7 @@ class RotatingCrops(Pictures):
         shard_bytes: int = SHARD_BYTES,
         stay: int = STAY,
     ):
-        self._images, self._told = images, [tuple(one) for one in sizes]
+        self._images, self._told = images, [(one[0], one[1]) for one in sizes]
         self._given = size, seed, device, shard_bytes, stay
         self._size, self._seed, self._device, self._stay = size, seed, device, stay
         self._sizes = [(max(height, size), max(width, size)) for height, width in sizes]

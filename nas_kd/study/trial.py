@@ -31,7 +31,7 @@ from nas_kd.study.limits import Limits, excess, reason_of
 from nas_kd.study.record import CHECKPOINT, Outcome
 from nas_kd.supernet.from_teacher import Inherited
 from nas_kd.supernet.shared_weights import Shared
-from nas_kd.teachers.targets import TargetPool
+from nas_kd.teachers.targets import Lessons
 
 
 def rd_cost(measured: Measured, lmbdas: tuple[float, ...]) -> float:
@@ -53,7 +53,7 @@ class Task:
     recipe: Recipe
     weights: Weights
     objectives: tuple[str, ...]
-    pool: TargetPool
+    pool: Lessons
     eval_images: ImageSet
     anchor: Anchor
     limits: Limits = Limits()

@@ -108,6 +108,7 @@ class FixedRateTeacher:
     def __init__(self, name: str, members: list[Member], lmbdas: tuple[float, ...]):
         self.name, self.lmbdas = name, lmbdas
         self.fingerprint = "+".join(member.sha256 for member in members)
+        self.families = [member.name for member in members]
         self.members = [member.model.eval().requires_grad_(False) for member in members]
         widths = [_widths(model) for model in self.members]
         self.latent_widths = (max(y for y, _ in widths), max(z for _, z in widths))
