@@ -82,7 +82,8 @@ class VariableRateTeacher:
     @torch.no_grad()
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat, y and z of pictures."""
-        out = self.student(x, level)
+        # Made on the device: what a CUDA graph records takes no number from the host.
+        out = self.student(x, torch.full((1,), float(level), device=x.device))
         return out["x_hat"], out["y"], out["z"]
 
     @torch.no_grad()

@@ -148,7 +148,9 @@ def _placed(taught: TaughtCrops) -> TaughtCrops:
     return taught
 
 
-@pytest.mark.parametrize(("kind", "weights"), [("variable", LATENTS), ("fixed", ALL)])
+@pytest.mark.parametrize(
+    ("kind", "weights"), [("variable", ALL), ("hybrid", LATENTS), ("fixed", ALL)]
+)
 def test_the_teacher_is_captured_with_the_step_and_replayed(folders, kind, weights):
     """The tape fails where the host reads a tensor, and runs no Python again."""
     eager, replayed = (_run(_placed(lessons(folders[kind])), weights, 12) for _ in range(2))
@@ -164,7 +166,8 @@ def test_the_teacher_is_captured_with_the_step_and_replayed(folders, kind, weigh
 @pytest.mark.gpu
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("kind", "weights"), [("variable", LATENTS), ("fixed", LATENTS), ("fixed", ALL)]
+    ("kind", "weights"),
+    [("variable", LATENTS), ("variable", ALL), ("fixed", LATENTS), ("fixed", ALL)],
 )
 def test_on_a_gpu_the_teacher_is_in_the_graph(folders, kind, weights, caplog):
     eager, graphs = (
