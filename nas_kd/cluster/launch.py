@@ -42,12 +42,6 @@ class Machine:
     storage: str | None = None
     trials_per_gpu: int | Literal["auto"] | None = None
 
-    @property
-    def on_cpus(self) -> bool:
-        """Whether trials train on CPUs, by what is said or where nothing is."""
-        said, joined = self.trials_per_gpu, self.address is not None
-        return said == 0 or (said is None and (joined or not torch.cuda.device_count()))
-
     def sharing(self, trials: int, gpus: int) -> tuple[int, float]:
         """Trials at once and the share of a GPU of each, with so many trials on each of so many GPUs here."""
         workers = self.workers if self.address else max(1, min(self.workers, trials * gpus))
@@ -78,7 +72,7 @@ def search(
             if unread := study.line_up_unread():
                 listen("reaped", unread)
             if study.counted() < budget or unpolished(study):
-                prepared = prepare(study, teacher, listen, "cpu" if machine.on_cpus else None)
+                prepared = prepare(study, teacher, listen, "cpu" if _on_cpus(machine) else None)
                 with nullcontext(after) if after is not None else ExitStack() as up:
                     _run(study, budget, machine, prepared, listen, up)
     except UsageError:
@@ -128,7 +122,9 @@ def placed(
     Raises UsageError where trials are to share a GPU and there is none.
     """
     here = torch.cuda.device_count()
-    if machine.on_cpus:
+    if machine.trials_per_gpu == 0 or (
+        machine.trials_per_gpu is None and (machine.address or not here)
+    ):
         return machine.workers, 0.0
     if isinstance(machine.trials_per_gpu, int):
         return machine.sharing(machine.trials_per_gpu, max(here, 1))
@@ -145,3 +141,9 @@ def _teacher_of(settings: Settings) -> Teacher:
     teacher = load_teacher(*settings.teacher_spec)
     require_levels(settings, teacher.name, teacher.levels)
     return teacher
+
+
+def _on_cpus(machine: Machine) -> bool:
+    """Whether trials are known to train on CPUs before it is measured how many share a GPU."""
+    said = machine.trials_per_gpu
+    return said == 0 or (said is None and machine.address is not None)

@@ -14,7 +14,7 @@ from nas_kd.places import TEACHERS
 from nas_kd.schema import keys
 from nas_kd.study import forecast as forecasting
 from nas_kd.study.efforts import EFFORTS, default_effort, file_of, settings_of
-from nas_kd.study.forecast import forecast, in_time, teacher_line
+from nas_kd.study.forecast import forecast, in_time, middling, teacher_line
 from nas_kd.study.plan import kmac_per_px, narrowness, outline, question_of
 from nas_kd.study.settings import Settings, default_space, load_studies, named
 from nas_kd.teachers.costs import TeacherCost, teacher_costs
@@ -102,6 +102,21 @@ def test_on_a_gpu_trials_are_not_taken_to_be_as_fast_together_as_alone(step_s, m
     asked = replace(SMALL, init="scratch")
     alone, four = (forecast(asked, 8, n, TAUGHT).seconds["trials"] for n in (1, 4))
     assert four == alone
+
+
+def test_on_a_gpu_the_teacher_works_in_every_step_and_nothing_of_it_is_stored(step_s, monkeypatch):
+    asked = replace(SMALL, init="scratch", steps=50)
+    stored = forecast(asked, 8, 1, TAUGHT)
+    monkeypatch.setattr(forecasting, "best_device", lambda: "cuda")
+    taught, alone = (forecast(replace(asked, kd_y=y), 8, 1, TAUGHT) for y in (0.05, 0.0))
+    assert stored.seconds["teacher's outputs"] > taught.seconds["teacher's outputs"] == 0
+    # A forward pass of its encoder, beside three times the student's own.
+    arch = middling(question_of(asked, 8), asked)
+    own = kmac_per_px(arch_cost(arch), "total")
+    more = taught.seconds["trials"] - alone.seconds["trials"]
+    assert more == pytest.approx(8 * 50 * step_s * 10 / (3 * own))
+    with_more = forecast(replace(asked, crops=10_000), 8, 1, TAUGHT)
+    assert with_more.disk_bytes - taught.disk_bytes == (600 - asked.crops) * 3 * asked.crop_size**2
 
 
 def test_shared_weights_cost_nothing_where_the_teacher_is_the_spaces_family(step_s):
