@@ -6,7 +6,7 @@ that a resumed run sees the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas_kd.cores import cores
 from nas_kd.data.image_file import Image8
-from nas_kd.data.images import ImageSet, at_least, decoded, to_device
+from nas_kd.data.images import ImageSet, Progress, at_least, decoded, to_device, unheard
 from nas_kd.distillation.loss import Batch
 from nas_kd.distillation.placed_pictures import Layout, PlacedPictures, fits, flat
 from nas_kd.distillation.training import EveryCrop, Pictures
@@ -36,7 +36,7 @@ def anew(
     size: int,
     seed: int,
     device: str = "cpu",
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = unheard,
     shard_bytes: int = SHARD_BYTES,
 ) -> Pictures:
     """Crops drawn anew at every step: of all pictures where they have room, else of a shard at a time.

@@ -138,17 +138,17 @@ def targets(
     warn_of_overlap(s.data, s.eval_data)
     warn_of_few(s)
     recipe = PoolRecipe(s.data, s.crops, s.crop_size, s.seed, x_hat=s.kd_x > 0)
+    reading = told_of_reading(listen)
     if best_device() != "cpu" if anew is None else anew:
         listen(
             "preparing", "crops are drawn anew at every step, and the teacher works on them in it"
         )
-        decoding = told_of_decoding(listen)
-        return lessons_folder(cache / TARGETS, teacher, recipe, decoding, best_device())
+        return lessons_folder(cache / TARGETS, teacher, recipe, reading, best_device())
 
     def progress(done: int, total: int) -> None:
         listen("preparing", f"teacher's outputs: {done} of {total} crops")
 
-    return target_pool(cache / TARGETS, teacher, recipe, progress, best_device())
+    return target_pool(cache / TARGETS, teacher, recipe, progress, best_device(), reading)
 
 
 def warm(
@@ -175,17 +175,17 @@ def warm(
         ) from failure
 
 
-def told_of_decoding(
+def told_of_reading(
     listen: Listen, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[int, int], None]:
-    """Says how many pictures are decoded, TELL_S apart."""
+    """Says how many pictures are read, TELL_S apart."""
     told_s = clock()
 
     def progress(done: int, of: int) -> None:
         nonlocal told_s
         if clock() - told_s >= TELL_S:
             told_s = clock()
-            listen("preparing", f"pictures: {done} of {of} decoded")
+            listen("preparing", f"pictures: {done} of {of} read")
 
     return progress
 

@@ -30,7 +30,15 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nas_kd.data.images import ImageSet, crop_pool, decoded, open_images, reopened
+from nas_kd.data.images import (
+    ImageSet,
+    Progress,
+    crop_pool,
+    decoded,
+    open_images,
+    reopened,
+    unheard,
+)
 from nas_kd.distillation.loss import Batch
 from nas_kd.distillation.placed_pictures import flat
 from nas_kd.distillation.rotating_crops import SHARD_BYTES, anew
@@ -46,7 +54,6 @@ from nas_kd.teachers.targets import (
     MANIFEST,
     Lessons,
     PoolRecipe,
-    Progress,
     TargetPool,
     deviations,
     drop,
@@ -212,7 +219,7 @@ def lessons_folder(
     cache: Path,
     teacher: Teacher,
     recipe: PoolRecipe,
-    progress: Progress | None = None,
+    progress: Progress = unheard,
     device: str = "cpu",
 ) -> Path:
     """The folder below ``cache`` from which ``lessons`` takes crops and teacher: there already, or made now.
@@ -221,10 +228,10 @@ def lessons_folder(
         cache: of all pools.
         teacher: on the CPU; it is moved to ``device`` for the work.
         recipe: its first crops are those that students start from and latents are scaled by.
-        progress: hears (done, total) pictures that are decoded.
+        progress: hears (done, total) pictures that are read.
         device: where the teacher works.
     """
-    images = open_images(recipe.data, "train", recipe.seed)
+    images = open_images(recipe.data, "train", recipe.seed, progress)
     recipe = replace(recipe, x_hat=False)
     key_of = ["anew", FORMAT, teacher.fingerprint, images.fingerprint, asdict(recipe)]
     key = hashlib.sha256(json.dumps(key_of, sort_keys=True).encode()).hexdigest()[:16]
@@ -246,14 +253,14 @@ def lessons_folder(
 
 
 def _keep_pixels(
-    images: ImageSet, growing: Path, most_bytes: float, cache: Path, progress: Progress | None
+    images: ImageSet, growing: Path, most_bytes: float, cache: Path, progress: Progress
 ) -> None:
     """Decoded once for all workers, where that is no more than a shard and the cache may take it."""
     needed = sum(3 * height * width for height, width in images.sizes)
     if needed > min(SHARD_BYTES, most_bytes):
         return
     drop(cache, most_bytes - needed)
-    pictures = decoded(images, progress or (lambda done, of: None))
+    pictures = decoded(images, progress)
     pixels = writable(growing / PIXELS, np.uint8, (needed // 3, 3))
     np.concatenate([flat(image).numpy() for image in pictures], out=pixels)
     pixels.flush()  # type: ignore[attr-defined]

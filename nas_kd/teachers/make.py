@@ -44,7 +44,7 @@ FORMATS = {"jpeg": "JPEG", "jpeg2000": "JPEG 2000", "webp": "WebP", "avif": "AVI
 FIRST_CROPS = 1500
 """As many pictures as a trunk starts from."""
 TELL_EVERY = 500
-"""Pictures between two remarks on how many are decoded."""
+"""Pictures between two remarks on how many are read."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def train_teacher(
     checkpoint = out / "checkpoint.pt"
     require_unfinished(out, checkpoint)  # refused now, not after hours
     open_images(eval_data, "eval")
-    images = open_images(crops_of.data, "train", crops_of.seed)
+    images = open_images(crops_of.data, "train", crops_of.seed, _reading)
     torch.manual_seed(derived_seed(recipe.seed, "init", arch.key))
     student = Student(arch, lmbdas)
     first = crop_pool(images, FIRST_CROPS, crops_of.size, crops_of.seed)
@@ -93,7 +93,7 @@ def train_family(
     A killed run resumes: each quality has a checkpoint, which stays until the card is written.
     """
     open_images(eval_data, "eval")  # refused now, not after hours
-    images = open_images(crops_of.data, "train", crops_of.seed)
+    images = open_images(crops_of.data, "train", crops_of.seed, _reading)
     pictures = _pictures(images, crops_of)
     models: list[FixedRate] = []
     checkpoints: list[Path] = []
@@ -116,11 +116,12 @@ def train_family(
 
 
 def _pictures(images: ImageSet, crops_of: CropsOf) -> Pictures:
-    def decoding(done: int, of: int) -> None:
-        if done % TELL_EVERY == 0:
-            print(f"{done} of {of} pictures decoded", flush=True)
+    return anew(images, crops_of.size, crops_of.seed, best_device(), _reading)
 
-    return anew(images, crops_of.size, crops_of.seed, best_device(), decoding)
+
+def _reading(done: int, of: int) -> None:
+    if done % TELL_EVERY == 0:
+        print(f"{done} of {of} pictures read", flush=True)
 
 
 def _train(

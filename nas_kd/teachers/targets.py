@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas_kd.data.images import crop_pool, open_images, to_device
+from nas_kd.data.images import Progress, crop_pool, open_images, to_device, unheard
 from nas_kd.distillation.loss import Batch
 from nas_kd.distillation.training import Pictures
 from nas_kd.errors import UsageError
@@ -60,7 +60,6 @@ TARGETS = "targets"
 """Folder of pools in what studies share."""
 
 Arrays = dict[str, NDArray[Any]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -222,6 +221,7 @@ def target_pool(
     recipe: PoolRecipe,
     progress: Progress | None = None,
     device: str = "cpu",
+    reading: Progress = unheard,
 ) -> Path:
     """The pool's folder below ``cache``: there already, and checked, or computed now.
 
@@ -233,8 +233,9 @@ def target_pool(
         recipe: which crops.
         progress: hears (done, total) crops while there is something to compute.
         device: where the teacher works.
+        reading: hears (done, total) pictures that are read.
     """
-    images = open_images(recipe.data, "train", recipe.seed)
+    images = open_images(recipe.data, "train", recipe.seed, reading)
     key_of = [FORMAT, teacher.fingerprint, images.fingerprint, asdict(recipe)]
     key = hashlib.sha256(json.dumps(key_of, sort_keys=True).encode()).hexdigest()[:16]
     plan, most_gb = _plan(teacher, recipe), limit_gb(cache)
