@@ -139,11 +139,11 @@ def clocked(students: dict[str, Student], rounds: int) -> dict[str, dict[str, fl
 
 
 def trained(
-    student: Student, crops: torch.Tensor, recipe: Recipe, images, judged=StudentCodec
+    student: Student, crops: torch.Tensor, recipe: Recipe, images, judged=StudentCodec, run=Run
 ) -> dict[str, Any]:
     """One training: its seconds and its curve."""
     started = time.process_time()
-    Run(student, CropPool(crops), recipe).run()
+    run(student, CropPool(crops), recipe).run()
     seconds = time.process_time() - started
     curve = evaluate(judged(student.eval()), images).curve()
     return {
