@@ -29,7 +29,7 @@ class Prepared:
     Args:
         settings: of the study, those that name what a trial opens as absolute paths (``in_full``).
         lmbdas: of the students' levels.
-        pool: the folder of the teacher's outputs.
+        pool: the folder of the teacher's outputs, or of the teacher and what its crops are drawn from.
         shared: the folder of what students start from slices of, if anything.
         anchor: what they are compared with.
         students: the folder of their own folders.

@@ -1,5 +1,6 @@
 """The teacher in the step: what a pool stores of the same crops and levels, on any device, whatever comes when."""
 
+import gc
 import json
 from collections import Counter
 from dataclasses import replace
@@ -17,10 +18,11 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import open_images
 from nas_kd.distillation.rotating_crops import RotatingCrops
 from nas_kd.distillation.training import CropPool, EveryCrop, Run
+from nas_kd.errors import UsageError
 from nas_kd.recipe import Recipe, Weights
 from nas_kd.teachers import lessons as module
 from nas_kd.teachers.lessons import TaughtCrops, lessons, lessons_folder, reads_pictures
-from nas_kd.teachers.targets import MANIFEST, PoolRecipe, TargetPool, pools, target_pool
+from nas_kd.teachers.targets import MANIFEST, PoolRecipe, TargetPool, drop, pools, target_pool
 from nas_kd.teachers.teacher import HybridTeacher, VariableRateTeacher, load_teacher
 
 torch.set_num_threads(1)
@@ -134,8 +136,8 @@ def _student() -> Student:
     return Student(TINY, LEVELS)
 
 
-def _run(taught, weights, steps=7, checkpoint=None, device="cpu", **more) -> Run:
-    recipe = Recipe(steps, batch=4, seed=2)
+def _run(taught, weights, steps=7, checkpoint=None, device="cpu", batch=4, **more) -> Run:
+    recipe = Recipe(steps, batch=batch, seed=2)
     return Run(
         _student().to(device), taught, recipe, weights, taught.latent_widths, checkpoint, **more
     )
@@ -149,16 +151,25 @@ def _placed(taught: TaughtCrops) -> TaughtCrops:
 
 
 @pytest.mark.parametrize(
-    ("kind", "weights"), [("variable", ALL), ("hybrid", LATENTS), ("fixed", ALL)]
+    ("kind", "weights", "batch", "patterns"),
+    [
+        ("variable", LATENTS, 3, 1),  # its work is the same at all levels
+        ("variable", ALL, 4, 1),  # two crops at each of two levels
+        ("fixed", LATENTS, 3, 2),  # one at the first and two at the second, or the other way
+        ("fixed", ALL, 4, 1),
+    ],
 )
-def test_the_teacher_is_captured_with_the_step_and_replayed(folders, kind, weights):
+def test_the_teacher_is_captured_with_the_step_and_replayed(
+    folders, kind, weights, batch, patterns
+):
     """The tape fails where the host reads a tensor, and runs no Python again."""
-    eager, replayed = (_run(_placed(lessons(folders[kind])), weights, 12) for _ in range(2))
+    eager, replayed = (
+        _run(_placed(lessons(folders[kind])), weights, 10, batch=batch) for _ in range(2)
+    )
     eager.optimiser.param_groups[0]["lr"] = torch.tensor(eager.recipe.lr)
     tape = by_tape(replayed)
     assert replayed.run() == pytest.approx(eager.run(), rel=1e-4)
-    # Clear, backward, update; of four crops at two levels there is one pattern.
-    assert tape.captured == 4
+    assert tape.captured == patterns + 3  # clear, backward, update
     for name, value in replayed.student.state_dict().items():
         torch.testing.assert_close(value, eager.student.state_dict()[name], msg=name)
 
@@ -217,15 +228,27 @@ def test_the_folder_is_made_once_says_what_it_holds_and_is_made_anew_where_it_we
 ):
     told, recipe = [], _recipe(pictures)
     made = lessons_folder(tmp_path, teachers["variable"], recipe, lambda *n: told.append(n))
-    assert told[-1] == (3, 3)
+    assert told == 2 * [(1, 3), (2, 3), (3, 3)]  # looked at, and decoded
     assert [found[0] for found in pools(tmp_path)] == [made]
     told.clear()
     assert lessons_folder(tmp_path, teachers["variable"], recipe, lambda *n: told.append(n)) == made
-    assert not told
+    assert told == [(1, 3), (2, 3), (3, 3)]
     (made / "first.npy").write_bytes(b"bad")
     lessons_folder(tmp_path, teachers["variable"], recipe)
     assert lessons(made).pictures().shape == (40, 3, 64, 64)
     assert lessons_folder(tmp_path, teachers["fixed"], recipe) != made
+
+
+def test_a_folder_that_a_run_draws_from_is_not_dropped(pictures, teachers, tmp_path):
+    folder = lessons_folder(tmp_path, teachers["variable"], _recipe(pictures))
+    run = lessons(folder).of_one_run()
+    assert drop(tmp_path) == 0
+    assert folder.is_dir()
+    del run
+    gc.collect()
+    assert drop(tmp_path) > 0
+    with pytest.raises(UsageError, match="the teacher's outputs are gone"):
+        lessons(folder)
 
 
 def test_more_pictures_than_a_shard_are_read_from_their_own_folder(
