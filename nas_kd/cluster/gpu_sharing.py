@@ -37,6 +37,25 @@ PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where trials run, and the tasks of a ranking or a polish, which have a process each.
+
+    Args:
+        workers: processes of trials.
+        lanes: trials at once in each of them.
+        gpus: the share of a GPU of each.
+        tasks: tasks at once.
+        gpus_of_task: the share of a GPU of each.
+    """
+
+    workers: int
+    lanes: int
+    gpus: float
+    tasks: int
+    gpus_of_task: float
+
+
+@dataclass(frozen=True)
 class Packed:
     """So many trials at once: their steps per second together, and the bytes of memory that all of them took."""
 

@@ -186,23 +186,31 @@ def gpus(monkeypatch):
     monkeypatch.setattr(launch, "trials_per_gpu", lambda *given: found)
 
 
-def placed(study, **given):
-    return launch.placed(Machine(6, **given), study, (0.01,), lambda kind, detail: None)
+def placed(study, budget=99, **given):
+    place = launch.placed(Machine(6, **given), study, (0.01,), lambda kind, detail: None, budget)
+    return place.workers, place.lanes, place.gpus
 
 
-def test_trials_share_gpus_as_measured_or_as_told(settings, gpus):
+def test_trials_share_gpus_in_one_process_each_as_measured_or_as_told(settings, gpus):
     study = Study(settings())
-    assert placed(study) == (6, 0.25)
+    assert placed(study) == (2, 3, 1.0)
     assert study.optuna.user_attrs["packing"]["trials"] == 4
-    assert placed(study, trials_per_gpu=2) == (4, 0.5)
-    assert placed(study, trials_per_gpu=0) == (6, 0.0)
-    assert placed(study, address="head:6379") == (6, 0.0)
-    assert placed(study, address="head:6379", trials_per_gpu=1) == (6, 1.0)
+    assert placed(study, trials_per_gpu=2) == (2, 2, 1.0)
+    assert placed(study, trials_per_gpu=1) == (2, 1, 1.0)
+    assert placed(study, trials_per_gpu=0) == (6, 1, 0.0)
+    assert placed(study, address="head:6379") == (6, 1, 0.0)
+    assert placed(study, address="head:6379", trials_per_gpu=1) == (6, 1, 1.0)
+    assert placed(study, address="head:6379", trials_per_gpu=4) == (2, 4, 1.0)
+
+
+def test_a_few_trials_are_spread_over_all_gpus(settings, gpus):
+    assert placed(Study(settings()), budget=3) == (2, 2, 1.0)
+    assert placed(Study(settings()), budget=2) == (2, 1, 1.0)
 
 
 def test_without_a_gpu_trials_train_on_the_cpu(settings, monkeypatch):
     monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 0)
-    assert placed(Study(settings())) == (6, 0.0)
+    assert placed(Study(settings())) == (6, 1, 0.0)
 
 
 def saved():
