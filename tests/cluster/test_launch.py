@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from nas_kd.cluster import launch
 from nas_kd.cluster import tune as engine
+from nas_kd.cluster.gpu_sharing import Placement
 from nas_kd.cluster.launch import Machine, search
 from nas_kd.cluster.tune import is_fault, ray_up, start_ray, temporary_folder
 from nas_kd.errors import DataError, NasKdError, UsageError
@@ -120,6 +121,25 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray
     heard.clear()
     search(settings(), 2, Machine(1), lambda kind, detail: heard.append((kind, detail)))
     assert heard == []
+
+
+@pytest.mark.thorough
+def test_trials_at_once_in_one_worker_end_as_they_do_one_after_the_other(
+    ray, settings, monkeypatch
+):
+    usual = launch.placed
+    monkeypatch.setattr(launch, "placed", lambda *given: Placement(1, 2, 0.0, 1, 0.0))
+    at_once = search(settings(steps=4), 3, Machine(1), lambda kind, detail: None)
+    monkeypatch.setattr(launch, "placed", usual)
+    tables = [trial.params for trial in at_once.trials]
+    again = settings(steps=4, name="again", archs=tables)
+    alone = search(again, 3, Machine(1), lambda kind, detail: None)
+
+    def by_arch(study):
+        return {t.user_attrs["arch_key"]: t.user_attrs["rd"] for t in study.trials}
+
+    assert len(by_arch(at_once)) == 3
+    assert by_arch(at_once) == by_arch(alone)
 
 
 def poisoned(folder, part):
