@@ -124,6 +124,7 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(500)
 def test_trials_at_once_in_one_worker_end_as_they_do_one_after_the_other(
     ray, settings, monkeypatch
 ):
