@@ -187,7 +187,6 @@ class Together:
         size: side of a crop in pixels.
         device: where they train.
         free: bytes of its memory before any.
-        graphs: whether their steps are captured on a GPU.
     """
 
     def __init__(
@@ -198,14 +197,13 @@ class Together:
         size: int,
         device: str,
         free: int,
-        graphs: bool = True,
     ):
         self._arch, self._lmbdas, self._recipe = (
             arch,
             lmbdas,
             Recipe(10**9, batch, checkpoint_s=1e9),
         )
-        self._device, self._free, self._graphs = device, free, graphs
+        self._device, self._free = device, free
         self._pool = CropPool(
             torch.randint(0, 256, (CROPS, 3, size, size), dtype=torch.uint8), device
         )
@@ -226,7 +224,7 @@ class Together:
 
     def _begun(self) -> Run:
         student = Student(self._arch, self._lmbdas).to(self._device)
-        run = Run(student, self._pool, self._recipe, graphs=self._graphs)
+        run = Run(student, self._pool, self._recipe)
         run.run(until=WARM_STEPS)
         return run
 

@@ -23,14 +23,17 @@ from nas_kd.cluster import tune as engine
 from nas_kd.cluster.gpu_sharing import Placement
 from nas_kd.cluster.launch import Machine, search
 from nas_kd.cluster.tune import is_fault, ray_up, start_ray, temporary_folder
+from nas_kd.device import one_thread
 from nas_kd.errors import DataError, NasKdError, UsageError
 from nas_kd.places import CACHE
 from nas_kd.reasons import Reason
 from nas_kd.study.polish import best_folder, gained
 from nas_kd.study.prepare import prepare
 from nas_kd.study.progress import EVENTS, NOW
-from nas_kd.study.record import Outcome
+from nas_kd.study.record import Outcome, record
 from nas_kd.study.study import COUNTED, Settings, Study, open_study
+from nas_kd.study.task import task_of
+from nas_kd.study.trial import run_trial
 from nas_kd.supernet.warmup import SHARED
 from nas_kd.teachers.targets import TARGETS, limit_pools
 from nas_kd.teachers.teacher import load_teacher
@@ -124,23 +127,16 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(500)
-def test_trials_at_once_in_one_worker_end_as_they_do_one_after_the_other(
-    ray, settings, monkeypatch
-):
-    usual = launch.placed
+def test_trials_at_once_in_one_worker_end_as_they_do_alone(ray, settings, monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "placed", lambda *given: Placement(1, 2, 0.0, 1, 0.0))
-    at_once = search(settings(steps=4), 3, Machine(1), lambda kind, detail: None)
-    monkeypatch.setattr(launch, "placed", usual)
-    tables = [trial.params for trial in at_once.trials]
-    again = settings(steps=4, name="again", archs=tables)
-    alone = search(again, 3, Machine(1), lambda kind, detail: None)
-
-    def by_arch(study):
-        return {t.user_attrs["arch_key"]: t.user_attrs["rd"] for t in study.trials}
-
-    assert len(by_arch(at_once)) == 3
-    assert by_arch(at_once) == by_arch(alone)
+    study = search(settings(steps=4), 3, Machine(1), lambda kind, detail: None)
+    prepared = prepare(study, load_teacher("mini"), lambda kind, detail: None)
+    with one_thread():
+        for trial in study.trials:
+            found = record(trial)
+            alone = run_trial(task_of(prepared), found.arch, tmp_path / f"alone-{trial.number}")
+            assert trial.user_attrs["rd"] == alone.attrs["rd"]
+    assert len({record(trial).arch_key for trial in study.trials}) == 3
 
 
 def poisoned(folder, part):
