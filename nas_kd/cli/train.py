@@ -43,26 +43,27 @@ def _settings(
 
     asked = given(pairs)
     begun = None if study is None else _settings_of(study, storage)
-    found = replace(begun, **asked) if begun else named("alone", own | asked)
+    found = replace(begun, **asked) if begun else named("alone", own | asked).settings
     # No study is searched: what its values need, a meter or a prior, is not asked for.
     require_clear([replace(found, objectives=("flops",), sampler="auto", from_study=None)])
     return found
 
 
 def _settings_of(study: str, storage: str | None) -> Settings:
-    from nas_kd.study.settings import load_studies
+    from nas_kd.study.device_defaults import settled
+    from nas_kd.study.settings import asked_studies
 
     if not study.endswith(".toml"):
         from nas_kd.study.study import open_study
 
         return open_study(study, storage).settings
-    first, *others = load_studies(Path(study))
+    first, *others = asked_studies(Path(study))
     if others:
-        names = ", ".join(s.name for s in (first, *others))
+        names = ", ".join(one.settings.name for one in (first, *others))
         raise UsageError(
             f"{study}: holds several studies ({names}); once it is begun, give one of these names"
         )
-    return first
+    return settled(first, storage)[0]  # as a search would have it
 
 
 @app.command(cls=WithSettings)

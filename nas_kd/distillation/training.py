@@ -39,6 +39,7 @@ from nas_kd.files import write_bytes
 from nas_kd.reasons import Reason
 from nas_kd.recipe import Recipe, Weights
 from nas_kd.seeds import derived_seed
+from nas_kd.turns import turn_of
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: a look waits for the device."""
@@ -206,7 +207,7 @@ class Run:
         self.adapters = self._make_adapters(latent_widths)
         self.optimiser, self.aux_optimiser = self._optimisers()
         self.lmbdas = torch.tensor(student.lmbdas)
-        self.way = self._way(graphs)
+        self.way, self.turn = self._way(graphs), turn_of(self.device)
         self.step = 0
         if checkpoint is not None and checkpoint.exists():
             self._restore(checkpoint)
@@ -268,7 +269,8 @@ class Run:
         saved_at, metrics = time.monotonic(), dict[str, float]()
         with Feed(self._draw, self.way.ahead and self._is_far()) as feed:
             while self.step < last:
-                terms = self._step(feed.at(self.step))
+                with self.turn:
+                    terms = self._step(feed.at(self.step))
                 self.step += 1
                 if between_steps is not None:
                     between_steps()  # where a measurement may want the device alone

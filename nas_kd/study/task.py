@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,9 +22,13 @@ SLICE_LR = 0.2
 within 75 steps, a tenth to a third did not (benchmarks/LOG.md)."""
 
 
+_opening = threading.Lock()
+
+
 def task_of(prepared: Prepared, device: str = "cpu") -> Task:
     """The shared part of every trial, from what ``prepare`` returned; kept for the next trial of the same study."""
-    return _kept(json.dumps(prepared.to_json(), sort_keys=True), device)
+    with _opening:  # trials that begin at once open one
+        return _kept(json.dumps(prepared.to_json(), sort_keys=True), device)
 
 
 @lru_cache(maxsize=1)  # of one study: it holds pools, on a GPU in its memory

@@ -161,7 +161,7 @@ def test_times_are_said_in_their_unit(seconds, says):
 def test_every_effort_is_a_file_of_settings(effort):
     asked = settings_of(effort)
     assert set(asked) <= {one.name for one in keys(Settings)}
-    assert named(None, {"teacher": "cheng2020"}, asked).steps == asked["steps"]
+    assert named(None, {"teacher": "cheng2020"}, asked).settings.steps == asked["steps"]
     assert file_of(effort).read_text().startswith("# ")
 
 
@@ -173,7 +173,7 @@ def test_more_effort_is_more_of_everything():
 
 def test_what_is_said_wins_over_an_effort(tmp_path: Path):
     quick = settings_of("quick")
-    assert named(None, {"steps": 9}, quick).steps == 9
+    assert named(None, {"steps": 9}, quick).settings.steps == 9
     (tmp_path / "f.toml").write_text('space = "demo"\nsteps = 8\n[[each]]\nname="a"\nrank = 3\n')
     (study,) = load_studies(tmp_path / "f.toml", None, {"polish": 1}, quick)
     assert (study.steps, study.rank, study.polish) == (8, 3, 1)
@@ -186,4 +186,4 @@ def test_only_a_zoo_teacher_has_an_effort_and_the_large_space_by_default(monkeyp
     assert (default_effort("cheng2020"), default_space("cheng2020:3")) == ("quick", "frontier")
     monkeypatch.setattr("nas_kd.study.efforts.likely_device", lambda: "cuda")
     assert default_effort("mbt2018") == "night"
-    assert named(None, {"teacher": "cheng2020"}).name == "frontier-cheng2020"
+    assert named(None, {"teacher": "cheng2020"}).settings.name == "frontier-cheng2020"
