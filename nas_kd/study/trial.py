@@ -31,7 +31,8 @@ from nas_kd.study.limits import Limits, excess, reason_of
 from nas_kd.study.record import CHECKPOINT, Outcome
 from nas_kd.supernet.from_teacher import Inherited
 from nas_kd.supernet.shared_weights import Shared
-from nas_kd.teachers.targets import TargetPool
+from nas_kd.teachers.targets import Lessons
+from nas_kd.turns import TURNS
 
 
 def rd_cost(measured: Measured, lmbdas: tuple[float, ...]) -> float:
@@ -53,7 +54,7 @@ class Task:
     recipe: Recipe
     weights: Weights
     objectives: tuple[str, ...]
-    pool: TargetPool
+    pool: Lessons
     eval_images: ImageSet
     anchor: Anchor
     limits: Limits = Limits()
@@ -111,7 +112,7 @@ def run_trial(
     if (reason := _over_free_limits(task, arch, attrs)) is not None:
         return Outcome(None, reason, 0.0, attrs)
     doing("wait for the device")
-    with training_on(task.device):
+    with training_on(task.device), TURNS:  # it draws noise
         student = initial(task, arch)
     cost = count(student)
     attrs["cost"] = cost.to_json()

@@ -86,7 +86,7 @@ def load_member(file: Path, name: str | None = None) -> Member:
     says, quality = file_says(file)
     names = [name] if name else [says] if says else list(ZOO_NAMES)
     for candidate in names:
-        if (model := _fitted(candidate, state)) is not None:
+        if (model := fitted(candidate, state)) is not None:
             if candidate == NO_HYPER_LATENTS:
                 raise TeacherError(f"{file}: {candidate} has no hyper-latents to distil")
             return Member(candidate, quality, model, sha256)
@@ -167,7 +167,8 @@ def _damaged(file: Path) -> TeacherError:
     )
 
 
-def _fitted(name: str, state: dict[str, Tensor]) -> Any | None:
+def fitted(name: str, state: dict[str, Tensor]) -> Any | None:
+    """The family's model that has these weights; None where they do not fit."""
     from compressai.zoo.image import model_architectures
 
     try:
