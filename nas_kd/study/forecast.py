@@ -25,6 +25,7 @@ from nas_kd.objectives import of_kind
 from nas_kd.places import BUILTIN
 from nas_kd.recipe import Recipe
 from nas_kd.seeds import derived_seed
+from nas_kd.study.large_crops import SIDE_PX, has_large, large_crops
 from nas_kd.study.plan import Question, kmac_per_px, narrowness, question_of, span
 from nas_kd.study.settings import Settings
 from nas_kd.supernet.warmup import BETWEEN, STEPS
@@ -103,7 +104,8 @@ def forecast(
         f"{step_s * 1e3:.0f} ms a step of an arch of {per_px / 1e3:.3g} kMAC/px on {device}"
     )
     at_once = at_once if device == "cpu" else 1
-    told.seconds["teacher's outputs"] = s.crops * crop_px * _teacher_macs(s, costs) / macs_per_s
+    pool_px = sum(crops * side_px**2 for crops, side_px in _pools(s))
+    told.seconds["teacher's outputs"] = pool_px * _teacher_macs(s, costs) / macs_per_s
     told.seconds["shared weights"] = (
         _warm_steps(s, asked.space) * _warm_macs(s, asked, per_px) / macs_per_s
     )
@@ -143,6 +145,11 @@ def measured_step_s(arch: Arch, s: Settings, device: str) -> float:
         return (time.perf_counter() - started) / (run.step - first)
 
 
+def _pools(s: Settings) -> list[tuple[int, int]]:
+    """How many crops the teacher sees, and their sides."""
+    return [(s.crops, s.crop_size), *([(large_crops(s), SIDE_PX)] if has_large(s) else [])]
+
+
 def _teacher_macs(s: Settings, costs: list[TeacherCost]) -> float:
     """Of a pixel, of all that is kept of the teacher."""
     own = sum(1e3 * cost.encoder * cost.kept for cost in costs)
@@ -179,9 +186,13 @@ def _pictures(spec: str) -> int:
 
 def _disk_bytes(s: Settings, asked: Question, arch: Arch, costs: list[TeacherCost]) -> int:
     """Crops, the teacher's outputs on them, and every trained student."""
-    crop, levels = 3 * s.crop_size**2, sum(cost.levels for cost in costs)
-    y, z = s.crop_size // 16, s.crop_size // 64
+    pools = sum(crops * _crop_bytes(s, side_px, costs) for crops, side_px in _pools(s))
+    return int(pools + 4 * arch_cost(arch).total.parameters * asked.trials)
+
+
+def _crop_bytes(s: Settings, side_px: int, costs: list[TeacherCost]) -> int:
+    crop, levels = 3 * side_px**2, sum(cost.levels for cost in costs)
+    y, z = side_px // 16, side_px // 64
     kept = sum(cost.kept for cost in costs)
     latents = 2 * kept * max(cost.M * y**2 + cost.N * z**2 for cost in costs)
-    pool = s.crops * (crop + latents + (levels * crop if s.kd_x > 0 else 0))
-    return int(pool + 4 * arch_cost(arch).total.parameters * asked.trials)
+    return crop + latents + (levels * crop if s.kd_x > 0 else 0)

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from nas_kd.codec.search_space import SearchSpace
@@ -19,6 +20,7 @@ from nas_kd.evaluation.classical import lacking
 from nas_kd.objectives import BD_RATES
 from nas_kd.study.anchor import Anchor, anchor_of
 from nas_kd.study.events import Listen
+from nas_kd.study.large_crops import SIDE_PX, has_large, large_crops
 from nas_kd.study.plan import narrowness, question_of
 from nas_kd.study.prepared import Prepared, in_full
 from nas_kd.study.settings import TEACHER, Settings
@@ -57,10 +59,12 @@ def prepare(study: Study, teacher: Teacher, listen: Listen) -> Prepared:
     pool = targets(settings, teacher, listen, study.cache)
     require_unchanged(study, {"data": images_of(pool)})
     anchor = study_anchor(study, teacher, listen)  # before anything is trained
+    large = large_targets(settings, teacher, pool, listen, study.cache)
     shared = warm(settings, study.space, teacher, pool, listen, study.cache)
     if shared is not None and (shared / CARD).is_file():
         study.keep_warmup(json.loads((shared / CARD).read_text()))
-    return travelling(settings, teacher, pool, shared, anchor, study.folder / "students")
+    given = travelling(settings, teacher, pool, shared, anchor, study.folder / "students")
+    return replace(given, large=large)
 
 
 def travelling(
@@ -106,13 +110,28 @@ def targets(settings: Settings, teacher: Teacher, listen: Listen, cache: Path) -
 
     cache: the folder of what studies share.
     """
-    s = settings
-    warn_of_overlap(s.data, s.eval_data)
-    warn_of_few(s)
-    recipe = PoolRecipe(s.data, s.crops, s.crop_size, s.seed, x_hat=s.kd_x > 0)
+    warn_of_overlap(settings.data, settings.eval_data)
+    warn_of_few(settings)
+    return _pool(settings, settings.crops, settings.crop_size, teacher, listen, cache)
+
+
+def large_targets(
+    settings: Settings, teacher: Teacher, pool: Path, listen: Listen, cache: Path
+) -> Path | None:
+    """The same on the larger crops that the polish ends on, where it does."""
+    if not has_large(settings):
+        return None
+    _held = TargetPool(pool)  # where the cache is limited, it does not make room for these
+    return _pool(settings, large_crops(settings), SIDE_PX, teacher, listen, cache).resolve()
+
+
+def _pool(
+    s: Settings, crops: int, side_px: int, teacher: Teacher, listen: Listen, cache: Path
+) -> Path:
+    recipe = PoolRecipe(s.data, crops, side_px, s.seed, x_hat=s.kd_x > 0)
 
     def progress(done: int, total: int) -> None:
-        listen("preparing", f"teacher's outputs: {done} of {total} crops")
+        listen("preparing", f"teacher's outputs: {done} of {total} crops of {side_px} px")
 
     return target_pool(cache / TARGETS, teacher, recipe, progress, best_device())
 

@@ -41,6 +41,7 @@ def _kept(text: str, device: str) -> Task:
         limits=settings.limits,
         device=device,
         shared=_origin(settings, shared, prepared.lmbdas) if shared else None,
+        large=None if prepared.large is None else TargetPool(prepared.large, device),
     )
 
 

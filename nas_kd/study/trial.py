@@ -47,7 +47,7 @@ def rd_cost(measured: Measured, lmbdas: tuple[float, ...]) -> float:
 
 @dataclass(frozen=True)
 class Task:
-    """What every trial of a study shares."""
+    """What every trial of a study shares; ``large`` has the crops that a polish ends on."""
 
     lmbdas: tuple[float, ...]
     recipe: Recipe
@@ -59,6 +59,7 @@ class Task:
     limits: Limits = Limits()
     device: str = "cpu"
     shared: Shared | Inherited | None = None
+    large: TargetPool | None = None
     measures: Mapping[str, Measure] = field(default_factory=lambda: OF_KIND)
 
 
