@@ -27,12 +27,13 @@ from nas_kd.cluster.worker import Order, Paced, Rung, failure_of, paced_trial
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.errors import NasKdError, UsageError
 from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
+from nas_kd.study.domination import bound_of
 from nas_kd.study.events import Listen, TrialEvent
 from nas_kd.study.first_readings import FirstReadings, was_read
 from nas_kd.study.polish import polish, polished_key
 from nas_kd.study.prepared import Prepared, WayHome
 from nas_kd.study.ranking import score
-from nas_kd.study.record import CHECKPOINT, Outcome
+from nas_kd.study.record import CHECKPOINT, Outcome, record
 from nas_kd.study.study import Study
 from nas_kd.study.task import task_of
 
@@ -105,7 +106,9 @@ class OverStudy(Searcher):
         number, arch = asked
         self.numbers[trial_id] = number
         self.listen("started", TrialEvent(self.study, number))
-        return Order(number, arch, self.prepared).to_json()
+        again = record(self.study.trials[number]).retry_of is not None
+        bound = None if again else bound_of(self.study, arch)
+        return Order(number, arch, self.prepared, bound).to_json()
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -98,7 +98,9 @@ def _of_stages(s: Settings) -> str:
         parts.append(f"{s.rank} archs ranked by their slices")
     parts.append("the trials")
     if energies := of_kind(s.objectives, "energy"):
-        parts[-1] += f", {len(energies)} energy reading{'s' * (len(energies) > 1)} each"
+        parts[-1] += (
+            f", {len(energies)} energy reading{'s' * (len(energies) > 1)} each unless dominated"
+        )
     if s.polish:
         parts.append(f"the front trained on by {s.polish} steps{_ended_on(s)}")
     return "stages: " + ", then ".join(parts)

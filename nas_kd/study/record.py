@@ -120,6 +120,11 @@ class TrialRecord:
         """R + lmbda 255^2 D in bits per pixel, an objective or not."""
         return self.stored.get("rd_cost")
 
+    @property
+    def quality(self) -> dict[str, float]:
+        """By objective, of a trial that has no values since its energy was not read."""
+        return self.stored.get("quality", {})
+
     def reading(self, objective: str) -> Reading | None:
         """Of a measured objective."""
         stored = self.stored.get(objective)

@@ -29,6 +29,7 @@ from nas_kd.reasons import OVER_LIMIT, Reason
 from nas_kd.study.acquisition import log_expected_improvement
 from nas_kd.study.energy_guess import EnergyGuess
 from nas_kd.study.front import pareto_front
+from nas_kd.study.record import record
 from nas_kd.study.settings import QUALITY, checked
 from nas_kd.study.storage import lined_up
 from nas_kd.study.surrogate import Features, Surrogate
@@ -274,6 +275,8 @@ def history_of(trials: list[FrozenTrial], space: SearchSpace, quality: int) -> H
             found.quality[arch], found.lacks[arch] = (trial.values[quality], 0.0), 0.0
         elif trial.state == TrialState.RUNNING:
             found.pending.append(arch)
+        elif quality_of := record(trial).quality:
+            found.quality[arch], found.lacks[arch] = (next(iter(quality_of.values())), 0.0), 0.0
         elif trial.state == TrialState.PRUNED and attrs.get("rungs"):
             stopped.append((arch, trial))
         elif trial.state == TrialState.PRUNED and Reason.of(attrs.get("reason")) not in OVER_LIMIT:
@@ -375,7 +378,7 @@ class _Model:
         columns = []
         for name in self.sampler.costs:
             if TABLE[name].kind == "counted":
-                columns.append([_counted(name, self.features.cost(a)) for a in archs])
+                columns.append([counted(name, self.features.cost(a)) for a in archs])
             else:
                 columns.append(self._guessed(name, archs, node))
         return np.array(columns, float).reshape(len(columns), len(archs)).T
@@ -439,7 +442,8 @@ class _Model:
         return total
 
 
-def _counted(name: str, cost: ArchCost) -> float:
+def counted(name: str, cost: ArchCost) -> float:
+    """An arch's value in an objective of that kind."""
     side = cost.decoder if TABLE[name].part == "decoder" else cost.total
     return float(side.parameters if name == "params" else side.macs)
 
