@@ -10,6 +10,7 @@ from nas_kd.codec.checkpoint import load_student, read_arch_file
 from nas_kd.codec.cost import count
 from nas_kd.places import TEACHERS
 from nas_kd.teachers.families import FixedRate, zoo_shape
+from nas_kd.teachers.overheard import latent_widths
 from nas_kd.teachers.served import is_built_in, is_compressai, zoo_qualities
 from nas_kd.teachers.zoo import family_members, load_member
 
@@ -61,5 +62,5 @@ def _folder_of(spec: str) -> Path:
 def _of(model: Any, levels: int, kept: int, widths: tuple[int, int] | None = None) -> TeacherCost:
     cost = count(model, SHAPE)
     per_px = SHAPE[2] * SHAPE[3] * 1e3
-    M, N = widths or (model.M, model.N)
+    M, N = widths or latent_widths(model.eval())
     return TeacherCost(cost.encoder_macs / per_px, cost.decoder_macs / per_px, M, N, levels, kept)
