@@ -172,3 +172,21 @@ def test_only_a_zoo_teacher_has_an_effort_and_the_large_space_by_default(monkeyp
     monkeypatch.setattr("nas_kd.study.efforts.likely_device", lambda: "cuda")
     assert default_effort("mbt2018") == "night"
     assert named(None, {"teacher": "cheng2020"}).name == "frontier-cheng2020"
+
+
+CHENG2020 = [TeacherCost(175, 260, 128, 128, 3, 3), TeacherCost(392, 583, 192, 192, 3, 3)]
+H200_STEP_S = 0.0048
+"""Recorded once: a step of `mini` on 8 crops of 256 px, as CUDA graphs. Students of `frontier` are not measured."""
+
+
+def test_by_the_step_recorded_of_a_gpu_a_night_takes_a_night_and_an_hour_an_hour(monkeypatch):
+    monkeypatch.setattr(forecasting, "measured_step_s", lambda *given: H200_STEP_S)
+    monkeypatch.setattr(forecasting, "best_device", lambda: "cuda")
+    given = {"teacher": "cheng2020", "data": "clic-train", "eval_data": "kodak"}
+    hours = {}
+    for effort in ("hour", "night"):
+        told = forecast(named(None, given, settings_of(effort)), 200, 4, CHENG2020)
+        hours[effort] = sum(told.seconds.values()) / 3600
+        assert " on cuda" in told.in_lines[0]
+    assert 0.4 < hours["hour"] < 1.5
+    assert 6 < hours["night"] < 12
