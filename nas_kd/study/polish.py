@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +17,11 @@ from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.objectives import SIMILAR
-from nas_kd.reasons import Reason
 from nas_kd.recipe import Recipe
 from nas_kd.study.anchor import bd_rate_of, similar_bd_rate_of
 from nas_kd.study.events import Listen
 from nas_kd.study.large_crops import after, before
-from nas_kd.study.record import CHECKPOINT, record
+from nas_kd.study.record import CHECKPOINT, Lost, record
 from nas_kd.study.settings import QUALITY
 from nas_kd.study.study import Study
 from nas_kd.study.trial import Task, rd_cost
@@ -97,8 +96,8 @@ def _train_on(task: Task, student: Student, stages: list[Stage]) -> None:
             adapters = run.adapters
 
 
-Polished = Callable[[list[str]], Iterable[dict[str, Any]]]
-"""Trains the students of arch keys on: what ``polish`` returns of each, or a ``reason`` and a ``message``."""
+Polished = Callable[[list[str]], Iterable[dict[str, Any] | Lost]]
+"""Trains the students of arch keys on: what ``polish`` returns of each, where it was not lost."""
 
 
 def polish_front(
@@ -112,13 +111,13 @@ def polish_front(
     rows = polished([study.student_folder(trial).name for trial in members])
     for done, (trial, row) in enumerate(zip(members, rows, strict=True), start=1):
         said = f"polished: {done} of {len(members)} students of the front"
-        if "reason" in row:
-            why = f"({row['reason']}: {row['message']})"
-            said += f"; trial {trial.number} keeps its unpolished student {why}"
-        if row.get("reason") == Reason.INTERRUPTED:
-            lost.append(row["message"])
+        if isinstance(row, Lost):
+            said += f"; trial {trial.number} keeps its unpolished student {row.said}"
+        if isinstance(row, Lost) and row.was_interrupted:
+            lost.append(row.message)
         else:
-            keep(study, trial, row | {"steps": study.settings.polish})
+            found = asdict(row) if isinstance(row, Lost) else row
+            keep(study, trial, found | {"steps": study.settings.polish})
         listen("preparing", said)
     if lost:
         raise NasKdError(

@@ -27,6 +27,24 @@ Rungs = dict[str, list[float]]
 """By step, as text: the R-D loss there and the MACs."""
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Of work on one student that failed, while the others' goes on: a reason, and what the error said."""
+
+    reason: str
+    message: str
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether it is to be tried again."""
+        return Reason.of(self.reason) == Reason.INTERRUPTED
+
+    @property
+    def said(self) -> str:
+        """Both, in brackets."""
+        return f"({self.reason}: {self.message})"
+
+
 @dataclass
 class Outcome:
     """What came of one trial: a value per objective, or the reason why there are none."""
