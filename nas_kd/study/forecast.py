@@ -39,6 +39,8 @@ READING_S = 4.0
 """Of an energy reading; 1.4 to 4 s on simulated devices (CHANGELOG), a student's first one on a device takes longer."""
 FRONT_SHARE = 0.25
 """Of the trials, taken to be on the front that is polished."""
+COPIES = 2
+"""Of a trained student: in its folder, and to download from the dashboard."""
 JUDGED_PX = FRAME_PX[0] * FRAME_PX[1]
 EVAL_PICTURES = {BUILTIN: 4, "kodak": 24}
 """Where the pictures to judge by are not here yet, or come with what nas-kd depends on."""
@@ -114,7 +116,7 @@ def forecast(
     told.seconds["trials"] = asked.trials * (s.steps * step_s + judge_s) / at_once
     readings = asked.trials * len(of_kind(s.objectives, "energy"))
     told.seconds["energy"] = readings * READING_S
-    polished = max(1, round(FRONT_SHARE * asked.trials))
+    polished = _polished(asked)
     told.seconds[f"polish of {polished}"] = (s.polish * step_s * polished) / at_once
     told.disk_bytes = _disk_bytes(s, asked, arch, costs)
     return told
@@ -143,6 +145,10 @@ def measured_step_s(arch: Arch, s: Settings, device: str) -> float:
         while time.perf_counter() - started < SECONDS:
             run.run(until=run.step + 1)
         return (time.perf_counter() - started) / (run.step - first)
+
+
+def _polished(asked: Question) -> int:
+    return max(1, round(FRONT_SHARE * asked.trials))
 
 
 def _pools(s: Settings) -> list[tuple[int, int]]:
@@ -187,7 +193,8 @@ def _pictures(spec: str) -> int:
 def _disk_bytes(s: Settings, asked: Question, arch: Arch, costs: list[TeacherCost]) -> int:
     """Crops, the teacher's outputs on them, and every trained student."""
     pools = sum(crops * _crop_bytes(s, side_px, costs) for crops, side_px in _pools(s))
-    return int(pools + 4 * arch_cost(arch).total.parameters * asked.trials)
+    students = COPIES * asked.trials + (_polished(asked) if s.polish else 0)
+    return int(pools + 4 * arch_cost(arch).total.parameters * students)
 
 
 def _crop_bytes(s: Settings, side_px: int, costs: list[TeacherCost]) -> int:

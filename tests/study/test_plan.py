@@ -120,6 +120,16 @@ def test_the_disk_holds_crops_outputs_and_students(step_s):
     assert many - few == 100 * (3 * 64**2 + 2 * (256 * 4**2 + 64 * 1**2))
 
 
+def test_every_student_is_on_disk_twice_and_a_polished_one_once_more(step_s):
+    asked = replace(SMALL, init="scratch")
+    middle = forecasting.middling(question_of(asked, 1), asked)
+    student = 4 * arch_cost(middle).total.parameters
+    few, many = (forecast(asked, n, 1, TAUGHT).disk_bytes for n in (4, 8))
+    assert many - few == 2 * 4 * student
+    polished = forecast(replace(asked, polish=4), 8, 1, TAUGHT).disk_bytes
+    assert polished - many == 2 * student
+
+
 def test_a_real_step_is_measured(monkeypatch):
     monkeypatch.setattr(forecasting, "SECONDS", 0.01)
     told = forecast(SMALL, 2, 1)
