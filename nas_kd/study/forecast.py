@@ -29,7 +29,8 @@ from nas_kd.study.large_crops import SIDE_PX, has_large, large_crops
 from nas_kd.study.plan import Question, kmac_per_px, narrowness, question_of, span
 from nas_kd.study.settings import Settings
 from nas_kd.supernet.warmup import BETWEEN, STEPS
-from nas_kd.teachers.costs import TeacherCost, family_of, teacher_costs
+from nas_kd.teachers.costs import TeacherCost, teacher_costs
+from nas_kd.teachers.served import family_of
 
 SECONDS, WARM_STEPS = 3.0, 2
 """How long steps are timed, and those that go before."""

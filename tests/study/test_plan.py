@@ -172,7 +172,19 @@ def test_what_is_said_wins_over_an_effort(tmp_path: Path):
     (tmp_path / "f.toml").write_text('space = "demo"\nsteps = 8\n[[each]]\nname="a"\nrank = 3\n')
     (study,) = load_studies(tmp_path / "f.toml", None, {"polish": 1}, quick)
     assert (study.steps, study.rank, study.polish) == (8, 3, 1)
-    assert study.warmup == quick["warmup"]
+    assert study.crops == quick["crops"]
+
+
+def test_no_effort_warms_up_what_the_teacher_has_trained_already(tmp_path: Path):
+    quick = settings_of("quick")
+    assert named(None, {}, quick).warmup is None  # mini is the family of demo
+    assert named(None, {"warmup": 7}, quick).warmup == 7
+    assert named(None, {"space": "asymmetric"}, quick).warmup == quick["warmup"]
+    assert named(None, {"teacher": "cheng2020"}, quick).warmup == quick["warmup"]
+    (tmp_path / "f.toml").write_text('space = "demo"\n')
+    assert load_studies(tmp_path / "f.toml", None, {}, quick)[0].warmup is None
+    (other,) = load_studies(tmp_path / "f.toml", None, {"teacher": "cheng2020"}, quick)
+    assert other.warmup == quick["warmup"]
 
 
 def test_only_a_zoo_teacher_has_an_effort_and_the_large_space_by_default(monkeypatch):
