@@ -35,8 +35,7 @@ from nas_kd.report.paper import device_name
 from nas_kd.study.prepare import prepare
 from nas_kd.study.settings import Settings, load_studies
 from nas_kd.study.study import Study
-from nas_kd.teachers.make import train_family
-from nas_kd.teachers.targets import PoolRecipe
+from nas_kd.teachers.make import CropsOf, train_family
 from nas_kd.teachers.teacher import load_teacher
 
 FILES = Path(__file__).resolve().parents[1] / "studies"
@@ -115,7 +114,7 @@ def train_teachers(args: argparse.Namespace) -> dict[str, Any]:
     for quality, steps in ((5, args.teacher_steps), (1, args.teacher_steps * 2 // 5)):
         out = Path(f"teacher{quality}")
         if not (out / "card.json").is_file():
-            pool = PoolRecipe(args.data, 3 * args.crops, args.crop_size, 0)
+            pool = CropsOf(args.data, args.crop_size)
             recipe = Recipe(steps, args.batch, args.lr)
             train_family(FAMILY, args.teacher_width, (quality,), pool, recipe, args.eval_data, out)
         for file in out.glob("*.pth.tar"):

@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -23,7 +23,8 @@ import psutil
 from optuna.trial import TrialState
 
 from nas_kd.cluster.file_transfer import Away, Home, mark, root_of, shares_disk
-from nas_kd.cluster.worker import Order, Paced, Rung, failure_of, paced_trial
+from nas_kd.cluster.gpu_sharing import Placement
+from nas_kd.cluster.worker import Desk, Lanes, Order, Paced, Rung, failure_of, paced_trial
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.errors import NasKdError, UsageError
 from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
@@ -80,46 +81,113 @@ class RayDied(BaseException):
     """The raylet is dead; no ``Exception``, for Tune goes on after one."""
 
 
-class OverStudy(Searcher):
-    """Ask and tell of our study, in Tune's words."""
+class DeskAway:
+    """A desk by its name, in reach of the driver and of all workers."""
 
-    def __init__(self, study: Study, budget: int, prepared: Prepared, listen: Listen) -> None:
+    def __init__(self, name: str):
+        self.name = name
+        self._actor = ray.get_actor(name, namespace=COURIER)
+
+    def put(self, worker: str, words: list[tuple[int, Any]]) -> None:
+        """See Desk."""
+        ray.get(self._actor.put.remote(worker, words))
+
+    def take(self, worker: str) -> list[tuple[int, Any]]:
+        """See Desk."""
+        words: list[tuple[int, Any]] = ray.get(self._actor.take.remote(worker))
+        return words
+
+
+class OverStudy(Searcher):
+    """Ask and tell of our study, in Tune's words. A trial of Tune's is a worker with lanes, each with a trial of ours.
+
+    Args:
+        study: what is asked and told.
+        budget: finished trials in the end.
+        prepared: what trials share.
+        listen: hears of trials.
+        lanes: trials at once in a worker.
+        desk: takes words for a worker whose other lanes go on; where there are several.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        budget: int,
+        prepared: Prepared,
+        listen: Listen,
+        lanes: int = 1,
+        desk: DeskAway | None = None,
+    ) -> None:
         super().__init__(metric="done_at", mode="max")
         self.study, self.budget, self.prepared, self.listen = study, budget, prepared, listen
-        self.numbers: dict[str, int] = {}
+        self.lanes, self.desk = lanes, desk
+        self.numbers: dict[str, dict[int, int]] = {}
         self.failures_in_a_row = 0
         self.first_readings = FirstReadings(any(map(was_read, study.trials)))
         self.last_message: str | None = None
         self.quiet_until = 0.0
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration, None to wait, or FINISHED."""
-        if self.failures_in_a_row >= MAX_FAILURES or self.first_readings.failed:
+        """The first orders of a worker, None to wait, or FINISHED."""
+        if self._gives_up():
             return Searcher.FINISHED
         if time.monotonic() < self.quiet_until:
             return None
         if reaped := self.study.reap():
             self.listen("reaped", reaped)
-        asked = self.study.ask(self.budget)
-        if asked is None:
+        orders = self._orders(trial_id)
+        if not orders:
             # Trials under way, other drivers' too, may still fail and free their place.
             self.quiet_until = time.monotonic() + WAIT_S
             return Searcher.FINISHED if self.study.counted() >= self.budget else None
-        number, arch = asked
-        self.numbers[trial_id] = number
-        self.listen("started", TrialEvent(self.study, number))
-        again = record(self.study.trials[number]).retry_of is not None
-        bound = None if again else bound_of(self.study, arch)
-        return Order(number, arch, self.prepared, bound).to_json()
+        return {"worker": trial_id, "desk": self.desk and self.desk.name, "orders": orders}
+
+    def _gives_up(self) -> bool:
+        return self.failures_in_a_row >= MAX_FAILURES or self.first_readings.failed
+
+    def _orders(self, trial_id: str) -> list[tuple[int, Any]]:
+        """A trial for each empty lane, as far as there are any to be asked."""
+        numbers, orders = self.numbers.get(trial_id, {}), list[tuple[int, Any]]()
+        for lane in range(self.lanes):
+            if lane in numbers or (asked := self.study.ask(self.budget)) is None:
+                continue
+            number, arch = asked
+            numbers = self.numbers.setdefault(trial_id, numbers)
+            numbers[lane] = number
+            self.listen("started", TrialEvent(self.study, number))
+            again = record(self.study.trials[number]).retry_of is not None
+            bound = None if again else bound_of(self.study, arch)
+            orders.append((lane, Order(number, arch, self.prepared, bound).to_json()))
+        return orders
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A lane has something to say while others go on: it is answered at the desk."""
+        if self.desk is None:
+            return
+        lane = int(result["lane"])
+        if "rung" in result:
+            self.desk.put(trial_id, [(lane, self.goes_on(trial_id, result))])
+        elif (number := self.numbers.get(trial_id, {}).pop(lane, None)) is not None:
+            self._tell(number, outcome_of_result(result))
+            if not self._gives_up() and (orders := self._orders(trial_id)):
+                self.desk.put(trial_id, orders)
+
+    def goes_on(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial goes on past the rung that it is at."""
+        number = self.numbers.get(trial_id, {}).get(int(result["lane"]))
+        return number is None or self.study.goes_on(number, int(result["rung"]), result["rd"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study."""
-        number = self.numbers.pop(trial_id, None)
-        if number is None:
-            return
-        outcome = outcome_of_result(None if error else result)
+        """Tell the study of a worker's last trial, or of all that died with it."""
+        said = None if error else result
+        for lane, number in self.numbers.pop(trial_id, {}).items():
+            own = said if said and said.get("lane") == lane else None
+            self._tell(number, outcome_of_result(own))
+
+    def _tell(self, number: int, outcome: Outcome) -> None:
         state = self.study.tell(number, outcome)
         self.first_readings.hear(outcome)
         if is_fault(outcome, state):
@@ -138,7 +206,7 @@ class OverStudy(Searcher):
 
 
 class Rungs(FIFOScheduler):
-    """Stops a trial at a rung where the study says so."""
+    """Stops a worker's only trial at a rung where the study says so; several lanes are answered one by one."""
 
     def __init__(self, searcher: OverStudy) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -146,39 +214,60 @@ class Rungs(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Go on, or stop here."""
-        number = self.searcher.numbers.get(trial.trial_id)
-        if number is None or "rung" not in result:
+        if "rung" not in result or self.searcher.desk is not None:
             return FIFOScheduler.CONTINUE
-        on = self.searcher.study.goes_on(number, int(result["rung"]), result["rd"])
+        on = self.searcher.goes_on(trial.trial_id, result)
         return FIFOScheduler.CONTINUE if on else FIFOScheduler.STOP
 
 
 class Worker(tune.Trainable):
-    """Runs a trial from rung to rung, and stays alive for the next one."""
+    """Runs trials from rung to rung, and stays alive for the next ones."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin the first trial."""
-        self.paced = begin(config)
+        """Begin the first trials."""
+        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in the same process."""
-        self.paced.stop()
-        self.paced = begin(new_config)
+        """Begin other trials in the same process."""
+        self.lanes.stop()
+        self._begin(new_config)
         return True
 
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.lanes, self.worker = Lanes(begin), config["worker"]
+        self.desk = None if config["desk"] is None else DeskAway(config["desk"])
+        self.waits = list[int]()
+        for lane, order in config["orders"]:
+            self.lanes.start(lane, order)
+
     def step(self) -> dict[str, Any]:
-        """To the next rung or to the end."""
-        heard = self.paced.advance()
+        """Until a lane is at a rung or at its end."""
+        for lane, word in self._words():
+            if isinstance(word, bool):
+                self.lanes.go_on(lane, word)
+            else:
+                self.lanes.start(lane, word)
+        lane, heard = self.lanes.next()
         # Tune wants its metric, done_at, in every result.
+        said: dict[str, Any] = {"lane": lane, "done_at": 0}
         if isinstance(heard, Rung):
-            return {"rung": heard.step, "rd": heard.metrics["rd"], "done_at": 0}
+            self.waits.append(lane)
+            return said | {"rung": heard.step, "rd": heard.metrics["rd"]}
         heard.attrs["ray_node"] = ray.get_runtime_context().get_node_id()
         # As text: Tune flattens nested results.
-        return {"outcome": json.dumps(asdict(heard)), "done": True, "done_at": 1}
+        said["outcome"] = json.dumps(asdict(heard))
+        return said if len(self.lanes) else said | {"done": True, "done_at": 1}
+
+    def _words(self) -> list[tuple[int, Any]]:
+        """What the driver says; that a lone trial's worker is asked for more means that it goes on."""
+        waited, self.waits = self.waits, []
+        if self.desk is None:
+            return [(lane, True) for lane in waited]
+        return self.desk.take(self.worker)
 
     def cleanup(self) -> None:
         """A trial that waits at a rung keeps its checkpoint."""
-        self.paced.stop()
+        self.lanes.stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a trial keeps its own checkpoint."""
@@ -241,25 +330,29 @@ def is_fault(outcome: Outcome, state: TrialState) -> bool:
 
 
 def run_trials(
-    study: Study,
-    budget: int,
-    prepared: Prepared,
-    listen: Listen,
-    workers: int,
-    gpus_per_trial: float,
+    study: Study, budget: int, prepared: Prepared, listen: Listen, place: Placement
 ) -> None:
     """One Tune run: trials until the study has ``budget`` finished ones."""
-    searcher = OverStudy(study, budget, prepared, listen)
+    with ExitStack() as after:
+        desk = after.enter_context(_desk_open()) if place.lanes > 1 else None
+        searcher = OverStudy(study, budget, prepared, listen, place.lanes, desk)
+        _tuned(searcher, place)
+    if searcher.failures_in_a_row >= MAX_FAILURES:
+        raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
+    searcher.first_readings.require(study.settings.objectives)
+
+
+def _tuned(searcher: OverStudy, place: Placement) -> None:
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tune.Tuner(
-            tune.with_resources(Worker, _resources(gpus_per_trial)),
+            tune.with_resources(Worker, _resources(place.gpus)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=Rungs(searcher),
                 num_samples=-1,
                 reuse_actors=True,
-                max_concurrent_trials=workers,
+                max_concurrent_trials=place.workers,
             ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
@@ -269,13 +362,22 @@ def run_trials(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
-    if searcher.failures_in_a_row >= MAX_FAILURES:
-        raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
-    searcher.first_readings.require(study.settings.objectives)
 
 
-def _resources(gpus_per_trial: float) -> dict[str, float]:
-    return {"cpu": 1.0} | ({"gpu": gpus_per_trial} if gpus_per_trial else {})
+@contextmanager
+def _desk_open() -> Iterator[DeskAway]:
+    """A desk while the block runs."""
+    name = f"nas-kd-desk-{secrets.token_hex(8)}"
+    desk: Any = ray.remote(Desk)
+    actor = desk.options(name=name, namespace=COURIER, num_cpus=0).remote()
+    try:
+        yield DeskAway(name)
+    finally:
+        ray.kill(actor)
+
+
+def _resources(gpus: float) -> dict[str, float]:
+    return {"cpu": 1.0} | ({"gpu": gpus} if gpus else {})
 
 
 def _attempted(work: Callable[[], T]) -> T | Lost:

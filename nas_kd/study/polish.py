@@ -25,7 +25,7 @@ from nas_kd.study.record import CHECKPOINT, Lost, record
 from nas_kd.study.settings import QUALITY
 from nas_kd.study.study import Study
 from nas_kd.study.trial import Task, rd_cost
-from nas_kd.teachers.targets import TargetPool
+from nas_kd.teachers.targets import Lessons
 
 
 def polished_key(arch_key: str) -> str:
@@ -68,7 +68,7 @@ class Stage(NamedTuple):
     """A part of a polish, which may be gone on with by itself."""
 
     recipe: Recipe
-    pool: TargetPool
+    pool: Lessons
     checkpoint: Path
 
 
@@ -80,7 +80,7 @@ def stages_of(task: Task, folder: Path, steps: int) -> list[Stage]:
     last = folder / f"{steps}-large-{CHECKPOINT}"
     return [
         Stage(before(recipe), task.pool, checkpoint),
-        Stage(after(recipe, task.pool.side_px), task.large, last),
+        Stage(after(recipe, task.crop_size), task.large, last),
     ]
 
 

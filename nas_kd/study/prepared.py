@@ -11,6 +11,7 @@ from nas_kd.data.picture_sets import named
 from nas_kd.places import BUILTIN
 from nas_kd.study.anchor import Anchor
 from nas_kd.study.settings import Settings
+from nas_kd.teachers.lessons import reads_pictures
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Prepared:
     Args:
         settings: of the study, those that name what a trial opens as absolute paths (``in_full``).
         lmbdas: of the students' levels.
-        pool: the folder of the teacher's outputs.
+        pool: the folder of the teacher's outputs, or of the teacher and what its crops are drawn from.
         shared: the folder of what students start from slices of, if anything.
         anchor: what they are compared with.
         students: the folder of their own folders.
@@ -48,12 +49,17 @@ class Prepared:
     @property
     def lent(self) -> list[Path]:
         """The files and folders that a trial reads."""
-        said = [Path(getattr(self.settings, key)) for key in read_by_trials(self.settings)]
+        keys = read_by_trials(self.settings)
+        if reads_pictures(self.pool) and _in_a_folder(self.settings.data):
+            keys.append("data")
+        said = [Path(getattr(self.settings, key)) for key in keys]
         return [self.pool, *(path for path in (self.shared, self.large) if path), *said]
 
     def moved(self, copied: Mapping[Path, Path], students: Path) -> Prepared:
         """The same by copies of what is ``lent``, with another folder of students."""
         keys = read_by_trials(self.settings)
+        if Path(self.settings.data) in copied:
+            keys.append("data")
         paths = {key: str(copied[Path(getattr(self.settings, key))]) for key in keys}
         return replace(
             self,
@@ -95,21 +101,26 @@ class Prepared:
 
 def read_by_trials(settings: Settings) -> list[str]:
     """The settings that name a file or a folder which a trial opens."""
-    pictures = settings.eval_data != BUILTIN and named(settings.eval_data) is None
-    space = settings.space.endswith(".toml")
+    pictures, space = _in_a_folder(settings.eval_data), settings.space.endswith(".toml")
     return [*(["eval_data"] if pictures else []), *(["space"] if space else [])]
+
+
+def _in_a_folder(pictures: str) -> bool:
+    return pictures != BUILTIN and named(pictures) is None
 
 
 def in_full(settings: Settings) -> Settings:
     """The settings with absolute paths of what a trial opens."""
-    keys = read_by_trials(settings)
+    keys = [*read_by_trials(settings), *(["data"] if _in_a_folder(settings.data) else [])]
     full = {key: str(Path(getattr(settings, key)).expanduser().absolute()) for key in keys}
     return _reading(settings, full)
 
 
 def _reading(settings: Settings, paths: Mapping[str, str]) -> Settings:
     """The settings with other paths of what a trial opens."""
-    space, pictures = settings.space, settings.eval_data
     return replace(
-        settings, space=paths.get("space", space), eval_data=paths.get("eval_data", pictures)
+        settings,
+        space=paths.get("space", settings.space),
+        eval_data=paths.get("eval_data", settings.eval_data),
+        data=paths.get("data", settings.data),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
@@ -136,8 +136,10 @@ class Settings(Checked):
         Text, says("mini, a zoo name, a codec's folder, or a CompressAI checkpoint")
     ] = "mini"
     objectives: Annotated[Objectives, says("what trials are scored by")] = OBJECTIVES
-    steps: Annotated[Whole, says("training steps per trial")] = 2000
-    batch: Annotated[Count, says("crops per step")] = Recipe.batch
+    steps: Annotated[
+        Whole, says("training steps per trial; on a GPU unless said what a minute takes")
+    ] = 2000
+    batch: Annotated[Count, says("crops per step; on a GPU unless said 16")] = Recipe.batch
     lr: Annotated[
         Positive,
         says("highest learning rate: it warms up, stays, and falls to zero over the last half"),
@@ -283,14 +285,21 @@ def default_space(teacher: str) -> str:
     return "demo" if zoo_qualities(teacher) is None else "frontier"
 
 
-def named(
-    name: str | None, given: dict[str, Any], effort: dict[str, Any] | None = None
-) -> Settings:
+class Asked(NamedTuple):
+    """A study that was asked for, and the keys of its settings that somebody said: others have defaults."""
+
+    settings: Settings
+    said: frozenset[str]
+
+
+def named(name: str | None, given: dict[str, Any], effort: dict[str, Any] | None = None) -> Asked:
     """The study of these settings; its name and its space have defaults, others those of an effort."""
     teacher = given.get("teacher", Settings.teacher)
     space = given.get("space", default_space(teacher))
     by_default = f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
-    return Settings(**_by_effort(effort, given | {"space": space, "name": name or by_default}))
+    said = (effort or {}) | given
+    own = _by_effort(effort, given | {"space": space, "name": name or by_default})
+    return Asked(Settings(**own), frozenset(said))
 
 
 def _by_effort(
@@ -313,6 +322,16 @@ def load_studies(
     given: dict[str, Any] | None = None,
     effort: dict[str, Any] | None = None,
 ) -> list[Settings]:
+    """The studies of a study file (TOML), see ``asked_studies``."""
+    return [asked.settings for asked in asked_studies(path, name, given, effort)]
+
+
+def asked_studies(
+    path: Path,
+    name: str | None = None,
+    given: dict[str, Any] | None = None,
+    effort: dict[str, Any] | None = None,
+) -> list[Asked]:
     """The studies of a study file (TOML): one, or one per ``[[each]]`` table.
 
     Args:
@@ -348,14 +367,16 @@ def _settings(
     effort: dict[str, Any] | None,
     data: dict[str, Any],
     given: dict[str, Any],
-) -> Settings:
+) -> Asked:
     """The file's settings, then those given: so that only what stands in the file is told of the file."""
     needed = {key: given[key] for key in ("space",) if key in given}
     try:
         own = Settings(**_by_effort(effort, needed | data | {"name": name}, given))
     except UsageError as error:
         raise StudyError(f"{path}: {error}") from error
-    return replace(own, **given)
+    return Asked(
+        replace(own, **given), frozenset(effort or {}) | frozenset(data) | frozenset(given)
+    )
 
 
 def from_stored(data: dict[str, Any]) -> Settings:

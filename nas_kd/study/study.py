@@ -282,6 +282,13 @@ def _loaded(name: str, storage: RDBStorage) -> optuna.Study | None:
         return None
 
 
+def begun_with(name: str, storage: str | None = None, root: Path = HERE) -> dict[str, Any] | None:
+    """The settings that a study was begun with, as they are stored; None where there is no such study."""
+    url = full_url(storage or storage_url(root / STUDIES / name))
+    found = _loaded(name, open_storage(url)) if is_there(url) else None
+    return None if found is None else settings_of(found)
+
+
 def storage_url(folder: Path) -> str:
     """The SQLite storage in a study's folder."""
     return f"sqlite:///{folder / DATABASE}"

@@ -33,7 +33,8 @@ from nas_kd.study.record import CHECKPOINT, Outcome
 from nas_kd.study.uncertainty import quality_bar
 from nas_kd.supernet.from_teacher import Inherited
 from nas_kd.supernet.shared_weights import Shared
-from nas_kd.teachers.targets import TargetPool
+from nas_kd.teachers.targets import Lessons
+from nas_kd.turns import TURNS
 
 
 def rd_cost(measured: Measured, lmbdas: tuple[float, ...]) -> float:
@@ -55,13 +56,14 @@ class Task:
     recipe: Recipe
     weights: Weights
     objectives: tuple[str, ...]
-    pool: TargetPool
+    pool: Lessons
     eval_images: ImageSet
     anchor: Anchor
     limits: Limits = Limits()
     device: str = "cpu"
     shared: Shared | Inherited | None = None
-    large: TargetPool | None = None
+    large: Lessons | None = None
+    crop_size: int = 256
     measures: Mapping[str, Measure] = field(default_factory=lambda: OF_KIND)
 
 
@@ -116,7 +118,7 @@ def run_trial(
     if (reason := _over_free_limits(task, arch, attrs)) is not None:
         return Outcome(None, reason, 0.0, attrs)
     doing("wait for the device")
-    with training_on(task.device):
+    with training_on(task.device), TURNS:  # it draws noise
         student = initial(task, arch)
     cost = count(student)
     attrs["cost"] = cost.to_json()

@@ -83,7 +83,8 @@ class VariableRateTeacher:
     @torch.no_grad()
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat, y and z of pictures."""
-        out = self.student(x, level)
+        # Made on the device: what a CUDA graph records takes no number from the host.
+        out = self.student(x, torch.full((1,), float(level), device=x.device))
         return out["x_hat"], out["y"], out["z"]
 
     @torch.no_grad()
@@ -109,6 +110,7 @@ class FixedRateTeacher:
     def __init__(self, name: str, members: list[Member], lmbdas: tuple[float, ...]):
         self.name, self.lmbdas = name, lmbdas
         self.fingerprint = "+".join(member.sha256 for member in members)
+        self.families = [member.name for member in members]
         self.members = [member.model.eval().requires_grad_(False) for member in members]
         widths = [latent_widths(model) for model in self.members]
         self.latent_widths = (max(y for y, _ in widths), max(z for _, z in widths))

@@ -88,7 +88,7 @@ def load_member(file: Path, name: str | None = None) -> Member:
     says, quality = file_says(file)
     names = [name] if name else [*([says] if says else ZOO_NAMES), *newer_names()]
     for candidate in names:
-        if (model := _fitted(candidate, state)) is not None:
+        if (model := fitted(candidate, state)) is not None:
             if hyper_analysis(model) is None:
                 raise TeacherError(f"{file}: {candidate} has no hyper-latents to distil")
             return Member(candidate, quality, model, sha256)
@@ -184,7 +184,8 @@ def _damaged(file: Path) -> TeacherError:
     )
 
 
-def _fitted(name: str, state: dict[str, Tensor]) -> Any | None:
+def fitted(name: str, state: dict[str, Tensor]) -> Any | None:
+    """The family's model that has these weights; None where they do not fit."""
     from compressai.registry import MODELS
 
     try:

@@ -137,10 +137,12 @@ def test_the_teachers_outputs_on_larger_crops_are_computed_once(tmp_path, monkey
         heard.append(detail)
 
     pool = targets(settings, teacher, listen, tmp_path)
-    large = large_targets(settings, teacher, pool, listen, tmp_path)
+    large = large_targets(settings, teacher, pool, listen, tmp_path, False)
     assert "16 of 16 crops of 128 px" in heard[-1]
     assert TargetPool(large).side_px == 128
     heard.clear()
-    assert large_targets(settings, teacher, pool, listen, tmp_path) == large
-    assert large_targets(replace(settings, polish=4), teacher, pool, listen, tmp_path) is None
+    assert large_targets(settings, teacher, pool, listen, tmp_path, False) == large
+    assert (
+        large_targets(replace(settings, polish=4), teacher, pool, listen, tmp_path, False) is None
+    )
     assert heard == []
