@@ -14,6 +14,7 @@ from optuna.exceptions import StorageInternalError
 from nas_kd.cluster.gpu_sharing import Placement, trials_per_gpu
 from nas_kd.errors import NasKdError, UsageError
 from nas_kd.places import HERE
+from nas_kd.study.domination import drop_checkpoints, line_up_undominated
 from nas_kd.study.events import Listen
 from nas_kd.study.obstacles import require_levels
 from nas_kd.study.polish import polish_front, unpolished
@@ -74,7 +75,7 @@ def search(
             take_over(study)
             if reaped := study.reap():
                 listen("reaped", reaped)
-            if unread := study.line_up_unread():
+            if unread := study.line_up_unread() + line_up_undominated(study):
                 listen("reaped", unread)
             if study.counted() < budget or unpolished(study):
                 prepared = prepare(study, teacher, listen, "cpu" if _on_cpus(machine) else None)
@@ -116,6 +117,10 @@ def _run(
         )
         if study.counted() < budget:
             engine.run_trials(study, budget, given, listen, place)
+        while again := line_up_undominated(study):
+            listen("preparing", f"energy of {again} more, which may be on the front after all")
+            engine.run_trials(study, budget, given, listen, place)
+        drop_checkpoints(study)
         polish_front(study, lambda keys: engine.polish_all(given, keys, place.gpus_of_task), listen)
 
 

@@ -65,7 +65,7 @@ def test_the_next_student_finds_the_teachers_outputs(tmp_path: Path, settings: S
         distill_alone(
             settings, ARCH, tmp_path / str(i), lambda kind, what, said=said: said.append(what)
         )
-    assert "teacher's outputs: 16 of 16 crops" in heard[0]
+    assert "teacher's outputs: 16 of 16 crops of 64 px" in heard[0]
     assert [what for what in heard[0] if what.startswith("distilled: step 2 of 2, loss ")]
     assert not [what for what in heard[1] if "outputs" in what]
     assert weights_digest(load_student(tmp_path / "0")) == weights_digest(
