@@ -43,6 +43,14 @@ class Machine:
     storage: str | None = None
     trials_per_gpu: int | Literal["auto"] | None = None
 
+    def require_gpu(self) -> None:
+        """Raise UsageError where trials are to share a GPU of this machine, and none is there: Ray would wait for one."""
+        if self.trials_per_gpu and not self.address and not torch.cuda.device_count():
+            raise UsageError(
+                f"--trials-per-gpu {self.trials_per_gpu}: PyTorch sees no GPU on this machine; leave it out to "
+                "train on the CPU"
+            )
+
     def sharing(self, trials: int, gpus: int, left: int) -> Placement:
         """So many trials on each of so many GPUs here; ``left`` are to be run, and no GPU takes all of a few."""
         at_once = self.workers if self.address else max(1, min(self.workers, trials * gpus))
@@ -66,6 +74,7 @@ def search(
     ``listen`` hears what happens (see Listen). Ray ends with the search, or with ``after`` where other studies
     follow. ``root`` is the folder that ``studies`` is in.
     """
+    machine.require_gpu()
     teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings, machine.storage, root=root)
     budget = study.affordable(budget)

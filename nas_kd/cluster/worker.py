@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 import time
@@ -24,6 +25,7 @@ from nas_kd.study.record import Outcome
 from nas_kd.study.successive_halving import rungs_of
 from nas_kd.study.task import task_of
 from nas_kd.study.trial import run_trial
+from nas_kd.turns import TURNS
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 """What torch says, in a RuntimeError, where the memory of a device or of the host is spent."""
@@ -206,8 +208,16 @@ def paced_trial(
             return _followed(order, device, report, lambda: brings(folder))
         finally:
             brings(folder)
+            if device != "cpu":
+                _free()
 
     return Paced(run, rungs_of(settings.steps) if settings.early_stopping else ())
+
+
+def _free() -> None:
+    """The memory of a training that is over: its graphs hold it, and it them, until garbage is collected."""
+    with TURNS:
+        gc.collect()
 
 
 _drawing = threading.Lock()

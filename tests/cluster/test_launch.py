@@ -230,6 +230,16 @@ def test_without_a_gpu_trials_train_on_the_cpu(settings, monkeypatch):
     assert placed(Study(settings())) == (6, 1, 0.0)
 
 
+@pytest.mark.parametrize("trials", [2, "auto"])
+def test_trials_that_are_to_share_a_gpu_that_is_not_there_are_refused(
+    settings, monkeypatch, trials
+):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match=f"--trials-per-gpu {trials}: PyTorch sees no GPU"):
+        search(settings(), 1, Machine(1, trials_per_gpu=trials), lambda kind, detail: None)
+    assert not Path("studies").exists()
+
+
 def saved():
     return Path("studies/s/students").glob("*/checkpoint.pt")
 
