@@ -44,7 +44,7 @@ class Machine:
     trials_per_gpu: int | Literal["auto"] | None = None
 
     def require_gpu(self) -> None:
-        """Raise UsageError where trials are to share a GPU of this machine, and none is there: Ray would wait for one."""
+        """Raise UsageError where trials are to share a GPU here and none is there: Ray would wait for one."""
         if self.trials_per_gpu and not self.address and not torch.cuda.device_count():
             raise UsageError(
                 f"--trials-per-gpu {self.trials_per_gpu}: PyTorch sees no GPU on this machine; leave it out to "
