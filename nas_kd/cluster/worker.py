@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import queue
 import threading
 import time
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from optuna.trial import TrialState
 
 from nas_kd.codec.arch import Arch
 from nas_kd.distillation.training import Report
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
-from nas_kd.reasons import Reason
+from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
 from nas_kd.report.illustrate import illustrate
 from nas_kd.study.prepared import Prepared
 from nas_kd.study.progress import Follow
@@ -275,3 +277,23 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) or any(words in text for words in NO_SPACE):
         return Reason.INTERRUPTED
     return Reason.CRASH
+
+
+def outcome_of_result(result: dict[str, Any] | None) -> Outcome:
+    """What a worker's last result says of its trial."""
+    if result and "outcome" in result:
+        return Outcome(**json.loads(result["outcome"]))
+    if result and "rung" in result:
+        return Outcome(None, Reason.STOPPED.because(result["rung"]))
+    return Outcome(None, Reason.WORKER_DIED, attrs={"message": "its worker died"})
+
+
+def is_fault(outcome: Outcome, state: TrialState) -> bool:
+    """Whether a trial counts towards the failures in a row that end a search.
+
+    A worker's death does once its arch is given up: before, the trial is tried again.
+    """
+    reason = Reason.of(outcome.reason)
+    given_up = reason in DEATHS and state == TrialState.PRUNED
+    failed = reason in FAILURES and reason not in UNREAD
+    return given_up or reason == Reason.INTERRUPTED or failed
