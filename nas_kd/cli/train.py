@@ -136,7 +136,6 @@ def teacher_train(
     ] = "1,2,3,4,5,6",
     steps: Annotated[int, typer.Option(help="training steps, of each model")] = 20000,
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
-    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 3000,
     crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 256,
     batch: Annotated[int, typer.Option(help="crops per step")] = 4,
     data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
@@ -158,17 +157,16 @@ def teacher_train(
     from nas_kd.codec.student import LMBDAS
     from nas_kd.data.overlap import warn_of_overlap
     from nas_kd.teachers.families import check, parsed_levels
-    from nas_kd.teachers.make import train_family, train_teacher
-    from nas_kd.teachers.targets import PoolRecipe
+    from nas_kd.teachers.make import CropsOf, train_family, train_teacher
 
     qualities = parsed_levels(levels)
     warn_of_overlap(data, eval_data)
-    pool = PoolRecipe(data, crops, crop_size, seed)
+    crops_of = CropsOf(data, crop_size, seed)
     if not Path(arch).is_file():
         check(arch, width)
-        train_family(arch, width, qualities, pool, recipe, eval_data, out)
+        train_family(arch, width, qualities, crops_of, recipe, eval_data, out)
     elif width is not None:
         raise UsageError(f"--width {width}: the arch file {arch} says its own widths; leave it out")
     else:
         lmbdas = tuple(LMBDAS[q - 1] for q in qualities)
-        train_teacher(load_arch(Path(arch)), pool, recipe, eval_data, out, lmbdas)
+        train_teacher(load_arch(Path(arch)), crops_of, recipe, eval_data, out, lmbdas)

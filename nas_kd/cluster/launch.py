@@ -14,6 +14,7 @@ from optuna.exceptions import StorageInternalError
 from nas_kd.cluster.gpu_sharing import Placement, trials_per_gpu
 from nas_kd.errors import NasKdError, UsageError
 from nas_kd.places import HERE
+from nas_kd.study.domination import drop_checkpoints, line_up_undominated
 from nas_kd.study.events import Listen
 from nas_kd.study.obstacles import require_levels
 from nas_kd.study.polish import polish_front, unpolished
@@ -83,10 +84,10 @@ def search(
             take_over(study)
             if reaped := study.reap():
                 listen("reaped", reaped)
-            if unread := study.line_up_unread():
+            if unread := study.line_up_unread() + line_up_undominated(study):
                 listen("reaped", unread)
             if study.counted() < budget or unpolished(study):
-                prepared = prepare(study, teacher, listen)
+                prepared = prepare(study, teacher, listen, "cpu" if _on_cpus(machine) else None)
                 with nullcontext(after) if after is not None else ExitStack() as up:
                     _run(study, budget, machine, prepared, listen, up)
     except UsageError:
@@ -125,6 +126,10 @@ def _run(
         )
         if study.counted() < budget:
             engine.run_trials(study, budget, given, listen, place)
+        while again := line_up_undominated(study):
+            listen("preparing", f"energy of {again} more, which may be on the front after all")
+            engine.run_trials(study, budget, given, listen, place)
+        drop_checkpoints(study)
         polish_front(study, lambda keys: engine.polish_all(given, keys, place.gpus_of_task), listen)
 
 
@@ -136,9 +141,7 @@ def placed(
     Raises UsageError where trials are to share a GPU and there is none.
     """
     here, left = torch.cuda.device_count(), max(1, budget - study.counted())
-    if machine.trials_per_gpu == 0 or (
-        machine.trials_per_gpu is None and (machine.address or not here)
-    ):
+    if _on_cpus(machine):
         return Placement(machine.workers, 1, 0.0, machine.workers, 0.0)
     if isinstance(machine.trials_per_gpu, int):
         return machine.sharing(machine.trials_per_gpu, max(here, 1), left)
@@ -155,3 +158,9 @@ def _teacher_of(settings: Settings) -> Teacher:
     teacher = load_teacher(*settings.teacher_spec)
     require_levels(settings, teacher.name, teacher.levels)
     return teacher
+
+
+def _on_cpus(machine: Machine) -> bool:
+    """Whether trials are known to train on CPUs before it is measured how many share a GPU."""
+    said = machine.trials_per_gpu
+    return said == 0 or (said is None and machine.address is not None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 
@@ -53,3 +55,12 @@ def temporary_folder(default: str | None = None, short: str = "/tmp") -> str | N
         f"TMPDIR {chosen}: Ray's sockets need a folder of at most {SOCKET_ROOM} bytes, and {short} cannot be "
         "written; set RAY_TMPDIR to a short folder"
     )
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM: Ray's prints its C++ stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nas_kd.distillation.training import Report
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
 from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
 from nas_kd.report.illustrate import illustrate
+from nas_kd.study.domination import Bound
 from nas_kd.study.prepared import Prepared
 from nas_kd.study.progress import Follow
 from nas_kd.study.record import Outcome
@@ -164,22 +165,25 @@ class Desk:
 
 @dataclass(frozen=True)
 class Order:
-    """A trial to run: its number, its arch, and what all trials of its study share."""
+    """A trial to run: its number, its arch, what all trials of its study share, and what need not be read."""
 
     number: int
     arch: Arch
     prepared: Prepared
+    bound: Bound | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As Ray Tune hands it to a worker."""
         arch, prepared = self.arch.to_json(), self.prepared.to_json()
-        return {"number": self.number, "arch": arch, "prepared": prepared}
+        bound = self.bound and asdict(self.bound)
+        return {"number": self.number, "arch": arch, "prepared": prepared, "bound": bound}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Order:
         """What ``to_json`` returned, read back."""
-        arch = Arch.from_json(given["arch"])
-        return cls(given["number"], arch, Prepared.from_json(given["prepared"]))
+        arch, prepared = Arch.from_json(given["arch"]), Prepared.from_json(given["prepared"])
+        bound = None if given["bound"] is None else Bound(**given["bound"])
+        return cls(given["number"], arch, prepared, bound)
 
     @property
     def student(self) -> Path:
@@ -216,6 +220,15 @@ def paced_trial(
     return Paced(run, rungs_of(settings.steps) if settings.early_stopping else ())
 
 
+def trial_alone(order: Order, device: str) -> Outcome:
+    """What comes of a trial that nobody stops, run in this process."""
+    lanes = Lanes(lambda ordered: paced_trial(ordered, device))
+    lanes.start(0, order)
+    while isinstance(heard := lanes.next()[1], Rung):
+        lanes.go_on(0, True)
+    return heard
+
+
 def _free() -> None:
     """The memory of a training that is over: its graphs hold it, and it them, until garbage is collected."""
     with TURNS:
@@ -237,7 +250,7 @@ def _followed(order: Order, device: str, report: Report, bring: Callable[[], Non
             bring()  # a checkpoint written since the last report
             report(step, metrics)
 
-        outcome = run_trial(task, order.arch, folder, heard, follow.doing)
+        outcome = run_trial(task, order.arch, folder, heard, follow.doing, order.bound)
         follow.doing("draw")
         started = time.perf_counter()
         with _drawing:

@@ -45,8 +45,11 @@ class Way(Protocol):
     def here(self) -> AbstractContextManager[None]:
         """Where all of a run's phases run."""
 
-    def draw(self, numbers: Numbers, gather: Gather, far: bool) -> Batch:
-        """What ``gather`` makes of the numbers; they stay on the host where the pictures are far."""
+    def draw(self, numbers: Numbers, gather: Gather, far: bool, pattern: Hashable = None) -> Batch:
+        """What ``gather`` makes of the numbers; they stay on the host where the pictures are far.
+
+        Its work is the same for all batches of a ``pattern``.
+        """
 
     def clear(self) -> None:
         """No gradients."""
@@ -70,7 +73,7 @@ class Eager:
         """On the current stream."""
         return nullcontext()
 
-    def draw(self, numbers: Numbers, gather: Gather, far: bool) -> Batch:
+    def draw(self, numbers: Numbers, gather: Gather, far: bool, pattern: Hashable = None) -> Batch:
         """The batch, gathered."""
         return gather(*numbers)
 
@@ -116,13 +119,13 @@ class Graphs:
         """On the stream that is captured."""
         return self._capture.here()
 
-    def draw(self, numbers: Numbers, gather: Gather, far: bool) -> Batch:
-        """The batch, in the same memory at every step."""
+    def draw(self, numbers: Numbers, gather: Gather, far: bool, pattern: Hashable = None) -> Batch:
+        """The batch, in the same memory at every step; a graph for each pattern."""
         if far:
             self._keep(gather(*numbers))
         else:
             index, level, lmbda = self._place(numbers)
-            self._replayed("draw", lambda: self._keep(gather(index, level, lmbda)))
+            self._replayed(("draw", pattern), lambda: self._keep(gather(index, level, lmbda)))
         assert self._batch is not None
         return self._batch
 

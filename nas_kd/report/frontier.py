@@ -196,11 +196,11 @@ def _lines(study: Study, levels: Mapping[str, float]) -> list[str]:
 
 
 def frontier_panes(found: Sequence[Frontier]) -> list[Pane]:
-    """Each as a figure, or the reason why there is none."""
+    """Each as a figure, or the reason why there is none. The title, which wraps, has what axes have no room for."""
     return [
         Pane(
             KEYS[one.cost],
-            f"BD-rate against {one.cost}",
+            f"BD-rate % against {one.against}, by {one.cost}",
             None if one.missing else _figure(one),
             one.missing,
         )
@@ -211,11 +211,8 @@ def frontier_panes(found: Sequence[Frontier]) -> list[Pane]:
 def _figure(one: Frontier) -> Figure:
     data = [_level(one, *item, place) for place, item in enumerate(one.levels.items())]
     data += [_trace(one, kind) for kind in LOOKS if any(s.kind == kind for s in one.spots)]
-    upright = {"title": {"text": f"BD-rate % against {one.against}"}}
-    return {
-        "data": data,
-        "layout": {"xaxis": {"title": {"text": one.cost}, "type": "log"}, "yaxis": upright},
-    }
+    along = {"title": {"text": one.cost.partition(" per 768")[0]}, "type": "log"}
+    return {"data": data, "layout": {"xaxis": along, "yaxis": {"title": {"text": "BD-rate %"}}}}
 
 
 def _trace(one: Frontier, kind: Kind) -> Figure:
