@@ -44,6 +44,14 @@ class Machine:
     storage: str | None = None
     trials_per_gpu: int | Literal["auto"] | None = None
 
+    def require_gpu(self) -> None:
+        """Raise UsageError where trials are to share a GPU here and none is there: Ray would wait for one."""
+        if self.trials_per_gpu and not self.address and not torch.cuda.device_count():
+            raise UsageError(
+                f"--trials-per-gpu {self.trials_per_gpu}: PyTorch sees no GPU on this machine; leave it out to "
+                "train on the CPU"
+            )
+
     def sharing(self, trials: int, gpus: int, left: int) -> Placement:
         """So many trials on each of so many GPUs here; ``left`` are to be run, and no GPU takes all of a few."""
         at_once = self.workers if self.address else max(1, min(self.workers, trials * gpus))
@@ -67,6 +75,7 @@ def search(
     ``listen`` hears what happens (see Listen). Ray ends with the search, or with ``after`` where other studies
     follow. ``root`` is the folder that ``studies`` is in.
     """
+    machine.require_gpu()
     teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings, machine.storage, root=root)
     budget = study.affordable(budget)
@@ -132,9 +141,7 @@ def placed(
     Raises UsageError where trials are to share a GPU and there is none.
     """
     here, left = torch.cuda.device_count(), max(1, budget - study.counted())
-    if machine.trials_per_gpu == 0 or (
-        machine.trials_per_gpu is None and (machine.address or not here)
-    ):
+    if _on_cpus(machine):
         return Placement(machine.workers, 1, 0.0, machine.workers, 0.0)
     if isinstance(machine.trials_per_gpu, int):
         return machine.sharing(machine.trials_per_gpu, max(here, 1), left)

@@ -19,15 +19,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-import psutil
-from optuna.trial import TrialState
-
 from nas_kd.cluster.file_transfer import Away, Home, mark, root_of, shares_disk
 from nas_kd.cluster.gpu_sharing import Placement
-from nas_kd.cluster.worker import Desk, Lanes, Order, Paced, Rung, failure_of, paced_trial
+from nas_kd.cluster.raylet import RAY_DIED, RayDied, own_sigterm, temporary_folder, watch_raylet
+from nas_kd.cluster.worker import (
+    Desk,
+    Lanes,
+    Order,
+    Paced,
+    Rung,
+    failure_of,
+    is_fault,
+    outcome_of_result,
+    paced_trial,
+)
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
-from nas_kd.errors import NasKdError, UsageError
-from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
+from nas_kd.errors import NasKdError
+from nas_kd.reasons import DEATHS, Reason
 from nas_kd.study.domination import bound_of
 from nas_kd.study.events import Listen, TrialEvent
 from nas_kd.study.first_readings import FirstReadings, was_read
@@ -64,21 +72,10 @@ WAIT_S = 0.5
 SHUTDOWN_S = 30.0
 """What Ray may take to end; its processes end with this one at the latest."""
 
-SOCKET_ROOM = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-"""Bytes of a temporary folder that leave room for the longest of Ray's socket paths."""
-
 T = TypeVar("T")
 
 COURIER = "nas-kd-home"
 """Ray's namespace of the actors that touch the files of a study, one per driver."""
-
-
-RAY_DIED = signal.SIGUSR2
-"""Raised here, by ourselves, once the raylet is dead. Not SIGINT: a shell's background jobs ignore it."""
-
-
-class RayDied(BaseException):
-    """The raylet is dead; no ``Exception``, for Tune goes on after one."""
 
 
 class DeskAway:
@@ -309,26 +306,6 @@ def at_hand(prepared: Prepared) -> tuple[Prepared, Away | None]:
     return away.settle(prepared), away
 
 
-def outcome_of_result(result: dict[str, Any] | None) -> Outcome:
-    """What a worker's last result says of its trial."""
-    if result and "outcome" in result:
-        return Outcome(**json.loads(result["outcome"]))
-    if result and "rung" in result:
-        return Outcome(None, Reason.STOPPED.because(result["rung"]))
-    return Outcome(None, Reason.WORKER_DIED, attrs={"message": "its worker died"})
-
-
-def is_fault(outcome: Outcome, state: TrialState) -> bool:
-    """Whether a trial counts towards the failures in a row that end a search.
-
-    A worker's death does once its arch is given up: before, the trial is tried again.
-    """
-    reason = Reason.of(outcome.reason)
-    given_up = reason in DEATHS and state == TrialState.PRUNED
-    failed = reason in FAILURES and reason not in UNREAD
-    return given_up or reason == Reason.INTERRUPTED or failed
-
-
 def run_trials(
     study: Study, budget: int, prepared: Prepared, listen: Listen, place: Placement
 ) -> None:
@@ -452,7 +429,7 @@ def ray_up(workers: int, address: str | None) -> Iterator[None]:
     before = signal.signal(RAY_DIED, _ray_died) if in_main else None
     ended = threading.Event()
     if in_main:  # no other thread can be interrupted
-        threading.Thread(target=_watch_raylet, args=(ended,), daemon=True).start()
+        threading.Thread(target=watch_raylet, args=(ended,), daemon=True).start()
     try:
         yield
     except RayDied:
@@ -487,24 +464,6 @@ def _ray_died(*_: Any) -> None:
     raise RayDied
 
 
-def _watch_raylet(ended: threading.Event) -> None:
-    """Interrupt the main thread once the raylet is dead: Tune would wait for it for ever."""
-    children = psutil.Process().children(recursive=True)
-    raylets = [c for c in children if c.name() == "raylet"]
-    while raylets and all(map(_is_alive, raylets)):
-        if ended.wait(1.0):
-            return
-    if raylets and not ended.is_set():
-        os.kill(os.getpid(), RAY_DIED)
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> None:
     """Start Ray here with so many CPUs, or join the cluster at an address."""
     place: dict[str, Any] = {"address": address}
@@ -513,7 +472,7 @@ def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> No
         place = {"address": "local", "num_cpus": workers, "include_dashboard": False}
         place["_temp_dir"] = temporary_folder()
     try:
-        with _own_sigterm():
+        with own_sigterm():
             ray.init(
                 **place,
                 log_to_driver=False,
@@ -533,28 +492,3 @@ def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> No
             where, remedy = f"at {address}", "start it there, or leave --address out"
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise NasKdError(f"Ray did not start {where} ({said}); {remedy}") from error
-
-
-def temporary_folder(default: str | None = None, short: str = "/tmp") -> str | None:
-    """Where Ray keeps its sockets: None is its own choice, ``short`` is for where that is too long.
-
-    The kernel takes 107 bytes of a socket's path. Raises UsageError where neither will do.
-    """
-    chosen = default or os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or short
-    if len(os.fsencode(chosen)) <= SOCKET_ROOM:
-        return None
-    if os.access(short, os.W_OK | os.X_OK):
-        return f"{short}/ray"
-    raise UsageError(
-        f"TMPDIR {chosen}: Ray's sockets need a folder of at most {SOCKET_ROOM} bytes, and {short} cannot be "
-        "written; set RAY_TMPDIR to a short folder"
-    )
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM: Ray's prints its C++ stack."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)

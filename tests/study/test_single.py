@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from nas_kd.cli.main import app
-from nas_kd.cluster.worker import Order, paced_trial
+from nas_kd.cluster.worker import Order, trial_alone
 from nas_kd.codec.arch import load_arch
 from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.codec.cost import count
@@ -139,7 +139,7 @@ def test_distilled_by_its_study_a_trials_arch_ends_where_the_trial_ended(
     study = Study(replace(settings, name="s", **own), root=tmp_path)
     prepared = prepare(study, load_teacher("mini"), lambda kind, detail: None)
     number, arch = study.ask(1)
-    study.tell(number, paced_trial(Order(number, arch, prepared), "cpu").advance())
+    study.tell(number, trial_alone(Order(number, arch, prepared), "cpu"))
     assert list(Path().iterdir()) == []
     assert open_study("s", root=tmp_path).counted() == 1
     monkeypatch.chdir(tmp_path)
