@@ -41,9 +41,9 @@ run() { # name, seconds at most, command: its end is told and the next part runs
 }
 
 # Without a GPU there is no meter and there are no graphs: the same parts with what a CPU has.
-objectives=bd_rate,flops,energy sharing='--workers 4' marked=gpu named=gpu
+objectives=bd_rate,flops,energy sharing='--workers 4' alone='--workers 1 --trials-per-gpu 1' marked=gpu named=gpu
 if ! command -v nvidia-smi >/dev/null; then
-    objectives=rd_cost,flops,params sharing='--workers 1' marked='not gpu' named=cpu
+    objectives=rd_cost,flops,params sharing='--workers 1' alone='--workers 1' marked='not gpu' named=cpu
 fi
 work="--budget 6 --steps 1000 --set crops=512 --set batch=8"
 [ -z "$quick" ] || work="--budget 3 --steps 2 --set crops=16 --set batch=1 --set crop_size=64"
@@ -54,15 +54,20 @@ if [ -n "$quick" ]; then # one small picture: the card's real files are coded on
 fi
 search="--space demo --teacher mini --objectives $objectives $work --data $data --eval-data $judged"
 front='import json, sys; sys.exit(len(json.load(open(sys.argv[1]))["front"]) < 2)'
+figures='import json, sys
+found = json.load(open(sys.argv[1]))
+for key in ("eager_ms", "graph_ms", "streams_gain", "crops_per_s", "trials_per_hour_gain"):
+    print(key, found[key])'
 
 run machine 20 bash -c 'nvidia-smi; nas_kd doctor || true'
 run search 270 bash -c "cd '$out' && nas_kd search --name gpu $sharing $search"
 run front 20 bash -c "cd '$out' && nas_kd front gpu --json > front.json && '$python' -c '$front' front.json"
 if [ "$code" -ne 0 ]; then
-    run search-alone 150 bash -c "cd '$out' && nas_kd search --name alone --workers 1 --trials-per-gpu 1 $search"
+    run search-alone 150 bash -c "cd '$out' && nas_kd search --name alone $alone $search"
 fi
 run graphs-tests 60 "$python" -m pytest -q -p no:cacheprovider -m "$marked" -k "on_a_$named" tests/distillation/test_graphs.py
 run graphs 130 "$python" benchmarks/distill.py ${quick:+--quick} --parts graphs,packed --data "$data" --out "$out/graphs.json"
+run figures 10 "$python" -c "$figures" "$out/graphs.json"
 run laws 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/measurement/test_energy_gpu.py
 # The card's curves, real files on the CPU, take the last part of it.
 train_s=$(($(left_s) - 100))

@@ -28,7 +28,7 @@ import paper_figures
 from harness import add_out, finish, hardware, options
 from PIL import Image
 
-from nas_kd.cluster.worker import Order, paced_trial
+from nas_kd.cluster.worker import Order, trial_alone
 from nas_kd.data.images import open_images
 from nas_kd.distillation.training import Recipe
 from nas_kd.report.paper import device_name
@@ -153,7 +153,7 @@ def in_process(settings: Settings) -> tuple[str, float]:
             while (asked := study.ask(budget)) is not None:
                 number, arch = asked
                 order = Order(number, arch, prepared)
-                study.tell(number, paced_trial(order, "cpu").advance())
+                study.tell(number, trial_alone(order, "cpu"))
     return settings.name, time.monotonic() - started
 
 

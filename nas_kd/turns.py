@@ -7,9 +7,11 @@ follow each other. Either way a training takes the very steps that it would take
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -80,6 +82,18 @@ def turn_of(device: Any) -> Turn:
         return Turn()
     index = torch.cuda.current_device() if device.index is None else device.index
     return Turn(torch.cuda.default_generators[index])
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected: a graph of a training that is over may not be freed while another is captured."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def side_by_side(works: Sequence[Callable[[], Any]]) -> list[Any]:

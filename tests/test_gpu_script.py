@@ -14,7 +14,7 @@ case "$*" in *distill.py*) exit 3;; *train_family.py*) sleep 30;; *front.json) e
 """
 PARTS = (
     *("machine", "search", "front", "graphs-tests"),
-    *("graphs", "laws", "train"),
+    *("graphs", "figures", "laws", "train"),
 )
 
 
@@ -62,7 +62,7 @@ def test_a_search_without_a_front_is_tried_once_more_with_one_trial_at_a_time(tm
     told = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if "at most" in line]
     assert tuple(told) == (*PARTS[:3], "search-alone", *PARTS[3:])
     calls = (tmp_path / "calls").read_text()
-    assert calls.count("--trials-per-gpu 1") == 1
+    assert calls.count("search --name alone --workers 1") == 1
     assert calls.count("objectives") == 2
 
 

@@ -14,6 +14,7 @@ from optuna.exceptions import StorageInternalError
 from nas_kd.cluster.gpu_sharing import Placement, trials_per_gpu
 from nas_kd.errors import NasKdError, UsageError
 from nas_kd.places import HERE
+from nas_kd.study.domination import drop_checkpoints, line_up_undominated
 from nas_kd.study.events import Listen
 from nas_kd.study.obstacles import require_levels
 from nas_kd.study.polish import polish_front, unpolished
@@ -43,6 +44,14 @@ class Machine:
     storage: str | None = None
     trials_per_gpu: int | Literal["auto"] | None = None
 
+    def require_gpu(self) -> None:
+        """Raise UsageError where trials are to share a GPU here and none is there: Ray would wait for one."""
+        if self.trials_per_gpu and not self.address and not torch.cuda.device_count():
+            raise UsageError(
+                f"--trials-per-gpu {self.trials_per_gpu}: PyTorch sees no GPU on this machine; leave it out to "
+                "train on the CPU"
+            )
+
     def sharing(self, trials: int, gpus: int, left: int) -> Placement:
         """So many trials on each of so many GPUs here; ``left`` are to be run, and no GPU takes all of a few."""
         at_once = self.workers if self.address else max(1, min(self.workers, trials * gpus))
@@ -66,6 +75,7 @@ def search(
     ``listen`` hears what happens (see Listen). Ray ends with the search, or with ``after`` where other studies
     follow. ``root`` is the folder that ``studies`` is in.
     """
+    machine.require_gpu()
     teacher = _teacher_of(settings)  # first: without one, no study is begun
     study = Study(settings, machine.storage, root=root)
     budget = study.affordable(budget)
@@ -74,7 +84,7 @@ def search(
             take_over(study)
             if reaped := study.reap():
                 listen("reaped", reaped)
-            if unread := study.line_up_unread():
+            if unread := study.line_up_unread() + line_up_undominated(study):
                 listen("reaped", unread)
             if study.counted() < budget or unpolished(study):
                 prepared = prepare(study, teacher, listen, "cpu" if _on_cpus(machine) else None)
@@ -116,6 +126,10 @@ def _run(
         )
         if study.counted() < budget:
             engine.run_trials(study, budget, given, listen, place)
+        while again := line_up_undominated(study):
+            listen("preparing", f"energy of {again} more, which may be on the front after all")
+            engine.run_trials(study, budget, given, listen, place)
+        drop_checkpoints(study)
         polish_front(study, lambda keys: engine.polish_all(given, keys, place.gpus_of_task), listen)
 
 
@@ -127,9 +141,7 @@ def placed(
     Raises UsageError where trials are to share a GPU and there is none.
     """
     here, left = torch.cuda.device_count(), max(1, budget - study.counted())
-    if machine.trials_per_gpu == 0 or (
-        machine.trials_per_gpu is None and (machine.address or not here)
-    ):
+    if _on_cpus(machine):
         return Placement(machine.workers, 1, 0.0, machine.workers, 0.0)
     if isinstance(machine.trials_per_gpu, int):
         return machine.sharing(machine.trials_per_gpu, max(here, 1), left)

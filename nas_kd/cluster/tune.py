@@ -17,23 +17,32 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from typing import Any
-
-import psutil
-from optuna.trial import TrialState
+from typing import Any, TypeVar
 
 from nas_kd.cluster.file_transfer import Away, Home, mark, root_of, shares_disk
 from nas_kd.cluster.gpu_sharing import Placement
-from nas_kd.cluster.worker import Desk, Lanes, Order, Paced, Rung, failure_of, paced_trial
+from nas_kd.cluster.raylet import RAY_DIED, RayDied, own_sigterm, temporary_folder, watch_raylet
+from nas_kd.cluster.worker import (
+    Desk,
+    Lanes,
+    Order,
+    Paced,
+    Rung,
+    failure_of,
+    is_fault,
+    outcome_of_result,
+    paced_trial,
+)
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
-from nas_kd.errors import NasKdError, UsageError
-from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
+from nas_kd.errors import NasKdError
+from nas_kd.reasons import DEATHS, Reason
+from nas_kd.study.domination import bound_of
 from nas_kd.study.events import Listen, TrialEvent
 from nas_kd.study.first_readings import FirstReadings, was_read
 from nas_kd.study.polish import polish, polished_key
 from nas_kd.study.prepared import Prepared, WayHome
-from nas_kd.study.ranking import score
-from nas_kd.study.record import CHECKPOINT, Outcome
+from nas_kd.study.ranking import Scored, score
+from nas_kd.study.record import CHECKPOINT, Lost, Outcome, record
 from nas_kd.study.study import Study
 from nas_kd.study.task import task_of
 
@@ -63,19 +72,10 @@ WAIT_S = 0.5
 SHUTDOWN_S = 30.0
 """What Ray may take to end; its processes end with this one at the latest."""
 
-SOCKET_ROOM = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-"""Bytes of a temporary folder that leave room for the longest of Ray's socket paths."""
+T = TypeVar("T")
 
 COURIER = "nas-kd-home"
 """Ray's namespace of the actors that touch the files of a study, one per driver."""
-
-
-RAY_DIED = signal.SIGUSR2
-"""Raised here, by ourselves, once the raylet is dead. Not SIGINT: a shell's background jobs ignore it."""
-
-
-class RayDied(BaseException):
-    """The raylet is dead; no ``Exception``, for Tune goes on after one."""
 
 
 class DeskAway:
@@ -153,7 +153,9 @@ class OverStudy(Searcher):
             numbers = self.numbers.setdefault(trial_id, numbers)
             numbers[lane] = number
             self.listen("started", TrialEvent(self.study, number))
-            orders.append((lane, Order(number, arch, self.prepared).to_json()))
+            again = record(self.study.trials[number]).retry_of is not None
+            bound = None if again else bound_of(self.study, arch)
+            orders.append((lane, Order(number, arch, self.prepared, bound).to_json()))
         return orders
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -304,26 +306,6 @@ def at_hand(prepared: Prepared) -> tuple[Prepared, Away | None]:
     return away.settle(prepared), away
 
 
-def outcome_of_result(result: dict[str, Any] | None) -> Outcome:
-    """What a worker's last result says of its trial."""
-    if result and "outcome" in result:
-        return Outcome(**json.loads(result["outcome"]))
-    if result and "rung" in result:
-        return Outcome(None, Reason.STOPPED.because(result["rung"]))
-    return Outcome(None, Reason.WORKER_DIED, attrs={"message": "its worker died"})
-
-
-def is_fault(outcome: Outcome, state: TrialState) -> bool:
-    """Whether a trial counts towards the failures in a row that end a search.
-
-    A worker's death does once its arch is given up: before, the trial is tried again.
-    """
-    reason = Reason.of(outcome.reason)
-    given_up = reason in DEATHS and state == TrialState.PRUNED
-    failed = reason in FAILURES and reason not in UNREAD
-    return given_up or reason == Reason.INTERRUPTED or failed
-
-
 def run_trials(
     study: Study, budget: int, prepared: Prepared, listen: Listen, place: Placement
 ) -> None:
@@ -375,18 +357,18 @@ def _resources(gpus: float) -> dict[str, float]:
     return {"cpu": 1.0} | ({"gpu": gpus} if gpus else {})
 
 
-def _attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _attempted(work: Callable[[], T]) -> T | Lost:
     """What the work found, or the reason and the message of its failure: the others' must not be lost."""
     try:
         return work()
     except Exception as error:
         failed = failure_of(error)
-        return {"reason": failed.reason, "message": failed.attrs["message"].splitlines()[0]}
+        return Lost(failed.reason or Reason.CRASH, failed.attrs["message"].splitlines()[0])
 
 
 @ray.remote
-def _score(prepared: Prepared, point: dict[str, Any]) -> dict[str, Any]:
-    def work() -> dict[str, Any]:
+def _score(prepared: Prepared, point: dict[str, Any]) -> Scored | Lost:
+    def work() -> Scored:
         here, _ = at_hand(prepared)
         return score(task_of(here, device_given()), here.settings.space, point)
 
@@ -394,7 +376,7 @@ def _score(prepared: Prepared, point: dict[str, Any]) -> dict[str, Any]:
 
 
 @ray.remote
-def _polish(prepared: Prepared, arch_key: str) -> dict[str, Any]:
+def _polish(prepared: Prepared, arch_key: str) -> dict[str, Any] | Lost:
     return _attempted(lambda: _polished(prepared, arch_key))
 
 
@@ -410,9 +392,7 @@ def _polished(prepared: Prepared, arch_key: str) -> dict[str, Any]:
     return figures
 
 
-def _on_all(
-    task: Any, prepared: Prepared, each: list[Any], gpus_per_trial: float
-) -> Iterator[dict[str, Any]]:
+def _on_all(task: Any, prepared: Prepared, each: list[Any], gpus_per_trial: float) -> Iterator[Any]:
     """What a task makes of each, in order, on all workers; a reason where its worker died, tried again by Ray."""
     resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
     shared = ray.put(prepared)
@@ -421,19 +401,19 @@ def _on_all(
         try:
             yield ray.get(reference)
         except DIED as death:
-            yield {"reason": Reason.WORKER_DIED, "message": str(death).strip().splitlines()[0]}
+            yield Lost(Reason.WORKER_DIED, str(death).strip().splitlines()[0])
 
 
 def score_all(
     prepared: Prepared, points: list[dict[str, Any]], gpus_per_trial: float
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Scored | Lost]:
     """The scores of archs from their slices, or why there are none, in order, by plain tasks on all workers."""
     return _on_all(_score, prepared, points, gpus_per_trial)
 
 
 def polish_all(
     prepared: Prepared, arch_keys: list[str], gpus_per_trial: float
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | Lost]:
     """The front's students trained on, or why they were not, in order."""
     return _on_all(_polish, prepared, arch_keys, gpus_per_trial)
 
@@ -449,7 +429,7 @@ def ray_up(workers: int, address: str | None) -> Iterator[None]:
     before = signal.signal(RAY_DIED, _ray_died) if in_main else None
     ended = threading.Event()
     if in_main:  # no other thread can be interrupted
-        threading.Thread(target=_watch_raylet, args=(ended,), daemon=True).start()
+        threading.Thread(target=watch_raylet, args=(ended,), daemon=True).start()
     try:
         yield
     except RayDied:
@@ -484,24 +464,6 @@ def _ray_died(*_: Any) -> None:
     raise RayDied
 
 
-def _watch_raylet(ended: threading.Event) -> None:
-    """Interrupt the main thread once the raylet is dead: Tune would wait for it for ever."""
-    children = psutil.Process().children(recursive=True)
-    raylets = [c for c in children if c.name() == "raylet"]
-    while raylets and all(map(_is_alive, raylets)):
-        if ended.wait(1.0):
-            return
-    if raylets and not ended.is_set():
-        os.kill(os.getpid(), RAY_DIED)
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> None:
     """Start Ray here with so many CPUs, or join the cluster at an address."""
     place: dict[str, Any] = {"address": address}
@@ -510,7 +472,7 @@ def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> No
         place = {"address": "local", "num_cpus": workers, "include_dashboard": False}
         place["_temp_dir"] = temporary_folder()
     try:
-        with _own_sigterm():
+        with own_sigterm():
             ray.init(
                 **place,
                 log_to_driver=False,
@@ -530,28 +492,3 @@ def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> No
             where, remedy = f"at {address}", "start it there, or leave --address out"
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise NasKdError(f"Ray did not start {where} ({said}); {remedy}") from error
-
-
-def temporary_folder(default: str | None = None, short: str = "/tmp") -> str | None:
-    """Where Ray keeps its sockets: None is its own choice, ``short`` is for where that is too long.
-
-    The kernel takes 107 bytes of a socket's path. Raises UsageError where neither will do.
-    """
-    chosen = default or os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or short
-    if len(os.fsencode(chosen)) <= SOCKET_ROOM:
-        return None
-    if os.access(short, os.W_OK | os.X_OK):
-        return f"{short}/ray"
-    raise UsageError(
-        f"TMPDIR {chosen}: Ray's sockets need a folder of at most {SOCKET_ROOM} bytes, and {short} cannot be "
-        "written; set RAY_TMPDIR to a short folder"
-    )
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM: Ray's prints its C++ stack."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)

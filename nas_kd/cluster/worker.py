@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import queue
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from optuna.trial import TrialState
 
 from nas_kd.codec.arch import Arch
 from nas_kd.distillation.training import Report
 from nas_kd.errors import DataError, EarlyStop, NasKdError, TrialFailed
-from nas_kd.reasons import Reason
+from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
 from nas_kd.report.illustrate import illustrate
+from nas_kd.study.domination import Bound
 from nas_kd.study.prepared import Prepared
 from nas_kd.study.progress import Follow
 from nas_kd.study.record import Outcome
 from nas_kd.study.successive_halving import rungs_of
 from nas_kd.study.task import task_of
 from nas_kd.study.trial import run_trial
+from nas_kd.turns import TURNS
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 """What torch says, in a RuntimeError, where the memory of a device or of the host is spent."""
@@ -160,22 +165,25 @@ class Desk:
 
 @dataclass(frozen=True)
 class Order:
-    """A trial to run: its number, its arch, and what all trials of its study share."""
+    """A trial to run: its number, its arch, what all trials of its study share, and what need not be read."""
 
     number: int
     arch: Arch
     prepared: Prepared
+    bound: Bound | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As Ray Tune hands it to a worker."""
         arch, prepared = self.arch.to_json(), self.prepared.to_json()
-        return {"number": self.number, "arch": arch, "prepared": prepared}
+        bound = self.bound and asdict(self.bound)
+        return {"number": self.number, "arch": arch, "prepared": prepared, "bound": bound}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Order:
         """What ``to_json`` returned, read back."""
-        arch = Arch.from_json(given["arch"])
-        return cls(given["number"], arch, Prepared.from_json(given["prepared"]))
+        arch, prepared = Arch.from_json(given["arch"]), Prepared.from_json(given["prepared"])
+        bound = None if given["bound"] is None else Bound(**given["bound"])
+        return cls(given["number"], arch, prepared, bound)
 
     @property
     def student(self) -> Path:
@@ -206,8 +214,25 @@ def paced_trial(
             return _followed(order, device, report, lambda: brings(folder))
         finally:
             brings(folder)
+            if device != "cpu":
+                _free()
 
     return Paced(run, rungs_of(settings.steps) if settings.early_stopping else ())
+
+
+def trial_alone(order: Order, device: str) -> Outcome:
+    """What comes of a trial that nobody stops, run in this process."""
+    lanes = Lanes(lambda ordered: paced_trial(ordered, device))
+    lanes.start(0, order)
+    while isinstance(heard := lanes.next()[1], Rung):
+        lanes.go_on(0, True)
+    return heard
+
+
+def _free() -> None:
+    """The memory of a training that is over: its graphs hold it, and it them, until garbage is collected."""
+    with TURNS:
+        gc.collect()
 
 
 _drawing = threading.Lock()
@@ -225,7 +250,7 @@ def _followed(order: Order, device: str, report: Report, bring: Callable[[], Non
             bring()  # a checkpoint written since the last report
             report(step, metrics)
 
-        outcome = run_trial(task, order.arch, folder, heard, follow.doing)
+        outcome = run_trial(task, order.arch, folder, heard, follow.doing, order.bound)
         follow.doing("draw")
         started = time.perf_counter()
         with _drawing:
@@ -265,3 +290,23 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) or any(words in text for words in NO_SPACE):
         return Reason.INTERRUPTED
     return Reason.CRASH
+
+
+def outcome_of_result(result: dict[str, Any] | None) -> Outcome:
+    """What a worker's last result says of its trial."""
+    if result and "outcome" in result:
+        return Outcome(**json.loads(result["outcome"]))
+    if result and "rung" in result:
+        return Outcome(None, Reason.STOPPED.because(result["rung"]))
+    return Outcome(None, Reason.WORKER_DIED, attrs={"message": "its worker died"})
+
+
+def is_fault(outcome: Outcome, state: TrialState) -> bool:
+    """Whether a trial counts towards the failures in a row that end a search.
+
+    A worker's death does once its arch is given up: before, the trial is tried again.
+    """
+    reason = Reason.of(outcome.reason)
+    given_up = reason in DEATHS and state == TrialState.PRUNED
+    failed = reason in FAILURES and reason not in UNREAD
+    return given_up or reason == Reason.INTERRUPTED or failed

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nas_kd.data.images import to_device
 from nas_kd.distillation.loss import Batch
+from nas_kd.turns import uncollected
 
 logger = logging.getLogger("nas_kd")
 
@@ -243,7 +244,7 @@ class CudaCapture:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads of a worker are none of this capture's concern.
-            with torch.cuda.graph(graph, self._pool, self._stream, "thread_local"):
+            with uncollected(), torch.cuda.graph(graph, self._pool, self._stream, "thread_local"):
                 work()
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]

@@ -26,10 +26,12 @@ from nas_kd.objectives import of_kind
 from nas_kd.places import BUILTIN
 from nas_kd.recipe import Recipe
 from nas_kd.seeds import derived_seed
+from nas_kd.study.large_crops import SIDE_PX, has_large, large_crops
 from nas_kd.study.plan import Question, kmac_per_px, narrowness, question_of, span
 from nas_kd.study.settings import Settings
 from nas_kd.supernet.warmup import BETWEEN, STEPS
-from nas_kd.teachers.costs import TeacherCost, family_of, teacher_costs
+from nas_kd.teachers.costs import TeacherCost, teacher_costs
+from nas_kd.teachers.served import family_of
 from nas_kd.teachers.targets import FIRST_CROPS
 
 SECONDS, WARM_STEPS = 3.0, 3
@@ -40,6 +42,8 @@ READING_S = 4.0
 """Of an energy reading; 1.4 to 4 s on simulated devices (CHANGELOG), a student's first one on a device takes longer."""
 FRONT_SHARE = 0.25
 """Of the trials, taken to be on the front that is polished."""
+COPIES = 2
+"""Of a trained student: in its folder, and to download from the dashboard."""
 JUDGED_PX = FRAME_PX[0] * FRAME_PX[1]
 EVAL_PICTURES = {BUILTIN: 4, "kodak": 24}
 """Where the pictures to judge by are not here yet, or come with what nas-kd depends on."""
@@ -106,7 +110,8 @@ def forecast(
     )
     at_once = at_once if device == "cpu" else 1
     anew = device != "cpu"  # then the teacher works in every step, and nothing is stored
-    stored_s = s.crops * crop_px * _teacher_macs(s, costs) / macs_per_s
+    pool_px = sum(crops * side_px**2 for crops, side_px in _pools(s))
+    stored_s = pool_px * _teacher_macs(s, costs) / macs_per_s
     told.seconds["teacher's outputs"] = 0.0 if anew else stored_s
     taught = s.batch * crop_px * _live_macs(s, costs) if anew and s.loss.needs_teacher else 0.0
     step_s += taught / macs_per_s
@@ -118,7 +123,7 @@ def forecast(
     told.seconds["trials"] = asked.trials * (s.steps * step_s + judge_s) / at_once
     readings = asked.trials * len(of_kind(s.objectives, "energy"))
     told.seconds["energy"] = readings * READING_S
-    polished = max(1, round(FRONT_SHARE * asked.trials))
+    polished = _polished(asked)
     told.seconds[f"polish of {polished}"] = (s.polish * step_s * polished) / at_once
     told.disk_bytes = _disk_bytes(s, asked, arch, costs, anew)
     return told
@@ -149,6 +154,15 @@ def measured_step_s(arch: Arch, s: Settings, device: str) -> float:
         while time.perf_counter() - started < SECONDS:
             run.run(until=run.step + at_once)
         return (time.perf_counter() - started) / (run.step - first)
+
+
+def _polished(asked: Question) -> int:
+    return max(1, round(FRONT_SHARE * asked.trials))
+
+
+def _pools(s: Settings) -> list[tuple[int, int]]:
+    """How many crops the teacher sees, and their sides."""
+    return [(s.crops, s.crop_size), *([(large_crops(s), SIDE_PX)] if has_large(s) else [])]
 
 
 def _teacher_macs(s: Settings, costs: list[TeacherCost]) -> float:
@@ -196,11 +210,17 @@ def _disk_bytes(
     s: Settings, asked: Question, arch: Arch, costs: list[TeacherCost], anew: bool
 ) -> int:
     """Crops, the teacher's outputs on them or at most a shard of pictures, and every trained student."""
-    crop, levels = 3 * s.crop_size**2, sum(cost.levels for cost in costs)
-    y, z = s.crop_size // 16, s.crop_size // 64
+    pools = sum(crops * _crop_bytes(s, side_px, costs) for crops, side_px in _pools(s))
+    if anew:
+        first = sum(min(crops, FIRST_CROPS) * 3 * side_px**2 for crops, side_px in _pools(s))
+        pools = first + (0 if s.data == BUILTIN else SHARD_BYTES)
+    students = COPIES * asked.trials + (_polished(asked) if s.polish else 0)
+    return int(pools + 4 * arch_cost(arch).total.parameters * students)
+
+
+def _crop_bytes(s: Settings, side_px: int, costs: list[TeacherCost]) -> int:
+    crop, levels = 3 * side_px**2, sum(cost.levels for cost in costs)
+    y, z = side_px // 16, side_px // 64
     kept = sum(cost.kept for cost in costs)
     latents = 2 * kept * max(cost.M * y**2 + cost.N * z**2 for cost in costs)
-    pool = s.crops * (crop + latents + (levels * crop if s.kd_x > 0 else 0))
-    if anew:
-        pool = min(s.crops, FIRST_CROPS) * crop + (0 if s.data == BUILTIN else SHARD_BYTES)
-    return int(pool + 4 * arch_cost(arch).total.parameters * asked.trials)
+    return crop + latents + (levels * crop if s.kd_x > 0 else 0)

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from nas_kd.codec.search_space import SearchSpace
@@ -19,6 +20,7 @@ from nas_kd.evaluation.classical import lacking
 from nas_kd.objectives import BD_RATES
 from nas_kd.study.anchor import Anchor, anchor_of
 from nas_kd.study.events import Listen
+from nas_kd.study.large_crops import SIDE_PX, has_large, large_crops
 from nas_kd.study.plan import narrowness, question_of
 from nas_kd.study.prepared import Prepared, in_full
 from nas_kd.study.settings import TEACHER, Settings
@@ -64,10 +66,12 @@ def prepare(study: Study, teacher: Teacher, listen: Listen, device: str | None =
     pool = targets(settings, teacher, listen, study.cache, anew)
     require_unchanged(study, {"data": images_of(pool)})
     anchor = study_anchor(study, teacher, listen)  # before anything is trained
+    large = large_targets(settings, teacher, pool, listen, study.cache, anew)
     shared = warm(settings, study.space, teacher, pool, listen, study.cache)
     if shared is not None and (shared / CARD).is_file():
         study.keep_warmup(json.loads((shared / CARD).read_text()))
-    return travelling(settings, teacher, pool, shared, anchor, study.folder / "students")
+    given = travelling(settings, teacher, pool, shared, anchor, study.folder / "students")
+    return replace(given, large=large)
 
 
 def travelling(
@@ -134,19 +138,39 @@ def targets(
         anew: whether crops are drawn at every step and the teacher works on them in it, by default where there is a
             GPU; else its outputs on a pool of crops are stored.
     """
-    s = settings
-    warn_of_overlap(s.data, s.eval_data)
-    warn_of_few(s)
-    recipe = PoolRecipe(s.data, s.crops, s.crop_size, s.seed, x_hat=s.kd_x > 0)
+    warn_of_overlap(settings.data, settings.eval_data)
+    warn_of_few(settings)
+    asked = (settings.crops, settings.crop_size)
+    return _pool(
+        settings, asked, teacher, listen, cache, best_device() != "cpu" if anew is None else anew
+    )
+
+
+def large_targets(
+    settings: Settings, teacher: Teacher, pool: Path, listen: Listen, cache: Path, anew: bool
+) -> Path | None:
+    """The same on the larger crops that the polish ends on, where it does."""
+    if not has_large(settings):
+        return None
+    _held = lessons(pool)  # where the cache is limited, it does not make room for these
+    asked = (large_crops(settings), SIDE_PX)
+    return _pool(settings, asked, teacher, listen, cache, anew).resolve()
+
+
+def _pool(
+    s: Settings, asked: tuple[int, int], teacher: Teacher, listen: Listen, cache: Path, anew: bool
+) -> Path:
+    crops, side_px = asked
+    recipe = PoolRecipe(s.data, crops, side_px, s.seed, x_hat=s.kd_x > 0)
     reading = told_of_reading(listen)
-    if best_device() != "cpu" if anew is None else anew:
+    if anew:
         listen(
             "preparing", "crops are drawn anew at every step, and the teacher works on them in it"
         )
         return lessons_folder(cache / TARGETS, teacher, recipe, reading, best_device())
 
     def progress(done: int, total: int) -> None:
-        listen("preparing", f"teacher's outputs: {done} of {total} crops")
+        listen("preparing", f"teacher's outputs: {done} of {total} crops of {side_px} px")
 
     return target_pool(cache / TARGETS, teacher, recipe, progress, best_device(), reading)
 

@@ -34,6 +34,7 @@ class Prepared:
         anchor: what they are compared with.
         students: the folder of their own folders.
         home: the way to the files, where workers may not share the driver's disk.
+        large: the folder of the teacher's outputs on larger crops, where a polish ends on such.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class Prepared:
     anchor: Anchor
     students: Path
     home: WayHome | None = None
+    large: Path | None = None
 
     @property
     def lent(self) -> list[Path]:
@@ -51,7 +53,7 @@ class Prepared:
         if reads_pictures(self.pool) and _in_a_folder(self.settings.data):
             keys.append("data")
         said = [Path(getattr(self.settings, key)) for key in keys]
-        return [self.pool, *([self.shared] if self.shared else []), *said]
+        return [self.pool, *(path for path in (self.shared, self.large) if path), *said]
 
     def moved(self, copied: Mapping[Path, Path], students: Path) -> Prepared:
         """The same by copies of what is ``lent``, with another folder of students."""
@@ -64,6 +66,7 @@ class Prepared:
             settings=_reading(self.settings, paths),
             pool=copied[self.pool],
             shared=None if self.shared is None else copied[self.shared],
+            large=None if self.large is None else copied[self.large],
             students=students,
         )
 
@@ -76,13 +79,14 @@ class Prepared:
             "shared": self.shared and str(self.shared),
             "anchor": self.anchor.to_json(),
             "students": str(self.students),
+            "large": self.large and str(self.large),
             "home": self.home and {"word": self.home.word, "actor": self.home.actor},
         }
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Prepared:
         """What ``to_json`` returned, read back."""
-        shared, home = given["shared"], given["home"]
+        shared, home, large = given["shared"], given["home"], given["large"]
         return cls(
             Settings(**given["settings"]),
             tuple(given["lmbdas"]),
@@ -91,6 +95,7 @@ class Prepared:
             Anchor.from_json(given["anchor"]),
             Path(given["students"]),
             None if home is None else WayHome(**home),
+            None if large is None else Path(large),
         )
 
 

@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from nas_kd.codec.search_space import load_space
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.places import BUILTIN, HERE, STUDIES, shipped
 from nas_kd.recipe import (
@@ -33,7 +34,7 @@ from nas_kd.recipe import (
 from nas_kd.schema import STRICT, Checked, says
 from nas_kd.study.grid import Grid, frozen_grid, listed
 from nas_kd.study.limits import Limit, Limits, canonical
-from nas_kd.teachers.served import TeacherSpec, zoo_qualities
+from nas_kd.teachers.served import TeacherSpec, family_of, zoo_qualities
 from nas_kd.toml_file import read_table
 
 DATABASE = "study.db"
@@ -307,7 +308,22 @@ def named(name: str | None, given: dict[str, Any], effort: dict[str, Any] | None
     space = given.get("space", default_space(teacher))
     by_default = f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
     said = (effort or {}) | given
-    return Asked(Settings(**said | {"space": space, "name": name or by_default}), frozenset(said))
+    own = _by_effort(effort, given | {"space": space, "name": name or by_default})
+    return Asked(Settings(**own), frozenset(said))
+
+
+def _by_effort(
+    effort: dict[str, Any] | None, own: dict[str, Any], given: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """An effort's settings for what is not said; no warm-up where the teacher holds the shared weights already.
+
+    given: what is going to replace some of it.
+    """
+    merged = (effort or {}) | own
+    asked = merged | (given or {})
+    family = family_of(str(asked.get("teacher", Settings.teacher))) if effort else None
+    warms_up = family is None or family != load_space(asked["space"]).fingerprint
+    return merged if warms_up or "warmup" in own else merged | {"warmup": None}
 
 
 def load_studies(
@@ -347,21 +363,30 @@ def asked_studies(
         _settings(
             path,
             f"{common}-{part['name']}" if "name" in part else common,
-            (effort or {}) | data | part,
+            effort,
+            data | part,
             given or {},
         )
         for part in each
     ]
 
 
-def _settings(path: Path, name: str, data: dict[str, Any], given: dict[str, Any]) -> Asked:
+def _settings(
+    path: Path,
+    name: str,
+    effort: dict[str, Any] | None,
+    data: dict[str, Any],
+    given: dict[str, Any],
+) -> Asked:
     """The file's settings, then those given: so that only what stands in the file is told of the file."""
     needed = {key: given[key] for key in ("space",) if key in given}
     try:
-        own = Settings(**needed | data | {"name": name})
+        own = Settings(**_by_effort(effort, needed | data | {"name": name}, given))
     except UsageError as error:
         raise StudyError(f"{path}: {error}") from error
-    return Asked(replace(own, **given), frozenset(data) | frozenset(given))
+    return Asked(
+        replace(own, **given), frozenset(effort or {}) | frozenset(data) | frozenset(given)
+    )
 
 
 def from_stored(data: dict[str, Any]) -> Settings:

@@ -45,7 +45,9 @@ def _kept(text: str, device: str) -> Task:
         anchor=prepared.anchor,
         limits=settings.limits,
         device=device,
+        crop_size=settings.crop_size,
         shared=_origin(settings, shared, prepared.lmbdas) if shared else None,
+        large=None if prepared.large is None else lessons(prepared.large, device, settings.data),
     )
 
 

@@ -117,6 +117,11 @@ class TargetPool(Lessons):
         return self.arrays["x"].shape[1]
 
     @property
+    def side_px(self) -> int:
+        """Of a crop."""
+        return self.arrays["x"].shape[-1]
+
+    @property
     def latent_widths(self) -> tuple[int, int]:
         """Channels of the teacher's y and z."""
         return self.arrays["y"].shape[2], self.arrays["z"].shape[2]

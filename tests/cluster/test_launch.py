@@ -18,11 +18,12 @@ from optuna.trial import TrialState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nas_kd.cluster import launch
-from nas_kd.cluster import tune as engine
+from nas_kd.cluster import launch, raylet
 from nas_kd.cluster.gpu_sharing import Placement
 from nas_kd.cluster.launch import Machine, search
-from nas_kd.cluster.tune import is_fault, ray_up, start_ray, temporary_folder
+from nas_kd.cluster.raylet import temporary_folder
+from nas_kd.cluster.tune import ray_up, start_ray
+from nas_kd.cluster.worker import is_fault
 from nas_kd.device import one_thread
 from nas_kd.errors import DataError, NasKdError, UsageError
 from nas_kd.places import CACHE
@@ -230,6 +231,16 @@ def test_without_a_gpu_trials_train_on_the_cpu(settings, monkeypatch):
     assert placed(Study(settings())) == (6, 1, 0.0)
 
 
+@pytest.mark.parametrize("trials", [2, "auto"])
+def test_trials_that_are_to_share_a_gpu_that_is_not_there_are_refused(
+    settings, monkeypatch, trials
+):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match=f"--trials-per-gpu {trials}: PyTorch sees no GPU"):
+        search(settings(), 1, Machine(1, trials_per_gpu=trials), lambda kind, detail: None)
+    assert not Path("studies").exists()
+
+
 def saved():
     return Path("studies/s/students").glob("*/checkpoint.pt")
 
@@ -422,10 +433,10 @@ class Raylet:
 def test_only_a_raylet_that_dies_before_its_ray_is_over_interrupts(monkeypatch, over):
     sent, ended = [], threading.Event()
     monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: [Raylet()])
-    monkeypatch.setattr(engine.os, "kill", lambda *given: sent.append(given))
+    monkeypatch.setattr(raylet.os, "kill", lambda *given: sent.append(given))
     monkeypatch.setattr(ended, "wait", lambda seconds: over)
-    engine._watch_raylet(ended)
-    assert sent == ([] if over else [(os.getpid(), engine.RAY_DIED)])
+    raylet.watch_raylet(ended)
+    assert sent == ([] if over else [(os.getpid(), raylet.RAY_DIED)])
 
 
 @pytest.mark.parametrize(

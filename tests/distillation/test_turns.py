@@ -1,5 +1,6 @@
 """Trainings at once in one process: the steps that each would take alone, whatever becomes of the others."""
 
+import gc
 import threading
 import time
 
@@ -11,7 +12,7 @@ from nas_kd.codec.student import Student
 from nas_kd.distillation.training import CropPool, Run
 from nas_kd.errors import TrialFailed
 from nas_kd.recipe import Recipe
-from nas_kd.turns import TURNS, Turn, Turns, side_by_side
+from nas_kd.turns import TURNS, Turn, Turns, side_by_side, uncollected
 
 SIDE = Transform("trunk4", (0, 8, 8), kernel=3)
 TINY = Arch(SIDE, SIDE, M=16, hyper=8)
@@ -132,3 +133,14 @@ def test_on_a_gpu_every_training_has_a_state_of_noise_of_its_own():
     assert (generator.state is outside, outside) == (True, [0])
     with one:
         assert generator.state is of_one
+
+
+def test_no_garbage_is_collected_while_a_graph_is_captured():
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            with uncollected():
+                assert not gc.isenabled()
+            assert gc.isenabled() == enabled
+        finally:
+            gc.enable()

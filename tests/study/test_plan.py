@@ -135,6 +135,16 @@ def test_the_disk_holds_crops_outputs_and_students(step_s):
     assert many - few == 100 * (3 * 64**2 + 2 * (256 * 4**2 + 64 * 1**2))
 
 
+def test_every_student_is_on_disk_twice_and_a_polished_one_once_more(step_s):
+    asked = replace(SMALL, init="scratch")
+    middle = forecasting.middling(question_of(asked, 1), asked)
+    student = 4 * arch_cost(middle).total.parameters
+    few, many = (forecast(asked, n, 1, TAUGHT).disk_bytes for n in (4, 8))
+    assert many - few == 2 * 4 * student
+    polished = forecast(replace(asked, polish=4), 8, 1, TAUGHT).disk_bytes
+    assert polished - many == 2 * student
+
+
 def test_a_real_step_is_measured(monkeypatch):
     monkeypatch.setattr(forecasting, "SECONDS", 0.01)
     told = forecast(SMALL, 2, 1)
@@ -177,7 +187,19 @@ def test_what_is_said_wins_over_an_effort(tmp_path: Path):
     (tmp_path / "f.toml").write_text('space = "demo"\nsteps = 8\n[[each]]\nname="a"\nrank = 3\n')
     (study,) = load_studies(tmp_path / "f.toml", None, {"polish": 1}, quick)
     assert (study.steps, study.rank, study.polish) == (8, 3, 1)
-    assert study.warmup == quick["warmup"]
+    assert study.crops == quick["crops"]
+
+
+def test_no_effort_warms_up_what_the_teacher_has_trained_already(tmp_path: Path):
+    quick = settings_of("quick")
+    assert named(None, {}, quick).settings.warmup is None  # mini is the family of demo
+    assert named(None, {"warmup": 7}, quick).settings.warmup == 7
+    assert named(None, {"space": "asymmetric"}, quick).settings.warmup == quick["warmup"]
+    assert named(None, {"teacher": "cheng2020"}, quick).settings.warmup == quick["warmup"]
+    (tmp_path / "f.toml").write_text('space = "demo"\n')
+    assert load_studies(tmp_path / "f.toml", None, {}, quick)[0].warmup is None
+    (other,) = load_studies(tmp_path / "f.toml", None, {"teacher": "cheng2020"}, quick)
+    assert other.warmup == quick["warmup"]
 
 
 def test_only_a_zoo_teacher_has_an_effort_and_the_large_space_by_default(monkeypatch):
@@ -187,3 +209,21 @@ def test_only_a_zoo_teacher_has_an_effort_and_the_large_space_by_default(monkeyp
     monkeypatch.setattr("nas_kd.study.efforts.likely_device", lambda: "cuda")
     assert default_effort("mbt2018") == "night"
     assert named(None, {"teacher": "cheng2020"}).settings.name == "frontier-cheng2020"
+
+
+CHENG2020 = [TeacherCost(175, 260, 128, 128, 3, 3), TeacherCost(392, 583, 192, 192, 3, 3)]
+H200_STEP_S = 0.0048
+"""Recorded once: a step of `mini` on 8 crops of 256 px, as CUDA graphs. Students of `frontier` are not measured."""
+
+
+def test_by_the_step_recorded_of_a_gpu_a_night_takes_a_night_and_an_hour_an_hour(monkeypatch):
+    monkeypatch.setattr(forecasting, "measured_step_s", lambda *given: H200_STEP_S)
+    monkeypatch.setattr(forecasting, "best_device", lambda: "cuda")
+    given = {"teacher": "cheng2020", "data": "clic-train", "eval_data": "kodak"}
+    hours = {}
+    for effort in ("hour", "night"):
+        told = forecast(named(None, given, settings_of(effort)).settings, 200, 4, CHENG2020)
+        hours[effort] = sum(told.seconds.values()) / 3600
+        assert " on cuda" in told.in_lines[0]
+    assert 0.5 < hours["hour"] < 1.5
+    assert 6 < hours["night"] < 12

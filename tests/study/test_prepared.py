@@ -1,6 +1,7 @@
 """What travels from the driver to its workers, and what a trial's attributes say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from optuna.distributions import IntDistribution
@@ -22,6 +23,7 @@ def test_what_is_prepared_is_the_same_after_its_way_as_json():
     settings = Settings("s", "prim", objectives=("rd_cost", "flops"), grid={"N": [8, 16]})
     places = (Path("/pool"), None, anchor, Path("/s/students"), WayHome("word", "actor"))
     prepared = Prepared(settings, (0.01, 0.02), *places)
+    prepared = replace(prepared, large=Path("/large"))
     assert Prepared.from_json(json.loads(json.dumps(prepared.to_json()))) == prepared
 
 
