@@ -59,7 +59,7 @@ found = json.load(open(sys.argv[1]))
 for key in ("eager_ms", "graph_ms", "streams_gain", "crops_per_s", "trials_per_hour_gain"):
     print(key, found[key])'
 
-run machine 20 bash -c 'nvidia-smi; nas_kd doctor || true'
+run machine 40 bash -c 'nvidia-smi; nas_kd doctor || true'
 run search 270 bash -c "cd '$out' && nas_kd search --name gpu $sharing $search"
 run front 20 bash -c "cd '$out' && nas_kd front gpu --json > front.json && '$python' -c '$front' front.json"
 if [ "$code" -ne 0 ]; then
