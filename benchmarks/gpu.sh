@@ -22,7 +22,7 @@ export python data PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERE
 # shellcheck disable=SC2329 # the parts call it
 nas_kd() { "$python" -c 'from nas_kd.cli.main import main; main()' "$@"; }
 export -f nas_kd
-total_s=${TOTAL_S:-$([ -n "$quick" ] && echo 180 || echo 720)}
+total_s=${TOTAL_S:-$([ -n "$quick" ] && echo 300 || echo 720)}
 left_s() { echo $((total_s - SECONDS)); }
 failed=0 code=0
 run() { # name, seconds at most, command: its end is told and the next part runs all the same
