@@ -1,19 +1,22 @@
 """Latents to strings and back for the entropy model in passes (``dual``).
 
 What decides a symbol's table is z alone, by a linear map in exact arithmetic; means and steps are float32 and decide
-what a symbol stands for, on both sides.
+what a symbol stands for, on both sides. What a pass codes is kept apart from the rest throughout: its places fall
+into as many classes as there are passes, and in each class every so manyth channel is its own.
 """
 
 from __future__ import annotations
 
 import copy
 import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nas_kd.codec.dual import REACH, DualParameters, part
+from nas_kd.codec.blocks import DepthwiseBlock
+from nas_kd.codec.dual import REACH, WIDEST_STEP, DualParameters, Pass
 from nas_kd.codec.entropy_coding import (
     CELL,
     HALO,
@@ -26,7 +29,7 @@ from nas_kd.codec.entropy_coding import (
     latents_of,
     tiles_of,
 )
-from nas_kd.codec.exact_arithmetic import exact_layer, scale_indexes
+from nas_kd.codec.exact_arithmetic import ExactTables
 from nas_kd.codec.hyperprior import HyperSynthesis
 
 MARGIN = -(-REACH // CELL)
@@ -40,7 +43,7 @@ class _Told(NamedTuple):
     """What z says of a tile.
 
     place: among the latents. seen: the place of what its passes see. inner: its place in that. features: of all seen,
-    [1, hyper, h, w]. tables: of the tile, uint8 [1, M, h, w].
+    [1, hyper, h, w]. tables: of the tile, uint8 [M, h, w].
     """
 
     place: Place
@@ -68,7 +71,7 @@ class DualCoder(LatentCoder):
         h_s, parameters = (copy.deepcopy(network).cpu().eval() for network in networks)
         super().__init__(networks[1].scales.out_channels, models, gains)
         self._h_s, self._parameters = h_s, parameters
-        self._log_scales = exact_layer(networks[1].scales)
+        self._tables = ExactTables(networks[1].scales)
         self._count = len(networks[1].passes)
 
     @property
@@ -86,9 +89,10 @@ class DualCoder(LatentCoder):
         y_hat = torch.zeros(1, self.M, CELL * h, CELL * w)
         checksum = zlib.crc32(z_symbols.numpy().tobytes())
         for i in range(self.y_parts):
+            before = y_hat.clone() if i else None
             for tile in told:
-                symbols = self._pass(i, tile, y_hat, at, code)
-                checksum = zlib.crc32(symbols.numpy().tobytes(), checksum)
+                symbols = self._pass(i, tile, before, y_hat, at, code)
+                checksum = zlib.crc32(symbols.numpy(), checksum)
         return y_hat, checksum
 
     def _of_z(self, tile: Tile, z_hat: Tensor, at: Gains) -> _Told:
@@ -97,30 +101,109 @@ class DualCoder(LatentCoder):
         seen = Tile(rows.start, rows.stop, columns.start, columns.stop)
         (z_rows, z_columns), z_inner = around(seen, z_hat.shape, HALO, CELL)
         features = self._h_s(z_hat[..., z_rows, z_columns].float())[(..., *z_inner)]
-        cells = z_hat[..., tile.top : tile.bottom, tile.left : tile.right]
-        logs = self._log_scales(cells).clamp(-8, 8) + at.log_gain_y[..., None]
-        tables = scale_indexes(logs, logarithmic=True).to(torch.uint8)
+        cells = z_hat[0, :, tile.top : tile.bottom, tile.left : tile.right]
+        tables = self._tables(cells, at.log_gain_y.flatten())
         return _Told(latents_of(tile), latents_of(seen), inner, features, tables)
 
-    def _pass(self, i: int, tile: _Told, y_hat: Tensor, at: Gains, code: Coding) -> Tensor:
-        """Symbols [1, n] of what pass ``i`` codes of a tile; their values are put into y_hat."""
-        inside = y_hat[(..., *tile.place)]
-        mine = part(inside.shape, self.y_parts, i)
-        means, steps = (t[..., mine].double() for t in self._predicted(i, tile, y_hat))
-        gain, inverse = (
-            t[..., None].expand(inside.shape)[..., mine] for t in (at.gain_y, at.inverse_y)
-        )
-        gained = means * gain
-        symbols = code(tile.place, mine, tile.tables[..., mine].int(), gain / steps, gained / steps)
-        inside[..., mine] = ((symbols.double() * steps + gained) * inverse).float()
+    def _pass(
+        self, i: int, tile: _Told, before: Tensor | None, y_hat: Tensor, at: Gains, code: Coding
+    ) -> Tensor:
+        """Symbols [n] of what pass ``i`` codes of a tile; their values are put into y_hat.
+
+        before: what the passes before this one have decoded, as y_hat.
+        """
+        decoded = None if before is None else before[(..., *tile.seen)]
+        means, steps = _predicted(self._parameters.passes[i], i, self.y_parts, tile, decoded)
+        gain, inverse = (t[0].float() for t in (at.gain_y, at.inverse_y))
+        tables = _own(tile.tables, i, self.y_parts)
+
+        def wanted(y: Tensor) -> Tensor:
+            values = _own(y[(0, ..., *tile.place)], i, self.y_parts)
+            return ((values - means) * (gain / steps)).flatten()
+
+        symbols = code(wanted, tables.flatten())
+        values = steps.mul_(symbols.reshape(steps.shape)).addcmul_(means, gain).mul_(inverse)
+        _put(values, y_hat[(0, ..., *tile.place)], i, self.y_parts)
         return symbols
 
-    def _predicted(self, i: int, tile: _Told, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and steps of one tile, float32 [1, M, h, w]."""
-        decoded = None
-        if i:
-            around_it = y_hat[(..., *tile.seen)]
-            before = [part(around_it.shape, self.y_parts, j) for j in range(i)]
-            decoded = around_it * torch.stack(before).any(0)
-        means, steps = self._parameters(i, tile.features, decoded)
-        return means[(..., *tile.inner)], steps[(..., *tile.inner)]
+
+def _predicted(
+    network: Pass, i: int, passes: int, tile: _Told, decoded: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Means and steps of what pass ``i`` codes of a tile, float32 [M, n].
+
+    As ``Pass.forward``, which predicts what other passes code, too.
+    """
+    x = network.features(tile.features)
+    if network.decoded is not None and decoded is not None:
+        x.add_(network.decoded(decoded))
+    x = _refined(nn.functional.leaky_relu_(x), network.block)[(0, ..., *tile.inner)]
+    M, n = network.means.out_channels, x[0].numel() // passes
+    means, steps = torch.empty(M, n), torch.empty(M, n)
+    for channels, squares in _classes(i, passes):
+        places = _gathered(x, squares)
+        for found, head in ((means, network.means), (steps, network.steps)):
+            weight, bias = head.weight[channels, :, 0, 0], head.bias
+            assert bias is not None
+            found[channels] = torch.addmm(bias[channels, None], weight, places)
+    return means, steps.clamp_(-WIDEST_STEP, WIDEST_STEP).exp_()
+
+
+def _refined(x: Tensor, block: DepthwiseBlock) -> Tensor:
+    """What the block makes of x, which it changes."""
+    wide = nn.functional.leaky_relu_(block.expand(block.spatial(x)))
+    return x.add_(block.project(wide))
+
+
+# --- who codes what ---------------------------------------------------------------------------
+
+
+class _Square(NamedTuple):
+    """Some of a map's places, as steps through its rows and columns, and the rows of a class's map they fill."""
+
+    rows: slice
+    columns: slice
+    own_rows: slice
+
+
+def _classes(i: int, passes: int) -> Iterator[tuple[slice, list[_Square]]]:
+    """What ``dual.part`` says pass ``i`` codes: by class of places the channels and the places."""
+    for k in range(passes):
+        yield slice((i - k) % passes, None, passes), _squares(k, passes)
+
+
+def _squares(k: int, passes: int) -> list[_Square]:
+    """Places of class k, in order: a colour of the checkerboard for two passes, a corner of 2x2 for four."""
+    if passes == 2:
+        return [
+            _Square(slice(r, None, 2), slice((k - r) % 2, None, 2), slice(r, None, 2))
+            for r in (0, 1)
+        ]
+    return [_Square(slice(k // 2, None, 2), slice(k % 2, None, 2), slice(None))]
+
+
+def _gathered(x: Tensor, squares: list[_Square]) -> Tensor:
+    """The places of a class of [C, h, w], [C, n]."""
+    C, h, w = x.shape
+    rows = h if len(squares) == 2 else h // 2
+    found = torch.empty(C, rows, w // 2, dtype=x.dtype)
+    for square in squares:
+        found[:, square.own_rows] = x[:, square.rows, square.columns]
+    return found.flatten(1)
+
+
+def _own(x: Tensor, i: int, passes: int) -> Tensor:
+    """What pass ``i`` codes of [M, h, w], [M, n]: channel by channel, row by row."""
+    found = torch.empty(len(x), x[0].numel() // passes, dtype=x.dtype)
+    for channels, squares in _classes(i, passes):
+        found[channels] = _gathered(x[channels], squares)
+    return found
+
+
+def _put(values: Tensor, x: Tensor, i: int, passes: int) -> None:
+    """Values [M, n] into their places in [M, h, w]."""
+    h, w = x.shape[1:]
+    for channels, squares in _classes(i, passes):
+        own = values[channels].reshape(-1, 2 * h // passes, w // 2)
+        for square in squares:
+            x[channels, square.rows, square.columns] = own[:, square.own_rows]

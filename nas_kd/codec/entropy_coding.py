@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -73,9 +74,9 @@ def tiles_of(h: int, w: int, side: int | None) -> list[Tile]:
 
 
 Models = tuple[EntropyBottleneck, GaussianConditional]
-Coding = Callable[[tuple[slice, slice], Tensor, Tensor, Tensor, Any], Tensor]
-"""Writes or reads the symbols of one part of one tile: of y's ``place``, those of the mask ``part``, with the index of
-each one's table; a symbol is y ``factor`` - ``offset``, rounded."""
+Coding = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+"""Writes or reads the symbols [n] of one part of one tile, with the index of each one's table [n]; what is to be
+rounded to a symbol the encoder is told by a function of y [1, M, h, w], float64 [n] where it must be exact."""
 
 
 class LatentCoder(ABC):
@@ -113,13 +114,10 @@ class LatentCoder(ABC):
         strings: list[bytes] = []
         seen = y.detach().cpu()
 
-        def code(
-            place: tuple[slice, slice], part: Tensor, indexes: Tensor, factor: Tensor, offset: Any
-        ) -> Tensor:
-            values = seen[..., place[0], place[1]][..., part].double()
+        def code(wanted: Callable[[Tensor], Tensor], indexes: Tensor) -> Tensor:
             loud = indexes >= quiet
-            symbols = rounded(values * factor - offset) * loud
-            strings.append(self.y_coder.encode(symbols[loud], indexes[loud]))
+            symbols = rounded(wanted(seen)) * loud
+            strings.append(self.y_coder.encode(symbols[loud], indexes[loud].int()))
             return symbols
 
         y_hat, checksum = self._run(z_symbols, at, side, code)
@@ -144,11 +142,10 @@ class LatentCoder(ABC):
         z_symbols = self.z_coder.decode(z_string, self._z_indexes(z_shape)).reshape(z_shape)
         waiting = iter(y_strings)
 
-        def code(
-            place: tuple[slice, slice], part: Tensor, indexes: Tensor, factor: Tensor, offset: Any
-        ) -> Tensor:
-            loud = indexes >= quiet
-            symbols = torch.zeros_like(indexes)
+        def code(_: Callable[[Tensor], Tensor], indexes: Tensor) -> Tensor:
+            # NumPy finds them in a tenth of the time.
+            loud = torch.from_numpy(np.flatnonzero(indexes.numpy() >= quiet))
+            symbols = torch.zeros(indexes.shape, dtype=torch.int32)
             symbols[loud] = self.y_coder.decode(next(waiting), indexes[loud])
             return symbols
 
@@ -209,9 +206,14 @@ class ExactCoder(LatentCoder):
                     features = features + self._context(y_hat, tile)
                 scales, means = self._parameters(features, tile, z_hat.shape, part)
                 gained: Any = 0.0 if means is None else means * at.gain_y
-                symbols = code(place, part, self._indexes(scales, at), at.gain_y, gained)
-                checksum = zlib.crc32(symbols.numpy().tobytes(), checksum)
-                values = (symbols.double() + gained) * at.inverse_y
+
+                def wanted(y: Tensor, place=place, part=part, gained=gained) -> Tensor:
+                    values = y[(..., *place)][..., part].double()
+                    return (values * at.gain_y - gained).flatten()
+
+                symbols = code(wanted, self._indexes(scales, at).flatten())
+                checksum = zlib.crc32(symbols.numpy(), checksum)
+                values = (symbols.reshape(scales.shape).double() + gained) * at.inverse_y
                 y_hat[(..., *place)][..., part] = values.float()
         return y_hat, checksum
 

@@ -43,7 +43,7 @@ Layer = Callable[[Tensor], Tensor]
 
 def snap(x: Tensor) -> Tensor:
     """The nearest representable activation, ties to even."""
-    return torch.round(x.clamp(-LIMIT, LIMIT) * FRACTION) / FRACTION
+    return x.clamp(-LIMIT, LIMIT).mul_(FRACTION).round_().div_(FRACTION)
 
 
 def exact_layer(layer: nn.Module) -> Layer:
@@ -64,6 +64,42 @@ def exact_layer(layer: nn.Module) -> Layer:
             nn.functional.conv_transpose2d(x, weight, bias, stride, padding, extra)
         )
     return lambda x: snap(nn.functional.conv2d(x, weight, bias, stride, padding))
+
+
+class ExactTables:
+    """From z to the table of each latent, by a layer whose logarithmic scales are of patches that do not overlap.
+
+    What ``exact_layer``, a clamp and ``scale_indexes`` give, in parts that a processor's cache holds.
+    """
+
+    PART = 8
+    """Channels of a part."""
+
+    def __init__(self, layer: nn.Module):
+        if not isinstance(layer, nn.ConvTranspose2d) or layer.stride != layer.kernel_size:
+            raise TypeError(f"{type(layer).__name__} is no transposed convolution of patches apart")
+        self.side = layer.stride[0]
+        weight = _rounded(layer.weight.detach().cpu().double(), 1)
+        self.weight = weight.permute(1, 2, 3, 0).contiguous()
+        self.bias = snap(cast(Tensor, layer.bias).detach().cpu().double())
+
+    def __call__(self, z: Tensor, log_gain: Tensor) -> Tensor:
+        """[C, h, w] to uint8 [M, h side, w side], with the gain's logarithm [M] at a level."""
+        C, h, w = z.shape
+        parts = [
+            self._part(slice(m, m + self.PART), z.reshape(C, -1), log_gain)
+            for m in range(0, len(self.weight), self.PART)
+        ]
+        tables = torch.cat(parts).reshape(-1, self.side, self.side, h, w)
+        return tables.permute(0, 3, 1, 4, 2).reshape(-1, h * self.side, w * self.side)
+
+    def _part(self, channels: slice, z: Tensor, log_gain: Tensor) -> Tensor:
+        weight = self.weight[channels].flatten(0, 2)
+        rows = self.side**2
+        bias, gain = (t[channels].repeat_interleave(rows)[:, None] for t in (self.bias, log_gain))
+        scales = torch.addmm(bias, weight, z).clamp_(-8, 8)
+        logs = scales.mul_(FRACTION).round_().div_(FRACTION).add_(gain)  # snapped
+        return scale_indexes(logs, logarithmic=True).to(torch.uint8)
 
 
 def exact_context(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -178,5 +214,5 @@ def scale_indexes(scales: Tensor, logarithmic: bool) -> Tensor:
     bounds = torch.tensor(scale_logs() if logarithmic else scale_table(), dtype=torch.float64)
     logs = scales if logarithmic else scales.clamp(min=1e-3).log()
     low, step = scale_logs()[0], (scale_logs()[-1] - scale_logs()[0]) / (SCALES - 1)
-    near = ((logs - low) / step).nan_to_num_().round_().clamp_(0, SCALES - 2).int()
-    return near + (scales > bounds[near])
+    near = logs.sub(low).div_(step).nan_to_num_().round_().clamp_(0, SCALES - 2).int()
+    return near.add_(scales > bounds.take(near.long()))

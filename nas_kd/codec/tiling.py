@@ -9,56 +9,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nas_kd.codec.strips import analysed, synthesised
 from nas_kd.codec.student import Student
 from nas_kd.data.image_file import Image8
 from nas_kd.data.images import to_image, to_tensor
-from nas_kd.data.metrics import MULTIPLE, padded
+from nas_kd.data.metrics import MULTIPLE
 
 LATENT = 16
 """Pixels per side of one latent."""
 
-WHOLE_PIXELS = 2**20
-"""Pictures up to this area are computed in one piece."""
 
-SIDE = 512 // LATENT
-"""Latents per side of a tile."""
+class Limits(NamedTuple):
+    """Pictures up to so many pixels are computed in one piece, others in tiles of so many latents a side."""
+
+    whole_pixels: int
+    side: int
+
+
+LAYERS, STRIPS = Limits(2**20, 512 // LATENT), Limits(2**21, 1024 // LATENT)
+"""Of networks that go layer by layer, and of those that go in strips and hold less for a pixel."""
+
+
+def in_strips(student: Student) -> bool:
+    """Whether a student's sides are computed in strips (``strips``): trunks on the CPU."""
+    return student.arch.trunk and student.h_a.conv0.weight.device.type == "cpu"
 
 
 @torch.no_grad()
 def analysis(student: Student, image: Image8) -> tuple[Tensor, Tensor]:
     """Y and z of a picture, uint8 [H, W, 3]; on the student's device."""
     device = student.h_a.conv0.weight.device
-    height, width = image.shape[:2]
-    if height * width <= WHOLE_PIXELS:
-        y = student.analysis(padded(to_tensor(image)).to(device))
-        return y, student.h_a(y)
-    halo = sight(student.analysis, 3, LATENT, 1)
-    h, w = (-(-side // MULTIPLE) * MULTIPLE // LATENT for side in (height, width))
+    quick = in_strips(student)
+    h, w = (-(-side // MULTIPLE) * MULTIPLE // LATENT for side in image.shape[:2])
     y = torch.empty(1, student.arch.M, h, w, device=device)
-    for outer, inner, core in _tiles(h, w, halo):
-        x = to_tensor(_cut(image, outer)).to(device)
-        y[..., core[0], core[1]] = student.analysis(x)[..., inner[0], inner[1]]
+    sees = lambda: sight(student.analysis, 3, LATENT, 1)  # noqa: E731
+    for outer, inner, core in _tiles(image.shape, STRIPS if quick else LAYERS, sees):
+        piece = _cut(image, outer)
+        x = analysed(student.g_a, piece) if quick else student.analysis(to_tensor(piece).to(device))
+        y[..., core[0], core[1]] = x[..., inner[0], inner[1]]
     return y, student.h_a(y)
 
 
 @torch.no_grad()
 def synthesis(student: Student, y_hat: Tensor, height: int, width: int) -> Image8:
     """The picture, uint8 [height, width, 3], of y_hat [1, M, h, w]."""
-    device = student.h_a.conv0.weight.device
-    if height * width <= WHOLE_PIXELS:
-        return to_image(student.synthesis(y_hat.to(device))[..., :height, :width])
-    halo = sight(student.synthesis, student.arch.M, 1, LATENT)
+    quick = in_strips(student)
+    y_hat = y_hat.to(student.h_a.conv0.weight.device)
     image = np.empty((height, width, 3), np.uint8)
-    for outer, inner, core in _tiles(y_hat.shape[-2], y_hat.shape[-1], halo):
-        x_hat = student.synthesis(y_hat[..., outer[0], outer[1]].to(device))
+    sees = lambda: sight(student.synthesis, student.arch.M, 1, LATENT)  # noqa: E731
+    for outer, inner, core in _tiles(image.shape, STRIPS if quick else LAYERS, sees):
+        seen = y_hat[..., outer[0], outer[1]]
+        piece = synthesised(student.g_s, seen) if quick else to_image(student.synthesis(seen))
         rows, columns = (slice(LATENT * s.start, LATENT * s.stop) for s in inner)
         target = image[tuple(slice(LATENT * s.start, LATENT * s.stop) for s in core)]
-        target[:] = to_image(x_hat[..., rows, columns])[: target.shape[0], : target.shape[1]]
+        target[:] = piece[rows, columns][: target.shape[0], : target.shape[1]]
     return image
 
 
@@ -86,14 +96,19 @@ def sight(network: Callable[[Tensor], Tensor], C: int, fine_in: int, fine_out: i
     raise ValueError("the network sees over 32 latents far: it cannot be computed in tiles")
 
 
-def _tiles(h: int, w: int, halo: int) -> Iterator[tuple[list[slice], list[slice], list[slice]]]:
-    """Per tile of [h, w]: it with its halo, its place in that, its place in the whole.
+def _tiles(
+    shape: tuple[int, ...], limits: Limits, sees: Callable[[], int]
+) -> Iterator[tuple[list[slice], list[slice], list[slice]]]:
+    """Per tile of a picture, in latents: it with its halo, its place in that, its place in the whole.
 
     Halos are whole multiples of a padding cell, so that strided layers keep their phase.
     """
-    for top in range(0, h, SIDE):
-        for left in range(0, w, SIDE):
-            core = [slice(top, min(top + SIDE, h)), slice(left, min(left + SIDE, w))]
+    h, w = (-(-side // MULTIPLE) * MULTIPLE // LATENT for side in shape[:2])
+    whole = shape[0] * shape[1] <= limits.whole_pixels
+    side, halo = (max(h, w), 0) if whole else (limits.side, sees())
+    for top in range(0, h, side):
+        for left in range(0, w, side):
+            core = [slice(top, min(top + side, h)), slice(left, min(left + side, w))]
             ends = zip(core, (h, w), strict=True)
             outer = [slice(max(0, s.start - halo), min(end, s.stop + halo)) for s, end in ends]
             inner = [
@@ -104,8 +119,8 @@ def _tiles(h: int, w: int, halo: int) -> Iterator[tuple[list[slice], list[slice]
 
 def _cut(image: Image8, place: list[slice]) -> Image8:
     """A rectangle in latents of the padded picture: edges repeated where the picture ends."""
-    rows, columns = (
-        np.minimum(np.arange(LATENT * s.start, LATENT * s.stop), end - 1)
-        for s, end in zip(place, image.shape, strict=False)
-    )
-    return image[rows[:, None], columns[None]]
+    piece = image[tuple(slice(LATENT * s.start, LATENT * s.stop) for s in place)]
+    missing = [
+        (0, LATENT * (s.stop - s.start) - n) for s, n in zip(place, piece.shape, strict=False)
+    ]
+    return np.pad(piece, (*missing, (0, 0)), mode="edge")

@@ -1,16 +1,20 @@
-"""What int8 costs: the rate-distortion curve of a student's int8 files beside that of its float ones."""
+"""What int8 costs and brings: a student's int8 files beside its float ones, in BD-rate and milliseconds."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from nas_kd.codec.macs import FRAME_PX
 from nas_kd.codec.onnx import DECODER, ENCODER
 from nas_kd.codec.onnx_int8 import INT8
 from nas_kd.codec.student import Student
+from nas_kd.codec.tiling import LATENT
 from nas_kd.data.images import ImageSet, to_image, to_tensor
 from nas_kd.data.metrics import psnr_db
 from nas_kd.errors import StudyError
@@ -18,6 +22,9 @@ from nas_kd.evaluation.bd_rate import RDCurve, bd_rate
 
 Point = tuple[float, float]
 """Bits per pixel of the strings, and PSNR."""
+
+ROUNDS = 9
+"""In which each file is run once, the first left out."""
 
 
 def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> float | str:
@@ -68,3 +75,27 @@ def _points(student: Student, sessions: list[Any], image: np.ndarray) -> list[Po
         bits = 8 * sum(len(string) for string in coded.strings)
         found.append((bits / (H * W), psnr_db(restored, image)))
     return found
+
+
+def decoder_ms(folder: Path) -> tuple[float, float]:
+    """Of the float and the int8 decoder for 768x512: processor time on one thread, medians of rounds in turn."""
+    found: dict[str, list[float]] = {DECODER: [], INT8[DECODER]: []}
+    sessions = {name: _on_one_thread(folder / name) for name in found}
+    channels = sessions[DECODER].get_inputs()[0].shape[1]
+    places = (channels, *(side // LATENT for side in FRAME_PX))
+    y_hat = np.random.default_rng(0).standard_normal((1, *places), np.float32)
+    for _ in range(ROUNDS):
+        for name, session in sessions.items():
+            began = time.process_time()
+            session.run(None, {"y_hat": y_hat})
+            found[name].append(1000 * (time.process_time() - began))
+    plain, int8 = (statistics.median(ms[1:]) for ms in found.values())
+    return plain, int8
+
+
+def _on_one_thread(file: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from optuna.trial import FrozenTrial
@@ -16,7 +16,7 @@ from nas_kd.codec.onnx_int8 import export_int8
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.data.similarity import in_words
 from nas_kd.errors import UsageError
-from nas_kd.evaluation.int8 import int8_bd_rate
+from nas_kd.evaluation.int8 import decoder_ms, int8_bd_rate
 from nas_kd.evaluation.rate_distortion import Measured, evaluate_real
 from nas_kd.files import replacing_folder, write_text
 from nas_kd.measurement.front_energy import write_front_energy
@@ -76,13 +76,21 @@ def export_student_onnx(student: Path, out: Path) -> list[Path]:
     return export_onnx(codec, out)
 
 
-def export_student_int8(student: Path, out: Path) -> tuple[list[Path], float | str]:
-    """The int8 files of a student's folder, below ``out``, and what they lose on the built-in photographs."""
+class Int8(NamedTuple):
+    """The int8 files, what they lose on the built-in photographs, and ms of the float and the int8 decoder."""
+
+    written: list[Path]
+    bd_rate: float | str
+    decoder_ms: tuple[float, float]
+
+
+def export_student_int8(student: Path, out: Path) -> Int8:
+    """The int8 files of a student's folder, below ``out``."""
     codec = load_student(student)
     _make(out)
     crops = crop_pool(open_images(BUILTIN, "train"), CALIBRATION_CROPS, CALIBRATION_PX, 0)
     written = export_int8(codec, out, torch.from_numpy(crops).float() / 255)
-    return written, int8_bd_rate(codec, out, open_images(BUILTIN, "eval"))
+    return Int8(written, int8_bd_rate(codec, out, open_images(BUILTIN, "eval")), decoder_ms(out))
 
 
 def _make(out: Path) -> None:

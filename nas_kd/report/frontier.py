@@ -274,6 +274,31 @@ def draw_frontier(axes: Any, one: Frontier) -> None:
     axes.legend(fontsize="small")
 
 
+PLACES = [(dx, dy) for dy in (5, -12, 18, -25, 31, -38) for dx in (5, -5)]
+"""Where a name may stand, in points from its mark; the first is preferred."""
+
+
+def place_names(axes: Any) -> None:
+    """Put each name where it is inside and covers no other and no mark; the figure has its layout, and keeps it."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    legend = axes.get_legend()
+    names = [text for text in axes.texts if hasattr(text, "xyann")]
+    marks = axes.transData.transform([name.xy for name in names]) if names else []
+    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in marks]
+    taken += [] if legend is None else [legend.get_window_extent()]
+    for name in names:
+        for dx, dy in PLACES:
+            name.set(position=(dx, dy), ha="left" if dx > 0 else "right")
+            name.get_window_extent()  # moves it; with its line
+            box = Text.get_window_extent(name)
+            inside = axes.bbox.contains(*box.p0) and axes.bbox.contains(*box.p1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+
+
 def _draw_spots(axes: Any, kind: Kind, spots: list[Spot]) -> None:
     colour, marker, _ = LOOKS[kind]
     bars = [spot.bar or 0.0 for spot in spots]
@@ -290,4 +315,5 @@ def _draw_spots(axes: Any, kind: Kind, spots: list[Spot]) -> None:
             textcoords="offset points",
             fontsize="small",
             color=colour,
-        )
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 4},
+        ).set_in_layout(False)

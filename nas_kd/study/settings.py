@@ -90,6 +90,15 @@ def _each_once(objectives: tuple[str, ...]) -> tuple[str, ...]:
     return objectives
 
 
+def _no_lpips(objectives: Any) -> Any:
+    asked = [objectives] if isinstance(objectives, str) else objectives or ()
+    if any("lpips" in str(name).lower() for name in asked):
+        raise ValueError(
+            f"objectives = {objectives!r}: LPIPS is absent, for no package carries its weights; take bd_rate:ms-ssim"
+        )
+    return objectives
+
+
 def _grid(key: str, value: Any) -> Grid | None:
     return None if value is None else frozen_grid(value)
 
@@ -122,6 +131,7 @@ Objectives = Annotated[
         min_length=1,
         description=f"a list of one or more of {', '.join(KNOWN_OBJECTIVES)}",
     ),
+    BeforeValidator(_no_lpips),
     AfterValidator(_each_once),
 ]
 

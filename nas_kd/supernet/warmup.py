@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from nas_kd import __version__
 from nas_kd.codec.arch import Arch
 from nas_kd.codec.search_space import SearchSpace
 from nas_kd.device import one_thread
 from nas_kd.distillation.training import Forward, Report, Run
-from nas_kd.files import build_once, replacing, write_text
+from nas_kd.files import build_once, write_bytes, write_text
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.recipe import Recipe, Weights
 from nas_kd.seeds import derived_seed
@@ -119,8 +119,7 @@ def _train(
     with training_on(pool.device) as between_steps:
         run.run(report, between_steps)
     tensors = {n: p.detach().cpu().contiguous() for n, p in shared.named_parameters()}
-    with replacing(unfinished / SHARED) as temporary:
-        save_file(tensors, temporary)
+    write_bytes(unfinished / SHARED, save(tensors))
     card = {
         "nas_kd": __version__,
         "torch": torch.__version__,

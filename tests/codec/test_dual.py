@@ -7,7 +7,8 @@ import torch
 from tiny_codec import ARCH, LMBDAS, tiny
 
 from nas_kd.codec.arch import PASSES
-from nas_kd.codec.dual import WIDEST_STEP, DualParameters, part
+from nas_kd.codec.dual import WIDEST_STEP, DualParameters, Predicted, part
+from nas_kd.codec.dual_coding import _own, _put
 from nas_kd.codec.student import Student, slice_params
 
 SHAPE = torch.Size((1, 5, 6, 8))
@@ -98,3 +99,29 @@ def test_a_narrow_one_is_slices_of_a_wide_one():
     slices = slice_params(dict(wide.named_parameters()), narrow)
     weight = "entropy_parameters.passes.1.decoded.weight"
     assert torch.equal(slices[weight], wide.get_parameter(weight)[:8, :6])
+
+
+@pytest.mark.parametrize("passes", [2, 4])
+def test_what_a_pass_codes_stands_channel_by_channel_and_row_by_row(passes: int):
+    x = torch.arange(5 * 8 * 12).reshape(5, 8, 12)
+    put = torch.zeros_like(x)
+    for i in range(passes):
+        own = _own(x, i, passes)
+        assert torch.equal(own.flatten(), x[part(x.shape, passes, i)])
+        _put(own, put, i, passes)
+    assert torch.equal(put, x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("entropy", PASSES)
+def test_files_hold_what_the_networks_round(entropy: str):
+    student = _student(entropy)
+    y, z = _latents(student)
+    gain_y, inverse_y, gain_z, inverse_z = student._gains(2)
+    z_hat = student._round_z(z * gain_z) * inverse_z
+    _, *found = student._in_passes(y, z_hat, gain_y, inverse_y)
+    wanted = student._round_in_steps(y, Predicted(*found), gain_y, inverse_y)
+    for side in (None, 2):
+        y_hat = student.coder.encode(y, z, 2, side, quiet=0).y_hat
+        # Where a float's rounding decides a symbol, what follows may differ too.
+        assert ((y_hat - wanted).abs() < 1e-3).float().mean() > 0.99

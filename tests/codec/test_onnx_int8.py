@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from nas_kd.codec.onnx import DECODER, ENCODER
 from nas_kd.codec.onnx_int8 import INT8, export_int8
 from nas_kd.codec.student import Student
 from nas_kd.errors import UsageError
-from nas_kd.evaluation.int8 import int8_bd_rate
+from nas_kd.evaluation.int8 import ROUNDS, decoder_ms, int8_bd_rate
 
 SIDE = Transform("trunk8", (0, 0, 12, 16), (0, 0, 1, 1), block="summed", activation="relu6")
 CROPS = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -74,3 +75,19 @@ def test_a_student_of_three_levels_has_no_bd_rate_and_a_reason(exported):
     found = int8_bd_rate(student, folder, small)
     assert isinstance(found, str)
     assert "4 points or more" in found
+
+
+def test_milliseconds_are_of_the_files_that_are_named(exported, tmp_path: Path):
+    _, folder = exported
+    for name in (DECODER, INT8[DECODER]):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    started = time.process_time()
+    both = decoder_ms(tmp_path)
+    whole_ms = 1000 * (time.process_time() - started)
+    assert min(both) > 0
+    assert (
+        sum(both) * ROUNDS / 2 < whole_ms
+    )  # a median of all but the first is less than twice their mean
+    (tmp_path / INT8[DECODER]).unlink()
+    with pytest.raises(Exception, match="decoder-int8"):
+        decoder_ms(tmp_path)

@@ -9,7 +9,7 @@ from torch import nn
 from nas_kd.codec.arch import Transform
 from nas_kd.codec.bitstream import decode, encode
 from nas_kd.codec.student import Student
-from nas_kd.codec.tiling import WHOLE_PIXELS, analysis, sight, synthesis
+from nas_kd.codec.tiling import LAYERS, STRIPS, analysis, in_strips, sight, synthesis
 from nas_kd.data.images import to_image, to_tensor
 from nas_kd.data.metrics import padded, psnr_db
 
@@ -51,7 +51,8 @@ def test_tiles_are_the_whole_picture(side: Transform):
     torch.manual_seed(0)
     encoder = replace(side, stem="trunk16") if side.renders else side
     student = Student(replace(ARCH, encoder=encoder, decoder=side), LMBDAS).eval()
-    image = waves(600, WHOLE_PIXELS // 600 + 9)
+    limits = STRIPS if in_strips(student) else LAYERS
+    image = waves(600, limits.whole_pixels // 600 + 9)
     height, width = image.shape[:2]
     y, z = analysis(student, image)
     whole = student.analysis(padded(to_tensor(image)))

@@ -97,6 +97,7 @@ def test_the_warm_up_serves_the_largest_and_the_smallest(tmp_path, pool):
 @pytest.mark.thorough
 def test_a_warm_up_is_done_once(tmp_path, pool):
     folder = warm(tmp_path, pool, Recipe(2, batch=2))
+    assert (folder / SHARED).stat().st_mode == (folder / CARD).stat().st_mode, "for all to read"
     assert warm(tmp_path, pool, Recipe(2, batch=2), stop_at(1)) == folder
     assert warm(tmp_path, pool, Recipe(3, batch=2)) != folder
 
