@@ -22,7 +22,7 @@ export python data PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERE
 # shellcheck disable=SC2329 # the parts call it
 nas_kd() { "$python" -c 'from nas_kd.cli.main import main; main()' "$@"; }
 export -f nas_kd
-total_s=${TOTAL_S:-$([ -n "$quick" ] && echo 180 || echo 720)}
+total_s=${TOTAL_S:-$([ -n "$quick" ] && echo 300 || echo 720)}
 left_s() { echo $((total_s - SECONDS)); }
 failed=0 code=0
 run() { # name, seconds at most, command: its end is told and the next part runs all the same
@@ -50,7 +50,8 @@ work="--budget 6 --steps 1000 --set crops=512 --set batch=8"
 if [ -n "$quick" ]; then # one small picture: the card's real files are coded on the CPU
     judged=$out/judged
     mkdir -p "$judged"
-    "$python" -c 'import sys; from PIL import Image; Image.effect_noise((128, 128), 40).save(sys.argv[1])' "$judged/a.png"
+    "$python" -c 'import sys; from PIL import Image
+Image.merge("RGB", [Image.effect_noise((128, 128), s) for s in (20, 40, 60)]).save(sys.argv[1])' "$judged/a.png"
 fi
 search="--space demo --teacher mini --objectives $objectives $work --data $data --eval-data $judged"
 front='import json, sys; sys.exit(len(json.load(open(sys.argv[1]))["front"]) < 2)'
@@ -59,9 +60,9 @@ found = json.load(open(sys.argv[1]))
 for key in ("eager_ms", "graph_ms", "streams_gain", "crops_per_s", "trials_per_hour_gain"):
     print(key, found[key])'
 
-run machine 20 bash -c 'nvidia-smi; nas_kd doctor || true'
+run machine 40 bash -c 'nvidia-smi; nas_kd doctor || true'
 run search 270 bash -c "cd '$out' && nas_kd search --name gpu $sharing $search"
-run front 20 bash -c "cd '$out' && nas_kd front gpu --json > front.json && '$python' -c '$front' front.json"
+run front 40 bash -c "cd '$out' && nas_kd front gpu --json > front.json && '$python' -c '$front' front.json"
 if [ "$code" -ne 0 ]; then
     run search-alone 150 bash -c "cd '$out' && nas_kd search --name alone $alone $search"
 fi
@@ -72,7 +73,9 @@ run laws 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/measurement
 # The card's curves, real files on the CPU, take the last part of it.
 train_s=$(($(left_s) - 100))
 [ "$train_s" -ge 1 ] || train_s=1
-[ -z "$quick" ] || train_s=5
-run train "$(left_s)" "$python" scripts/train_family.py --further nas_kd/assets/teachers/mini --data "$data" --batch 8 \
+crops="--batch 8"
+[ -z "$quick" ] || train_s=5 crops="--batch 1 --size 64"
+# shellcheck disable=SC2086 # words
+run train "$(left_s)" "$python" scripts/train_family.py --further nas_kd/assets/teachers/mini --data "$data" $crops \
     --eval-data "$judged" --seconds "$train_s" --out "$out/mini"
 exit $failed

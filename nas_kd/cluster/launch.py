@@ -141,7 +141,7 @@ def placed(
     Raises UsageError where trials are to share a GPU and there is none.
     """
     here, left = torch.cuda.device_count(), max(1, budget - study.counted())
-    if _on_cpus(machine):
+    if _on_cpus(machine) or (machine.trials_per_gpu is None and not here):
         return Placement(machine.workers, 1, 0.0, machine.workers, 0.0)
     if isinstance(machine.trials_per_gpu, int):
         return machine.sharing(machine.trials_per_gpu, max(here, 1), left)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas_kd.cli.main import main
+from nas_kd.codec.search_space import load_space
 from nas_kd.errors import StudyError
 from nas_kd.study import device_defaults
 from nas_kd.study.device_defaults import BATCH, chosen, settled, steps_of
@@ -40,6 +41,19 @@ def test_the_step_is_measured_with_the_batch_that_was_chosen_or_said():
     chosen(named("s", {}), "cuda", step_s=step_s)
     chosen(named("s", {"batch": 4}), "cuda", step_s=step_s)
     assert batches == [BATCH, 4]
+
+
+def test_by_itself_a_step_of_a_middling_arch_is_measured(monkeypatch):
+    seen = []
+
+    def measured(arch, settings, device):
+        seen.append((arch, settings.batch))
+        return 2 * STEP_S
+
+    monkeypatch.setattr("nas_kd.study.forecast.measured_step_s", measured)
+    assert chosen(named("s", {}), "cuda")[0].steps == 6000
+    ((arch, batch),) = seen
+    assert (load_space("demo").params_of(arch) is not None, batch) == (True, BATCH)
 
 
 def test_what_is_said_wins_over_the_device():
