@@ -2,15 +2,15 @@
 
     python benchmarks/blocks.py --quick
     python benchmarks/blocks.py --steps "" --rounds 9                        # the clock alone
-    python benchmarks/blocks.py --data DIR --steps 1000,10000,30000 --seeds 0,1 --rounds 0 --out
+    python benchmarks/blocks.py --data DIR --eval-data DIR --steps 10000 --seeds 0,1 --rounds 0 --kept FILE --out
 
 Every form has a decoder of about 5 kMAC a pixel, the hyper-decoder included, so that they stand side by side; encoders
 are as large as the decoder, or several times that. Milliseconds are of whole files, from pixels to bytes and back, at
 level 3 on one thread: the processor's, which on an idle core are those of the clock; medians of rounds in which every
 form has its turn. The student is untrained, which tells in the entropy coding alone, whose share stands beside.
 Trainings start from the linear codec and go without a teacher, each with a rate that falls to zero at its end; the R-D
-cost is the mean logarithm over levels in per cent (1 is 1 %; lower is better), on the built-in evaluation photographs
-by estimated rates.
+cost is the mean logarithm over levels in per cent (1 is 1 %; lower is better), by estimated rates. ``--kept`` is a file
+of finished trainings: a run that was broken off takes them from there.
 
 The last line is JSON: a row for each form, with its trainings.
 """
@@ -20,22 +20,26 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from codec import picture
 from harness import add_out, finish, hardware, options, rd_loss, said
 
-from nas_kd.codec.arch import Arch, Transform
+from nas_kd.codec.arch import Arch, Entropy, Transform
 from nas_kd.codec.bitstream import decode, encode
 from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.macs import FRAME_PX, arch_cost
-from nas_kd.codec.student import Student
+from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.training import CropPool, Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.recipe import Optimiser
 from nas_kd.teachers.targets import FIRST_CROPS
 
 PLAIN = Transform("trunk4", (0, 48, 96, 256), (0, 1, 2, 1), block="depthwise", kernel=3)
@@ -43,13 +47,17 @@ PATCHES = Transform("trunk16", (0, 0, 0, 512), (0, 0, 0, 4), block="gated", kern
 GATES = (False, False, False, True)
 
 
-def form(decoder: Transform = PLAIN, encoder: Transform = PLAIN, entropy="mean-scale") -> Arch:
+def form(
+    decoder: Transform = PLAIN, encoder: Transform = PLAIN, entropy: Entropy = "mean-scale"
+) -> Arch:
     """A student of these sides."""
     return Arch(encoder, decoder, M=192, hyper=64, entropy=entropy).canonical()
 
 
 FORMS = {
     "depthwise": form(),
+    "depthwise, dual": form(entropy="dual"),
+    "depthwise, quad": form(entropy="quad"),
     "gated": form(replace(PLAIN, depths=(0, 1, 0, 1), block="gated")),
     "summed": form(replace(PLAIN, depths=(0, 1, 0, 1), block="summed")),
     "depthwise, all at 1/16": form(replace(PLAIN, depths=(0, 0, 0, 3))),
@@ -85,14 +93,14 @@ FORMS = {
     "encoder of patches, depth 8": form(encoder=replace(PATCHES, depths=(0, 0, 0, 8))),
 }
 QUICK = "depthwise,encoder of patches"
-LEVEL, SIDE, BATCH = 3, 256, 2
+LEVEL, SIDE = 3, 256
 PICTURES = {"768x512": FRAME_PX, "1080p": (1080, 1920)}
 
 
-def begun(arch: Arch, crops: torch.Tensor, seed: int = 0) -> Student:
+def begun(arch: Arch, crops: torch.Tensor, seed: int = 0, lmbdas=LMBDAS) -> Student:
     """The linear codec that a training starts from."""
     torch.manual_seed(seed)
-    student = Student(arch)
+    student = Student(arch, lmbdas)
     student.start_from(crops[:FIRST_CROPS].float() / 255)
     return student
 
@@ -139,15 +147,17 @@ def clocked(students: dict[str, Student], rounds: int) -> dict[str, dict[str, fl
     }
 
 
-def trained(arch: Arch, crops: torch.Tensor, steps: int, seed: int, images) -> dict[str, Any]:
+def trained(
+    student: Student, crops: torch.Tensor, recipe: Recipe, images, judged=StudentCodec, run=Run
+) -> dict[str, Any]:
     """One training: its seconds and its curve."""
-    student, started = begun(arch, crops, seed), time.process_time()
-    Run(student, CropPool(crops), Recipe(steps, BATCH, seed=seed)).run()
+    started = time.process_time()
+    run(student, CropPool(crops), recipe).run()
     seconds = time.process_time() - started
-    curve = evaluate(StudentCodec(student.eval()), images).curve()
+    curve = evaluate(judged(student.eval()), images).curve()
     return {
-        "steps": steps,
-        "seed": seed,
+        "steps": recipe.steps,
+        "seed": recipe.seed,
         "cpu_s": round(seconds, 1),
         "rd_cost_percent": round(rd_loss(curve, student.lmbdas), 2),
         "bpp_est": [round(float(b), 4) for b in curve.bpp],
@@ -168,8 +178,43 @@ def row_of(name: str) -> dict[str, Any]:
     }
 
 
+class Kept:
+    """Finished trainings by what they were, in a file that grows by a line each; without a file nothing is kept."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self.rows = {json.dumps(row["of"]): row["training"] for row in map(json.loads, lines)}
+
+    def or_made(self, of: list[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The training ``of`` this: kept, or made and kept now."""
+        key = json.dumps(of)
+        if key not in self.rows:
+            self.rows[key] = make()
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write(json.dumps({"of": of, "training": self.rows[key]}) + "\n")
+        return self.rows[key]
+
+
 def numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",") if part]
+
+
+def add_training(parser) -> None:
+    """The options of trainings."""
+    parser.add_argument("--crops", type=int, default=256, help=f"of {SIDE} px")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--optimiser", choices=get_args(Optimiser), default="adam")
+    parser.add_argument("--data", default="builtin")
+    parser.add_argument("--eval-data", default="builtin")
+    parser.add_argument("--kept", type=Path, help="a file of finished trainings")
+
+
+def pictures(args) -> tuple[torch.Tensor, Any]:
+    """Crops to train on, bytes [n, 3, H, W], and pictures to judge on."""
+    pool = crop_pool(open_images(args.data, "train", 0), args.crops, SIDE, 0)
+    return torch.from_numpy(np.asarray(pool)), open_images(args.eval_data, "eval")
 
 
 def parsed():
@@ -179,8 +224,7 @@ def parsed():
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--rounds", type=int, default=5, help="of the clock; 0: no clock")
     parser.add_argument("--forms", help="their names, separated by semicolons [default: all]")
-    parser.add_argument("--crops", type=int, default=256, help=f"of {SIDE} px")
-    parser.add_argument("--data", default="builtin")
+    add_training(parser)
     args = parser.parse_args()
     if args.quick:
         args.steps, args.crops, args.rounds = "10", 24, 1
@@ -193,21 +237,22 @@ def main() -> None:
     args = parsed()
     torch.set_num_threads(1)
     names = args.forms.split(";")
-    crops = torch.from_numpy(
-        np.asarray(crop_pool(open_images(args.data, "train", 0), args.crops, SIDE, 0))
-    )
+    crops, images = pictures(args)
     rows = {name: row_of(name) for name in names}
     students = {name: ready(begun(FORMS[name], crops)) for name in names if args.rounds}
     for name, found in clocked(students, args.rounds).items():
         rows[name] |= found
-    images = open_images("builtin", "eval")
+    kept = Kept(args.kept)
     for name in names:
         print(json.dumps(rows[name]), flush=True)
         rows[name]["trainings"] = []
     for steps in numbers(args.steps):
         for seed in numbers(args.seeds):
             for name in names:
-                one = trained(FORMS[name], crops, steps, seed, images)
+                recipe = Recipe(steps, args.batch, seed=seed, optimiser=args.optimiser)
+                of = [name, str(FORMS[name]), asdict(recipe), images.fingerprint, len(crops)]
+                start = begun(FORMS[name], crops, seed)
+                one = kept.or_made(of, partial(trained, start, crops, recipe, images))
                 rows[name]["trainings"].append(one)
                 print(name, json.dumps(one), flush=True)
     about = {"benchmark": "blocks", "settings": said(args)} | hardware()

@@ -1,6 +1,7 @@
 """What distillation costs: the paper's loop, a step without a teacher, and ours, side by side in one run.
 
     python benchmarks/distill.py [--quick] [--data DIR] [--parts graphs,speed,outside,quality,compile,packed]
+    python benchmarks/distill.py --plan gpu    # eight minutes of a GPU, the most valuable part first
 
 Same student (PRIM, N = 64, M = 192), same teacher, same batch, same machine, interleaved rounds, medians. The arms:
 
@@ -10,6 +11,10 @@ Same student (PRIM, N = 64, M = 192), same teacher, same batch, same machine, in
 - ``floor``: a plain training step without any teacher, crops in memory, Adam.
 - ``control``: our loop without a teacher. ``ours_1``, ``ours_6``: our loop, one level and six.
 
+The part ``graphs`` has no teacher: a step of `mini` as it comes, as CUDA graphs, and as graphs of several students on
+as many streams. ``packed`` is what a search gains by the last against processes whose steps come as they are, as it ran
+until 0.1.
+
 The cheng2020 teacher has untrained weights: the time does not depend on them. Seconds are wall time; beside them CPU
 time of this process, since others may be at work on the machine. The last line is one JSON object.
 """
@@ -18,14 +23,17 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
+import queue
 import statistics
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from harness import add_out, finish, hardware, options, said
+from harness import add_out, finish, hardware, keep, options, said
 from loops import (
     CHENG_WIDTHS,
     Files,
@@ -41,7 +49,7 @@ from loops import (
 )
 from PIL import Image
 
-from nas_kd.cluster.gpu_sharing import trials_per_gpu
+from nas_kd.cluster.gpu_sharing import Together, best, free_bytes
 from nas_kd.codec.arch import prim
 from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.cost import count
@@ -50,7 +58,7 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import decoded, open_images
 from nas_kd.device import best_device, numerics, synchroniser
 from nas_kd.distillation.loss import CONTROL, Weights
-from nas_kd.distillation.training import EveryCrop, Recipe, Run
+from nas_kd.distillation.training import CHECK_EVERY, CropPool, EveryCrop, Recipe, Run
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.measurement.codec_energy import energy_of
 from nas_kd.measurement.device_lock import in_use
@@ -64,6 +72,7 @@ from nas_kd.study.anchor import Anchor, interval_db
 from nas_kd.study.trial import Task, rd_cost, run_trial
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
+from nas_kd.turns import side_by_side
 
 TRIALS = 200
 """Trials that one pass of the teacher serves, where its seconds are spread over them."""
@@ -71,6 +80,13 @@ STEPS = 5000
 """Of a trial, for the share of it that is spent outside distillation."""
 GRAPH_BATCH = 8
 """Crops a step, as in the figures of docs and LOG."""
+PROCESSES, PATIENCE_S = 16, 120.0
+"""What a search packed onto an H200 until 0.1, and the time they have to load PyTorch and begin."""
+READING_S = 120.0
+"""What must be left for a reading of energy: on an H200 one took over 55 s with its retry."""
+GPU_PLAN = {"graphs": 60.0, "packed": 120.0, "speed": 150.0, "trial": 45.0}
+"""Parts of eight minutes of a GPU, and the seconds that must be left for each to begin."""
+GPU_PLAN_S = 480.0
 LEVEL = 5  # the paper's teacher: quality 5
 
 
@@ -93,8 +109,11 @@ def matrix_rate(device: str) -> float:
     return n**3 / best
 
 
-def rounds(arms: dict, n: int, steps: int, device: str, dear: dict[str, int]):
-    """Wall and CPU seconds per step of every arm, a row per round; ``dear`` arms take fewer steps."""
+def rounds(arms: dict, n: int, steps: int, device: str, dear: dict[str, int], ends):
+    """Wall and CPU seconds per step of every arm, a row per round; ``dear`` arms take fewer steps.
+
+    After two rounds none begins once the time is up.
+    """
     wait = synchroniser(device)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for i in range(n + 1):
@@ -109,6 +128,8 @@ def rounds(arms: dict, n: int, steps: int, device: str, dear: dict[str, int]):
             if i:  # the first round warms up
                 found[name].append((wall_s / taken, cpu_s / taken))
         print(f"  round {i} of {n}", flush=True)
+        if i > 1 and ends.passed():
+            break
     return {name: list(zip(*pairs, strict=True)) for name, pairs in found.items()}
 
 
@@ -124,8 +145,10 @@ def memory_mb(arm, device: str) -> float:
     return live.peak / 1e6
 
 
-def joules(arm, device: str, meter) -> dict:
+def joules(arm, device: str, meter, ends) -> dict:
     """Energy of a step in J, or the reason why there is none."""
+    if ends.left_s() < READING_S:
+        return {"step_j": None, "reason": "no time left for a reading"}
     reading = meter
     if not isinstance(meter, Reading):
         with in_use(device).exclusive():  # for this alone: it stops every training on the machine
@@ -189,7 +212,7 @@ def speed(name: str, teacher, args, folder: Path) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         arms, target_s = make_arms(teacher, args, folder, Path(scratch))
         dear = {arm: args.paper_steps for arm in arms if arm.startswith("paper")}
-        taken = rounds(arms, args.rounds, args.steps, args.device, dear)
+        taken = rounds(arms, args.rounds, args.steps, args.device, dear, args.ends)
         meter, rate = find_meter(args.device), matrix_rate(args.device)
         macs_px = count(Student(prim(64), (0.025,))).kmac_per_px * 1000
         step_macs = 3 * macs_px * args.batch * args.crop**2  # backward counts twice the forward
@@ -204,7 +227,7 @@ def speed(name: str, teacher, args, folder: Path) -> dict:
                 "step_cpu_s": step_cpu_s,
                 "memory_mb": memory_mb(arms[arm], args.device),
                 "mfu": step_macs / busy_s / rate,
-                "energy": joules(arms[arm], args.device, meter),
+                "energy": joules(arms[arm], args.device, meter, args.ends),
                 "gpu_busy_share": gpu_busy_share(lambda a=arm: arms[a](1))
                 if args.device == "cuda"
                 else None,
@@ -328,23 +351,64 @@ def quality(args, folder: Path) -> dict:
 
 
 def phases(args) -> dict:
-    """A step of `mini` with its phases as they come and as CUDA graphs, crops drawn anew, interleaved rounds."""
-    recipe = Recipe(10**6, GRAPH_BATCH, checkpoint_s=1e9)
+    """A step of `mini` as it comes, as CUDA graphs, and as those of several students at once, crops drawn anew.
+
+    By row: ms of a step (of several at once, of one of them), crops per second, the share of the time that the host
+    works, and students per stream where there are several.
+    """
     crops = EveryCrop(decoded(open_images(args.data, "train")), args.crop, args.device)
-    arms = {}
-    for name in ("eager", "graph") if args.device == "cuda" else ("eager",):
-        student = load_student(TEACHERS / "mini").requires_grad_(True).to(args.device)
-        run = Run(student, crops, recipe, graphs=name == "graph")
-        arms[name] = lambda steps, run=run: run.run(until=run.step + steps)
-        arms[name](4)  # captures
-    found = rounds(arms, args.rounds, args.steps, args.device, {})
-    table = {"batch": GRAPH_BATCH}
-    for name, (wall, cpu) in found.items():
-        step_s = statistics.median(wall)
-        table[f"{name}_ms"] = 1e3 * step_s
-        table[f"{name}_crops_per_s"] = GRAPH_BATCH / step_s
-        table[f"{name}_host_share"] = statistics.median(cpu) / step_s
+    gpu, rows = args.device == "cuda", []
+    for name in ("eager", "graph") if gpu else ("eager",):
+        rows.append({"row": name} | at_once([mini_run(crops, args, name == "graph")], args))
+        print(json.dumps(rows[-1]), flush=True)
+    runs = []
+    for streams in args.streams:
+        runs += [mini_run(crops, args, gpu) for _ in range(streams - len(runs))]
+        rows.append(
+            {"row": "1 stream" if streams == 1 else f"{streams} streams"} | at_once(runs, args)
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    by_row = {row["row"]: row for row in rows}
+    table = {"batch": args.graph_batch, "rows": rows, "streams_gain": None}
+    for name in ("eager", "graph"):
+        table[f"{name}_ms"] = by_row[name]["step_ms"] if name in by_row else None
+    if gpu:
+        fastest = min(row["step_ms"] for row in rows if row["students"] > 1)
+        table["streams_gain"] = table["graph_ms"] / fastest
+    table["crops_per_s"] = max(row["crops_per_s"] for row in rows)
     return table
+
+
+def mini_run(crops: EveryCrop, args, graphs: bool) -> Run:
+    """A training of `mini` that has taken its first steps."""
+    recipe = Recipe(10**6, args.graph_batch, checkpoint_s=1e9)
+    student = load_student(TEACHERS / "mini").requires_grad_(True).to(args.device)
+    run = Run(student, crops, recipe, graphs=graphs)
+    run.run(until=4 if graphs else 1)  # captures
+    return run
+
+
+def at_once(runs: list[Run], args) -> dict:
+    """Medians over rounds of runs in as many threads."""
+    wait, walls, cpus = synchroniser(args.device), [], []
+    for _ in range(args.rounds):
+        wait()
+        start, cpu = time.perf_counter(), time.process_time()
+        works = [lambda run=run: run.run(until=run.step + args.steps) for run in runs]
+        for failed in (one for one in side_by_side(works) if isinstance(one, Exception)):
+            raise failed
+        wait()
+        walls.append((time.perf_counter() - start) / args.steps / len(runs))
+        cpus.append((time.process_time() - cpu) / args.steps / len(runs))
+        if args.ends.passed():
+            break
+    step_s = statistics.median(walls)
+    return {
+        "students": len(runs),
+        "step_ms": 1e3 * step_s,
+        "crops_per_s": args.graph_batch / step_s,
+        "host_share": statistics.median(cpus) / step_s,
+    }
 
 
 # ---------------------------------------------------------------- torch.compile
@@ -399,15 +463,74 @@ def pays_back(arch, mode: str, pool: TargetPool, args) -> dict:
 
 
 def packed(args) -> dict:
-    """Trials of `demo` at once on this GPU: steps per second together, the best over one trial alone."""
-    cores = os.cpu_count() or 1
-    recipe = Recipe(STEPS, args.batch)
-    found = trials_per_gpu(load_space("demo"), LMBDAS, recipe, args.crop, cores)
-    rates = [measured["steps_per_s"] for measured in found["measured"]]
-    return found | {"ratio": max(rates) / rates[0]}
+    """Trials of `demo` at once on this GPU: steps per second together, on streams and in processes as until 0.1."""
+    arch = max(load_space("demo").corners(True), key=lambda a: (a.M, a.hyper))
+    free = free_bytes(args.device)
+    together = Together(arch, LMBDAS, Recipe.batch, args.crop, args.device, free)
+    chosen, seen = best(together.measure, free, PROCESSES)
+    del together
+    torch.cuda.empty_cache()
+    found = {"trials": chosen.trials, "measured": [asdict(one) for one in seen]}
+    found["ratio"] = chosen.steps_per_s / seen[0].steps_per_s
+    print(json.dumps(found), flush=True)
+    found["processes"] = min(PROCESSES, os.cpu_count() or 1)
+    before = in_processes(found["processes"], arch, args)
+    found["processes_steps_per_s"] = before
+    found["gain"] = chosen.steps_per_s / before if before else None
+    return found
+
+
+def in_processes(n: int, arch, args) -> float | None:
+    """Steps per second of ``n`` processes together, their steps as they come; None where one of them failed."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(n), context.Queue()
+    given = (arch, args.crop, args.device, barrier, results)
+    processes = [context.Process(target=one_process, args=given, daemon=True) for _ in range(n)]
+    for process in processes:
+        process.start()
+    try:
+        rates = [results.get(timeout=PATIENCE_S) for _ in processes]
+    except queue.Empty:  # one of them was killed
+        rates = [None]
+    for process in processes:
+        process.terminate()
+        process.join()
+    return None if None in rates else sum(rates)
+
+
+def one_process(arch, size: int, device: str, barrier, results) -> None:
+    """Tell the steps per second of one run while all others train too."""
+    try:
+        torch.set_num_threads(1)
+        crops = torch.randint(0, 256, (64, 3, size, size), dtype=torch.uint8)
+        recipe = Recipe(10**9, checkpoint_s=1e9)
+        run = Run(Student(arch, LMBDAS).to(device), CropPool(crops, device), recipe, graphs=False)
+        run.run(until=5)
+        barrier.wait(PATIENCE_S)
+        start, first = time.perf_counter(), run.step
+        while time.perf_counter() - start < 5.0:
+            run.run(until=run.step + CHECK_EVERY)
+        results.put((run.step - first) / (time.perf_counter() - start))
+        barrier.wait(PATIENCE_S)  # none ends while others still count
+    except Exception:  # out of memory, or another process failed
+        barrier.abort()
+        results.put(None)
 
 
 # ---------------------------------------------------------------- all of it
+
+
+class Ends:
+    """When a plan's time is up."""
+
+    def __init__(self, limit_s: float):
+        self.at_s = time.monotonic() + limit_s
+
+    def left_s(self) -> float:
+        return self.at_s - time.monotonic()
+
+    def passed(self) -> bool:
+        return self.left_s() <= 0
 
 
 def picture_files(args, scratch: Path) -> Path:
@@ -424,6 +547,9 @@ def arguments():
     parser = options(__doc__)
     add_out(parser, "distill")
     parser.add_argument("--parts", help="by default all, with --quick all but compile")
+    parser.add_argument(
+        "--plan", choices=["gpu"], help="parts for eight minutes of a GPU, in place of --parts"
+    )
     parser.add_argument("--quality-steps", type=int)
     parser.add_argument("--quality-width", type=int, help="channels of the student, M = 192")
     parser.add_argument("--data", default="builtin")
@@ -434,9 +560,16 @@ def arguments():
     args.device = best_device()
     gpu, quick = args.device == "cuda", args.quick
     args.parts = args.parts or "graphs,speed,outside,quality,packed" + ("" if quick else ",compile")
+    args.ends = Ends(math.inf)
+    if args.plan == "gpu":
+        args.parts, args.teachers, args.ends = ",".join(GPU_PLAN), "mini", Ends(GPU_PLAN_S)
+    args.streams = (1, 2, 4, 8) if gpu else (1, 2)
+    args.graph_batch = 1 if quick and not gpu else GRAPH_BATCH
     args.batch, args.crop = 16 if gpu else 1 if quick else 2, 256
     args.crops, args.study_crops = (256 if gpu else 4 if quick else 16), 256
     args.rounds, args.steps = (2 if quick else 7), (100 if gpu else 2 if quick else 8)
+    if args.plan == "gpu":
+        args.rounds = min(args.rounds, 3)
     args.paper_steps = 20 if gpu else 1
     args.quality_steps = args.quality_steps or (6 if quick else 1000)
     args.quality_width = args.quality_width or (32 if gpu and not quick else 16)
@@ -449,40 +582,68 @@ def machine(args) -> dict:
     return hardware(args.device) | {"numerics": numerics(args.device), "seed": 0}
 
 
+def parts_of(args, folder: Path, result: dict) -> dict:
+    """The parts by name, in their order; each takes what those before it found."""
+
+    def speeds() -> dict:
+        for name in args.teachers.split(","):
+            teacher = untrained_cheng() if name == "cheng2020" else load_teacher(name)
+            result[name] = speed(name, teacher, args, folder)
+            print(json.dumps({name: result[name]}), flush=True)
+        return result[args.teachers.split(",")[0]]
+
+    def trial() -> dict | None:
+        step_s = (result.get("speed") or {}).get("arms", {}).get("ours_6", {}).get("step_s")
+        return outside(args, step_s) if step_s else None
+
+    return {
+        "graphs": lambda: phases(args),
+        "packed": lambda: packed(args) if args.device == "cuda" else None,
+        "speed": speeds,
+        "trial": trial,
+        "quality": lambda: quality(args, folder),
+        "compile": lambda: compiled(args),
+    }
+
+
+def wanted(result: dict) -> dict:
+    """The figures that the aims are about; null where they were not measured."""
+    first, graphs = result.get("speed") or {}, result.get("graphs") or {}
+    packing = result.get("packed") or {}
+    found = {key: graphs.get(key) for key in ("eager_ms", "graph_ms", "streams_gain")}
+    found["crops_per_s"] = graphs.get("crops_per_s")
+    found["trials_per_hour_gain"] = packing.get("gain")
+    found["trials_per_hour_packed_ratio"] = packing.get("ratio")
+    for name in ("ours_over_floor", "paper_over_ours"):
+        found[name] = first[name]["wall"] if first else None
+    found["curve_speedup"] = first.get("curve_speedup")
+    found["outside_share"] = (result.get("trial") or {}).get("outside_share")
+    return found
+
+
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    parts = args.parts.split(",")
-    result = {"benchmark": "distill", "machine": machine(args), "settings": said(args)}
+    told = {key: value for key, value in said(args).items() if key != "ends"}
+    result = {"benchmark": "distill", "machine": machine(args), "settings": told}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = picture_files(args, Path(scratch))
-        if "speed" in parts:
-            for name in args.teachers.split(","):
-                teacher = untrained_cheng() if name == "cheng2020" else load_teacher(name)
-                result[name] = speed(name, teacher, args, folder)
+        parts = parts_of(args, picture_files(args, Path(scratch)), result)
+        asked = args.parts.replace("outside", "trial").split(",")
+        for name in (name for name in parts if name in asked):
+            if args.ends.left_s() < GPU_PLAN.get(name, 0.0):
+                print(f"{name}: left out, {args.ends.left_s():.0f} s are left", flush=True)
+                continue
+            result[name] = parts[name]()
+            if name != "speed":  # told by teacher
                 print(json.dumps({name: result[name]}), flush=True)
-        first = result.get(args.teachers.split(",")[0], {})
-        if "outside" in parts:
-            steps = first.get("arms", {}).get("ours_6", {}).get("step_s")
-            result["trial"] = outside(args, steps) if steps else None
-        if "quality" in parts:
-            result["quality"] = quality(args, folder)
-        if "graphs" in parts:
-            result["graphs"] = phases(args)
-            print(json.dumps(result["graphs"]), flush=True)
-        if "compile" in parts:
-            result["compile"] = compiled(args)
-    wanted = ("ours_over_floor", "paper_over_ours")
-    for name in wanted:
-        result[name] = first[name]["wall"] if name in first else None
-    graphs = result.get("graphs") or {}
-    result |= {key: graphs.get(key) for key in ("eager_ms", "graph_ms")}
-    result["crops_per_s"] = graphs.get("graph_crops_per_s", graphs.get("eager_crops_per_s"))
-    result["curve_speedup"] = first.get("curve_speedup")
-    result["outside_share"] = (result.get("trial") or {}).get("outside_share")
-    result["packed"] = packed(args) if "packed" in parts and args.device == "cuda" else None
-    result["trials_per_hour_packed_ratio"] = (result["packed"] or {}).get("ratio")
-    finish(result, args.out)
+            if args.out is not None:  # as they come
+                keep(args.out, told_of(result))
+    finish(told_of(result), args.out)
+
+
+def told_of(result: dict) -> dict:
+    """All that was found, the wanted figures at the end."""
+    return {key: value for key, value in result.items() if key != "speed"} | wanted(result)
 
 
 if __name__ == "__main__":

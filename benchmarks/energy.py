@@ -84,7 +84,7 @@ def main():
     quick = parser.parse_args().quick
     found = schemes()
     print("\n".join(in_markdown(found)), flush=True)
-    simulated = repeats() | {"share_of_search": shares(found)}
+    simulated = repeats() | {"share_of_search": shares(found), "cases": found}
     device = best_device()
     meter = Reading.unavailable("--quick asks for none") if quick else find_meter(device)
     names = ("seconds_per_reading", "cv_percent", "spearman_macs_energy", "model_error_percent")

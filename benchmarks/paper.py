@@ -28,15 +28,14 @@ import paper_figures
 from harness import add_out, finish, hardware, options
 from PIL import Image
 
-from nas_kd.cluster.worker import Order, paced_trial
+from nas_kd.cluster.worker import Order, trial_alone
 from nas_kd.data.images import open_images
 from nas_kd.distillation.training import Recipe
 from nas_kd.report.paper import device_name
 from nas_kd.study.prepare import prepare
 from nas_kd.study.settings import Settings, load_studies
 from nas_kd.study.study import Study
-from nas_kd.teachers.make import train_family
-from nas_kd.teachers.targets import PoolRecipe
+from nas_kd.teachers.make import CropsOf, train_family
 from nas_kd.teachers.teacher import load_teacher
 
 FILES = Path(__file__).resolve().parents[1] / "studies"
@@ -115,7 +114,7 @@ def train_teachers(args: argparse.Namespace) -> dict[str, Any]:
     for quality, steps in ((5, args.teacher_steps), (1, args.teacher_steps * 2 // 5)):
         out = Path(f"teacher{quality}")
         if not (out / "card.json").is_file():
-            pool = PoolRecipe(args.data, 3 * args.crops, args.crop_size, 0)
+            pool = CropsOf(args.data, args.crop_size)
             recipe = Recipe(steps, args.batch, args.lr)
             train_family(FAMILY, args.teacher_width, (quality,), pool, recipe, args.eval_data, out)
         for file in out.glob("*.pth.tar"):
@@ -154,7 +153,7 @@ def in_process(settings: Settings) -> tuple[str, float]:
             while (asked := study.ask(budget)) is not None:
                 number, arch = asked
                 order = Order(number, arch, prepared)
-                study.tell(number, paced_trial(order, "cpu").advance())
+                study.tell(number, trial_alone(order, "cpu"))
     return settings.name, time.monotonic() - started
 
 

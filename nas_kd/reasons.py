@@ -11,6 +11,7 @@ class Reason(StrEnum):
     CRASH = "crash"
     ENERGY = "energy"
     LATENCY = "latency"
+    DOMINATED = "dominated"
     WORKER_DIED = "worker_died"
     OUT_OF_MEMORY = "out_of_memory"
     INTERRUPTED = "interrupted"

@@ -3,7 +3,7 @@
     python scripts/train_family.py --data PICTURES --data MORE --out family [--steps 60000] [--quick]
 
 Each step trains the largest arch, every other one a random one too, on crops drawn anew. It resumes from its
-checkpoint; a finished run is trained on with ``--further FAMILY``.
+checkpoint; a finished run is trained on with ``--further FAMILY``, which grows where the space is deeper.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from nas_kd.device import best_device
 from nas_kd.distillation.training import EveryCrop, Run
 from nas_kd.recipe import Optimiser, Recipe
 from nas_kd.seeds import derived_seed
+from nas_kd.supernet.growth import grown
 from nas_kd.supernet.shared_weights import Shared, shared_name
 from nas_kd.supernet.warmup import EXCHANGE, drawn
 from nas_kd.teachers.make import write_teacher
@@ -64,8 +65,10 @@ def family_of(given, crops):
     if given.further is None:
         return Shared(load_space(given.space), LMBDAS, crops.sample(START, given.seed))
     shared = Shared(load_space(given.space), LMBDAS)
+    wide = load_student(given.further)
+    if wide.arch != shared.arch:
+        wide = grown(wide, shared.arch)
     with torch.no_grad():
-        wide = load_student(given.further)
         for name, p in wide.named_parameters():
             shared.get_parameter(shared_name(name, wide.arch)).copy_(p)
     return shared

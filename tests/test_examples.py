@@ -42,7 +42,7 @@ import sys, pathlib
 short = {{"--budget": "2", "--steps": "2", "--crops": "64", "--width": "16"}}
 keys = {{"warmup": "2", "crops": "64"}} | ({{}} if sys.argv[1] == "search" else {{"steps": "2"}})
 args = sys.argv[1:]
-options = {{"search": ("--budget", "--steps"), "teacher": ("--steps", "--crops")}}.get(args[0], ())
+options = {{"search": ("--budget", "--steps"), "teacher": ("--steps",)}}.get(args[0], ())
 for name, value in short.items():
     if name in args:
         args[args.index(name) + 1] = value

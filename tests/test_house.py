@@ -49,7 +49,6 @@ NAMES_ATTRIBUTES = {
     "attributes.py": "of studies",
     "telling.py": "carries all of a known trial's over",
     "study.py": "lines trials up again with them",
-    "sampler.py": "reads Optuna's trials as they are",
 }
 
 

@@ -117,9 +117,8 @@ def _entries(root: Path) -> list[dict[str, Any]]:
         used_at = max(file.st_mtime for file in files)
         said, holds = of_pools.get(folder, {}), ""
         if {"teacher", "crops", "size", "data"} <= set(said):
-            holds = (
-                f"{said['teacher']}, {said['crops']} crops of {said['size']} px of {said['data']}"
-            )
+            crops = "all crops" if said.get("anew") else f"{said['crops']} crops"
+            holds = f"{said['teacher']}, {crops} of {said['size']} px of {said['data']}"
         size = sum(file.st_size for file in files)
         entry = {"folder": f"{folder.parent.name}/{folder.name}", "bytes": size}
         found.append(entry | {"used_at": used_at, "holds": holds})

@@ -14,7 +14,7 @@ from nas_kd.cli.settings import Set, WithSettings, given
 from nas_kd.errors import UsageError
 
 if TYPE_CHECKING:
-    from nas_kd.study.settings import Settings
+    from nas_kd.study.settings import Asked, Settings
 
 Mode = Literal["lines", "json", "quiet"]
 
@@ -123,30 +123,47 @@ def search(
 
     data_said = "data" in asked or (file is not None and says_data(file))
     said: Mode = "json" if as_json else "quiet" if quiet else "lines"
+    device = _device(address, trials_per_gpu)
     if plan:
         for study in studies:
-            _tell_all(study, budget, workers, said)
-        raise_all(in_the_way(studies, data_said))
+            settled, chosen = _settled(study, storage, device)
+            _tell_all(settled, chosen, budget, workers, said)
+        raise_all(in_the_way([study.settings for study in studies], data_said))
         return
-    require_clear(studies, yes, data_said)  # before torch and Ray, which take seconds to import
+    # Before torch and Ray, which take seconds to import.
+    require_clear([study.settings for study in studies], yes, data_said)
     with ExitStack() as after:  # Ray stays up from the first study to the last
         for study in studies:
-            _tell_outline(study, budget, said)
+            settled, chosen = _settled(study, storage, device)
+            _tell_outline(settled, chosen, budget, said)
             if said == "lines":
                 print("starting: loading torch and the teacher", flush=True)
             machine = _machine(workers, address, storage, trials_per_gpu)
-            _search(study, budget, machine, quiet, as_json, after)
+            _search(settled, budget, machine, quiet, as_json, after)
+
+
+def _device(address: str | None, packed: Any) -> str | None:
+    """What trials train on where that is said; None for this machine's device."""
+    return "cpu" if packed == 0 or (packed is None and address is not None) else None
+
+
+def _settled(asked: Asked, storage: str | None, device: str | None) -> tuple[Settings, list[str]]:
+    """The settings with what the device or the study as it was begun decides, and that in words."""
+    from nas_kd.study.device_defaults import settled
+
+    found, words = settled(asked, storage, device=device)
+    return found, [] if words is None else [words]
 
 
 def _studies(
     file: Path | None, name: str | None, asked: dict[str, Any], effort: str | None
-) -> list[Settings]:
+) -> list[Asked]:
     """The studies of a file, with what was asked in place of its keys, or the one that was asked."""
     from nas_kd.study.efforts import default_effort, settings_of
-    from nas_kd.study.settings import Settings, load_studies, named
+    from nas_kd.study.settings import Settings, asked_studies, named
 
     if file is not None:
-        return load_studies(file, name, asked, settings_of(effort))
+        return asked_studies(file, name, asked, settings_of(effort))
     chosen = effort or default_effort(asked.get("teacher", Settings.teacher))
     return [named(name, asked, settings_of(chosen))]
 
@@ -165,21 +182,23 @@ def _tell(study: Settings, lines: list[str], said: Mode) -> None:
         print("\n".join([f"study {study.name}:", *(f"  {line}" for line in lines)]), flush=True)
 
 
-def _tell_outline(study: Settings, budget: int | None, said: Mode) -> None:
+def _tell_outline(study: Settings, chosen: list[str], budget: int | None, said: Mode) -> None:
     """The plan in short, from the settings alone."""
     from nas_kd.study.plan import outline
 
     if said != "quiet":
-        _tell(study, outline(study, budget), said)
+        _tell(study, [*chosen, *outline(study, budget)], said)
 
 
-def _tell_all(study: Settings, budget: int | None, workers: int | None, said: Mode) -> None:
+def _tell_all(
+    study: Settings, chosen: list[str], budget: int | None, workers: int | None, said: Mode
+) -> None:
     """The whole plan: what is fetched and done, then how long it takes by a measured step."""
     from nas_kd.study.plan import outline
     from nas_kd.study.sources import lacking
 
     fetched = [f"to fetch: {order.in_words}" for order in lacking([study])]
-    lines = [*(fetched or ["to fetch: nothing"]), *outline(study, budget)]
+    lines = [*(fetched or ["to fetch: nothing"]), *chosen, *outline(study, budget)]
     if said == "lines":  # before torch is loaded, which takes seconds
         _tell(study, lines, said)
         lines = []

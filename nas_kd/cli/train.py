@@ -43,26 +43,27 @@ def _settings(
 
     asked = given(pairs)
     begun = None if study is None else _settings_of(study, storage)
-    found = replace(begun, **asked) if begun else named("alone", own | asked)
+    found = replace(begun, **asked) if begun else named("alone", own | asked).settings
     # No study is searched: what its values need, a meter or a prior, is not asked for.
     require_clear([replace(found, objectives=("flops",), sampler="auto", from_study=None)])
     return found
 
 
 def _settings_of(study: str, storage: str | None) -> Settings:
-    from nas_kd.study.settings import load_studies
+    from nas_kd.study.device_defaults import settled
+    from nas_kd.study.settings import asked_studies
 
     if not study.endswith(".toml"):
         from nas_kd.study.study import open_study
 
         return open_study(study, storage).settings
-    first, *others = load_studies(Path(study))
+    first, *others = asked_studies(Path(study))
     if others:
-        names = ", ".join(s.name for s in (first, *others))
+        names = ", ".join(one.settings.name for one in (first, *others))
         raise UsageError(
             f"{study}: holds several studies ({names}); once it is begun, give one of these names"
         )
-    return first
+    return settled(first, storage)[0]  # as a search would have it
 
 
 @app.command(cls=WithSettings)
@@ -135,7 +136,6 @@ def teacher_train(
     ] = "1,2,3,4,5,6",
     steps: Annotated[int, typer.Option(help="training steps, of each model")] = 20000,
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
-    crops: Annotated[int, typer.Option(help="crops in the training pool")] = 3000,
     crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 256,
     batch: Annotated[int, typer.Option(help="crops per step")] = 4,
     data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
@@ -157,17 +157,16 @@ def teacher_train(
     from nas_kd.codec.student import LMBDAS
     from nas_kd.data.overlap import warn_of_overlap
     from nas_kd.teachers.families import check, parsed_levels
-    from nas_kd.teachers.make import train_family, train_teacher
-    from nas_kd.teachers.targets import PoolRecipe
+    from nas_kd.teachers.make import CropsOf, train_family, train_teacher
 
     qualities = parsed_levels(levels)
     warn_of_overlap(data, eval_data)
-    pool = PoolRecipe(data, crops, crop_size, seed)
+    crops_of = CropsOf(data, crop_size, seed)
     if not Path(arch).is_file():
         check(arch, width)
-        train_family(arch, width, qualities, pool, recipe, eval_data, out)
+        train_family(arch, width, qualities, crops_of, recipe, eval_data, out)
     elif width is not None:
         raise UsageError(f"--width {width}: the arch file {arch} says its own widths; leave it out")
     else:
         lmbdas = tuple(LMBDAS[q - 1] for q in qualities)
-        train_teacher(load_arch(Path(arch)), pool, recipe, eval_data, out, lmbdas)
+        train_teacher(load_arch(Path(arch)), crops_of, recipe, eval_data, out, lmbdas)

@@ -15,24 +15,34 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from typing import Any
-
-import psutil
-from optuna.trial import TrialState
+from typing import Any, TypeVar
 
 from nas_kd.cluster.file_transfer import Away, Home, mark, root_of, shares_disk
-from nas_kd.cluster.worker import Order, Paced, Rung, failure_of, paced_trial
+from nas_kd.cluster.gpu_sharing import Placement
+from nas_kd.cluster.raylet import RAY_DIED, RayDied, own_sigterm, temporary_folder, watch_raylet
+from nas_kd.cluster.worker import (
+    Desk,
+    Lanes,
+    Order,
+    Paced,
+    Rung,
+    failure_of,
+    is_fault,
+    outcome_of_result,
+    paced_trial,
+)
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
-from nas_kd.errors import NasKdError, UsageError
-from nas_kd.reasons import DEATHS, FAILURES, UNREAD, Reason
+from nas_kd.errors import NasKdError
+from nas_kd.reasons import DEATHS, Reason
+from nas_kd.study.domination import bound_of
 from nas_kd.study.events import Listen, TrialEvent
 from nas_kd.study.first_readings import FirstReadings, was_read
 from nas_kd.study.polish import polish, polished_key
 from nas_kd.study.prepared import Prepared, WayHome
-from nas_kd.study.ranking import score
-from nas_kd.study.record import CHECKPOINT, Outcome
+from nas_kd.study.ranking import Scored, score
+from nas_kd.study.record import CHECKPOINT, Lost, Outcome, record
 from nas_kd.study.study import Study
 from nas_kd.study.task import task_of
 
@@ -62,59 +72,119 @@ WAIT_S = 0.5
 SHUTDOWN_S = 30.0
 """What Ray may take to end; its processes end with this one at the latest."""
 
-SOCKET_ROOM = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-"""Bytes of a temporary folder that leave room for the longest of Ray's socket paths."""
+T = TypeVar("T")
 
 COURIER = "nas-kd-home"
 """Ray's namespace of the actors that touch the files of a study, one per driver."""
 
 
-RAY_DIED = signal.SIGUSR2
-"""Raised here, by ourselves, once the raylet is dead. Not SIGINT: a shell's background jobs ignore it."""
+class DeskAway:
+    """A desk by its name, in reach of the driver and of all workers."""
 
+    def __init__(self, name: str):
+        self.name = name
+        self._actor = ray.get_actor(name, namespace=COURIER)
 
-class RayDied(BaseException):
-    """The raylet is dead; no ``Exception``, for Tune goes on after one."""
+    def put(self, worker: str, words: list[tuple[int, Any]]) -> None:
+        """See Desk."""
+        ray.get(self._actor.put.remote(worker, words))
+
+    def take(self, worker: str) -> list[tuple[int, Any]]:
+        """See Desk."""
+        words: list[tuple[int, Any]] = ray.get(self._actor.take.remote(worker))
+        return words
 
 
 class OverStudy(Searcher):
-    """Ask and tell of our study, in Tune's words."""
+    """Ask and tell of our study, in Tune's words. A trial of Tune's is a worker with lanes, each with a trial of ours.
 
-    def __init__(self, study: Study, budget: int, prepared: Prepared, listen: Listen) -> None:
+    Args:
+        study: what is asked and told.
+        budget: finished trials in the end.
+        prepared: what trials share.
+        listen: hears of trials.
+        lanes: trials at once in a worker.
+        desk: takes words for a worker whose other lanes go on; where there are several.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        budget: int,
+        prepared: Prepared,
+        listen: Listen,
+        lanes: int = 1,
+        desk: DeskAway | None = None,
+    ) -> None:
         super().__init__(metric="done_at", mode="max")
         self.study, self.budget, self.prepared, self.listen = study, budget, prepared, listen
-        self.numbers: dict[str, int] = {}
+        self.lanes, self.desk = lanes, desk
+        self.numbers: dict[str, dict[int, int]] = {}
         self.failures_in_a_row = 0
         self.first_readings = FirstReadings(any(map(was_read, study.trials)))
         self.last_message: str | None = None
         self.quiet_until = 0.0
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration, None to wait, or FINISHED."""
-        if self.failures_in_a_row >= MAX_FAILURES or self.first_readings.failed:
+        """The first orders of a worker, None to wait, or FINISHED."""
+        if self._gives_up():
             return Searcher.FINISHED
         if time.monotonic() < self.quiet_until:
             return None
         if reaped := self.study.reap():
             self.listen("reaped", reaped)
-        asked = self.study.ask(self.budget)
-        if asked is None:
+        orders = self._orders(trial_id)
+        if not orders:
             # Trials under way, other drivers' too, may still fail and free their place.
             self.quiet_until = time.monotonic() + WAIT_S
             return Searcher.FINISHED if self.study.counted() >= self.budget else None
-        number, arch = asked
-        self.numbers[trial_id] = number
-        self.listen("started", TrialEvent(self.study, number))
-        return Order(number, arch, self.prepared).to_json()
+        return {"worker": trial_id, "desk": self.desk and self.desk.name, "orders": orders}
+
+    def _gives_up(self) -> bool:
+        return self.failures_in_a_row >= MAX_FAILURES or self.first_readings.failed
+
+    def _orders(self, trial_id: str) -> list[tuple[int, Any]]:
+        """A trial for each empty lane, as far as there are any to be asked."""
+        numbers, orders = self.numbers.get(trial_id, {}), list[tuple[int, Any]]()
+        for lane in range(self.lanes):
+            if lane in numbers or (asked := self.study.ask(self.budget)) is None:
+                continue
+            number, arch = asked
+            numbers = self.numbers.setdefault(trial_id, numbers)
+            numbers[lane] = number
+            self.listen("started", TrialEvent(self.study, number))
+            again = record(self.study.trials[number]).retry_of is not None
+            bound = None if again else bound_of(self.study, arch)
+            orders.append((lane, Order(number, arch, self.prepared, bound).to_json()))
+        return orders
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A lane has something to say while others go on: it is answered at the desk."""
+        if self.desk is None:
+            return
+        lane = int(result["lane"])
+        if "rung" in result:
+            self.desk.put(trial_id, [(lane, self.goes_on(trial_id, result))])
+        elif (number := self.numbers.get(trial_id, {}).pop(lane, None)) is not None:
+            self._tell(number, outcome_of_result(result))
+            if not self._gives_up() and (orders := self._orders(trial_id)):
+                self.desk.put(trial_id, orders)
+
+    def goes_on(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial goes on past the rung that it is at."""
+        number = self.numbers.get(trial_id, {}).get(int(result["lane"]))
+        return number is None or self.study.goes_on(number, int(result["rung"]), result["rd"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study."""
-        number = self.numbers.pop(trial_id, None)
-        if number is None:
-            return
-        outcome = outcome_of_result(None if error else result)
+        """Tell the study of a worker's last trial, or of all that died with it."""
+        said = None if error else result
+        for lane, number in self.numbers.pop(trial_id, {}).items():
+            own = said if said and said.get("lane") == lane else None
+            self._tell(number, outcome_of_result(own))
+
+    def _tell(self, number: int, outcome: Outcome) -> None:
         state = self.study.tell(number, outcome)
         self.first_readings.hear(outcome)
         if is_fault(outcome, state):
@@ -133,7 +203,7 @@ class OverStudy(Searcher):
 
 
 class Rungs(FIFOScheduler):
-    """Stops a trial at a rung where the study says so."""
+    """Stops a worker's only trial at a rung where the study says so; several lanes are answered one by one."""
 
     def __init__(self, searcher: OverStudy) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -141,39 +211,60 @@ class Rungs(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Go on, or stop here."""
-        number = self.searcher.numbers.get(trial.trial_id)
-        if number is None or "rung" not in result:
+        if "rung" not in result or self.searcher.desk is not None:
             return FIFOScheduler.CONTINUE
-        on = self.searcher.study.goes_on(number, int(result["rung"]), result["rd"])
+        on = self.searcher.goes_on(trial.trial_id, result)
         return FIFOScheduler.CONTINUE if on else FIFOScheduler.STOP
 
 
 class Worker(tune.Trainable):
-    """Runs a trial from rung to rung, and stays alive for the next one."""
+    """Runs trials from rung to rung, and stays alive for the next ones."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin the first trial."""
-        self.paced = begin(config)
+        """Begin the first trials."""
+        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in the same process."""
-        self.paced.stop()
-        self.paced = begin(new_config)
+        """Begin other trials in the same process."""
+        self.lanes.stop()
+        self._begin(new_config)
         return True
 
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.lanes, self.worker = Lanes(begin), config["worker"]
+        self.desk = None if config["desk"] is None else DeskAway(config["desk"])
+        self.waits = list[int]()
+        for lane, order in config["orders"]:
+            self.lanes.start(lane, order)
+
     def step(self) -> dict[str, Any]:
-        """To the next rung or to the end."""
-        heard = self.paced.advance()
+        """Until a lane is at a rung or at its end."""
+        for lane, word in self._words():
+            if isinstance(word, bool):
+                self.lanes.go_on(lane, word)
+            else:
+                self.lanes.start(lane, word)
+        lane, heard = self.lanes.next()
         # Tune wants its metric, done_at, in every result.
+        said: dict[str, Any] = {"lane": lane, "done_at": 0}
         if isinstance(heard, Rung):
-            return {"rung": heard.step, "rd": heard.metrics["rd"], "done_at": 0}
+            self.waits.append(lane)
+            return said | {"rung": heard.step, "rd": heard.metrics["rd"]}
         heard.attrs["ray_node"] = ray.get_runtime_context().get_node_id()
         # As text: Tune flattens nested results.
-        return {"outcome": json.dumps(asdict(heard)), "done": True, "done_at": 1}
+        said["outcome"] = json.dumps(asdict(heard))
+        return said if len(self.lanes) else said | {"done": True, "done_at": 1}
+
+    def _words(self) -> list[tuple[int, Any]]:
+        """What the driver says; that a lone trial's worker is asked for more means that it goes on."""
+        waited, self.waits = self.waits, []
+        if self.desk is None:
+            return [(lane, True) for lane in waited]
+        return self.desk.take(self.worker)
 
     def cleanup(self) -> None:
         """A trial that waits at a rung keeps its checkpoint."""
-        self.paced.stop()
+        self.lanes.stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a trial keeps its own checkpoint."""
@@ -215,46 +306,30 @@ def at_hand(prepared: Prepared) -> tuple[Prepared, Away | None]:
     return away.settle(prepared), away
 
 
-def outcome_of_result(result: dict[str, Any] | None) -> Outcome:
-    """What a worker's last result says of its trial."""
-    if result and "outcome" in result:
-        return Outcome(**json.loads(result["outcome"]))
-    if result and "rung" in result:
-        return Outcome(None, Reason.STOPPED.because(result["rung"]))
-    return Outcome(None, Reason.WORKER_DIED, attrs={"message": "its worker died"})
-
-
-def is_fault(outcome: Outcome, state: TrialState) -> bool:
-    """Whether a trial counts towards the failures in a row that end a search.
-
-    A worker's death does once its arch is given up: before, the trial is tried again.
-    """
-    reason = Reason.of(outcome.reason)
-    given_up = reason in DEATHS and state == TrialState.PRUNED
-    failed = reason in FAILURES and reason not in UNREAD
-    return given_up or reason == Reason.INTERRUPTED or failed
-
-
 def run_trials(
-    study: Study,
-    budget: int,
-    prepared: Prepared,
-    listen: Listen,
-    workers: int,
-    gpus_per_trial: float,
+    study: Study, budget: int, prepared: Prepared, listen: Listen, place: Placement
 ) -> None:
     """One Tune run: trials until the study has ``budget`` finished ones."""
-    searcher = OverStudy(study, budget, prepared, listen)
+    with ExitStack() as after:
+        desk = after.enter_context(_desk_open()) if place.lanes > 1 else None
+        searcher = OverStudy(study, budget, prepared, listen, place.lanes, desk)
+        _tuned(searcher, place)
+    if searcher.failures_in_a_row >= MAX_FAILURES:
+        raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
+    searcher.first_readings.require(study.settings.objectives)
+
+
+def _tuned(searcher: OverStudy, place: Placement) -> None:
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tune.Tuner(
-            tune.with_resources(Worker, _resources(gpus_per_trial)),
+            tune.with_resources(Worker, _resources(place.gpus)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=Rungs(searcher),
                 num_samples=-1,
                 reuse_actors=True,
-                max_concurrent_trials=workers,
+                max_concurrent_trials=place.workers,
             ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
@@ -264,27 +339,36 @@ def run_trials(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
-    if searcher.failures_in_a_row >= MAX_FAILURES:
-        raise NasKdError(f"{MAX_FAILURES} trials in a row failed ({searcher.last_message})")
-    searcher.first_readings.require(study.settings.objectives)
 
 
-def _resources(gpus_per_trial: float) -> dict[str, float]:
-    return {"cpu": 1.0} | ({"gpu": gpus_per_trial} if gpus_per_trial else {})
+@contextmanager
+def _desk_open() -> Iterator[DeskAway]:
+    """A desk while the block runs."""
+    name = f"nas-kd-desk-{secrets.token_hex(8)}"
+    desk: Any = ray.remote(Desk)
+    actor = desk.options(name=name, namespace=COURIER, num_cpus=0).remote()
+    try:
+        yield DeskAway(name)
+    finally:
+        ray.kill(actor)
 
 
-def _attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _resources(gpus: float) -> dict[str, float]:
+    return {"cpu": 1.0} | ({"gpu": gpus} if gpus else {})
+
+
+def _attempted(work: Callable[[], T]) -> T | Lost:
     """What the work found, or the reason and the message of its failure: the others' must not be lost."""
     try:
         return work()
     except Exception as error:
         failed = failure_of(error)
-        return {"reason": failed.reason, "message": failed.attrs["message"].splitlines()[0]}
+        return Lost(failed.reason or Reason.CRASH, failed.attrs["message"].splitlines()[0])
 
 
 @ray.remote
-def _score(prepared: Prepared, point: dict[str, Any]) -> dict[str, Any]:
-    def work() -> dict[str, Any]:
+def _score(prepared: Prepared, point: dict[str, Any]) -> Scored | Lost:
+    def work() -> Scored:
         here, _ = at_hand(prepared)
         return score(task_of(here, device_given()), here.settings.space, point)
 
@@ -292,7 +376,7 @@ def _score(prepared: Prepared, point: dict[str, Any]) -> dict[str, Any]:
 
 
 @ray.remote
-def _polish(prepared: Prepared, arch_key: str) -> dict[str, Any]:
+def _polish(prepared: Prepared, arch_key: str) -> dict[str, Any] | Lost:
     return _attempted(lambda: _polished(prepared, arch_key))
 
 
@@ -308,9 +392,7 @@ def _polished(prepared: Prepared, arch_key: str) -> dict[str, Any]:
     return figures
 
 
-def _on_all(
-    task: Any, prepared: Prepared, each: list[Any], gpus_per_trial: float
-) -> Iterator[dict[str, Any]]:
+def _on_all(task: Any, prepared: Prepared, each: list[Any], gpus_per_trial: float) -> Iterator[Any]:
     """What a task makes of each, in order, on all workers; a reason where its worker died, tried again by Ray."""
     resources = {"num_cpus": 1.0, "num_gpus": gpus_per_trial}
     shared = ray.put(prepared)
@@ -319,19 +401,19 @@ def _on_all(
         try:
             yield ray.get(reference)
         except DIED as death:
-            yield {"reason": Reason.WORKER_DIED, "message": str(death).strip().splitlines()[0]}
+            yield Lost(Reason.WORKER_DIED, str(death).strip().splitlines()[0])
 
 
 def score_all(
     prepared: Prepared, points: list[dict[str, Any]], gpus_per_trial: float
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Scored | Lost]:
     """The scores of archs from their slices, or why there are none, in order, by plain tasks on all workers."""
     return _on_all(_score, prepared, points, gpus_per_trial)
 
 
 def polish_all(
     prepared: Prepared, arch_keys: list[str], gpus_per_trial: float
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | Lost]:
     """The front's students trained on, or why they were not, in order."""
     return _on_all(_polish, prepared, arch_keys, gpus_per_trial)
 
@@ -347,7 +429,7 @@ def ray_up(workers: int, address: str | None) -> Iterator[None]:
     before = signal.signal(RAY_DIED, _ray_died) if in_main else None
     ended = threading.Event()
     if in_main:  # no other thread can be interrupted
-        threading.Thread(target=_watch_raylet, args=(ended,), daemon=True).start()
+        threading.Thread(target=watch_raylet, args=(ended,), daemon=True).start()
     try:
         yield
     except RayDied:
@@ -382,24 +464,6 @@ def _ray_died(*_: Any) -> None:
     raise RayDied
 
 
-def _watch_raylet(ended: threading.Event) -> None:
-    """Interrupt the main thread once the raylet is dead: Tune would wait for it for ever."""
-    children = psutil.Process().children(recursive=True)
-    raylets = [c for c in children if c.name() == "raylet"]
-    while raylets and all(map(_is_alive, raylets)):
-        if ended.wait(1.0):
-            return
-    if raylets and not ended.is_set():
-        os.kill(os.getpid(), RAY_DIED)
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> None:
     """Start Ray here with so many CPUs, or join the cluster at an address."""
     place: dict[str, Any] = {"address": address}
@@ -408,7 +472,7 @@ def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> No
         place = {"address": "local", "num_cpus": workers, "include_dashboard": False}
         place["_temp_dir"] = temporary_folder()
     try:
-        with _own_sigterm():
+        with own_sigterm():
             ray.init(
                 **place,
                 log_to_driver=False,
@@ -428,28 +492,3 @@ def start_ray(workers: int, address: str | None = None, attempts: int = 3) -> No
             where, remedy = f"at {address}", "start it there, or leave --address out"
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise NasKdError(f"Ray did not start {where} ({said}); {remedy}") from error
-
-
-def temporary_folder(default: str | None = None, short: str = "/tmp") -> str | None:
-    """Where Ray keeps its sockets: None is its own choice, ``short`` is for where that is too long.
-
-    The kernel takes 107 bytes of a socket's path. Raises UsageError where neither will do.
-    """
-    chosen = default or os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or short
-    if len(os.fsencode(chosen)) <= SOCKET_ROOM:
-        return None
-    if os.access(short, os.W_OK | os.X_OK):
-        return f"{short}/ray"
-    raise UsageError(
-        f"TMPDIR {chosen}: Ray's sockets need a folder of at most {SOCKET_ROOM} bytes, and {short} cannot be "
-        "written; set RAY_TMPDIR to a short folder"
-    )
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM: Ray's prints its C++ stack."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)

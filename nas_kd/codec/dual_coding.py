@@ -68,16 +68,15 @@ class DualCoder(LatentCoder):
         models: Models,
         gains: tuple[Any, Any] | None,
     ):
-        h_s, parameters = (copy.deepcopy(network).cpu().eval() for network in networks)
         super().__init__(networks[1].scales.out_channels, models, gains)
-        self._h_s, self._parameters = h_s, parameters
+        self._h_s = copy.deepcopy(networks[0]).cpu().eval()
+        self._passes: list[Any] = [*copy.deepcopy(networks[1].passes).cpu().eval()]
         self._tables = ExactTables(networks[1].scales)
-        self._count = len(networks[1].passes)
 
     @property
     def y_parts(self) -> int:
         """One a pass."""
-        return self._count
+        return len(self._passes)
 
     @torch.no_grad()
     def _run(
@@ -92,7 +91,7 @@ class DualCoder(LatentCoder):
             before = y_hat.clone() if i else None
             for tile in told:
                 symbols = self._pass(i, tile, before, y_hat, at, code)
-                checksum = zlib.crc32(symbols.numpy(), checksum)
+                checksum = zlib.crc32(symbols.numpy().data, checksum)
         return y_hat, checksum
 
     def _of_z(self, tile: Tile, z_hat: Tensor, at: Gains) -> _Told:
@@ -113,7 +112,7 @@ class DualCoder(LatentCoder):
         before: what the passes before this one have decoded, as y_hat.
         """
         decoded = None if before is None else before[(..., *tile.seen)]
-        means, steps = _predicted(self._parameters.passes[i], i, self.y_parts, tile, decoded)
+        means, steps = _predicted(self._passes[i], i, self.y_parts, tile, decoded)
         gain, inverse = (t[0].float() for t in (at.gain_y, at.inverse_y))
         tables = _own(tile.tables, i, self.y_parts)
 

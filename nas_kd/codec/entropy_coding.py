@@ -207,12 +207,14 @@ class ExactCoder(LatentCoder):
                 scales, means = self._parameters(features, tile, z_hat.shape, part)
                 gained: Any = 0.0 if means is None else means * at.gain_y
 
-                def wanted(y: Tensor, place=place, part=part, gained=gained) -> Tensor:
+                def wanted(
+                    y: Tensor, place: Any = place, part: Any = part, gained: Any = gained
+                ) -> Tensor:
                     values = y[(..., *place)][..., part].double()
                     return (values * at.gain_y - gained).flatten()
 
                 symbols = code(wanted, self._indexes(scales, at).flatten())
-                checksum = zlib.crc32(symbols.numpy(), checksum)
+                checksum = zlib.crc32(symbols.numpy().data, checksum)
                 values = (symbols.reshape(scales.shape).double() + gained) * at.inverse_y
                 y_hat[(..., *place)][..., part] = values.float()
         return y_hat, checksum

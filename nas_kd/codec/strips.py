@@ -9,6 +9,7 @@ than the networks take them in, so that results differ by the rounding of float3
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,19 +37,20 @@ def analysed(network: Analysis, image: Image8) -> Tensor:
     x = torch.from_numpy(image)
     for stem in network.stem.values():
         x = _down(x, stem)
-    for stage in network.stages.values():
-        x = _after(
-            x if isinstance(stage.resample, nn.Identity) else _down(x, stage.resample), stage
-        )
+    stages: list[Any] = [*network.stages.values()]
+    for stage in stages:
+        on_place = isinstance(stage.resample, nn.Identity)
+        x = _after(x if on_place else _down(x, stage.resample), stage)
     return _planes(_blocks(_down(x, network.head), network.latent))
 
 
 def synthesised(network: Synthesis, y_hat: Tensor) -> Image8:
     """The picture, uint8 [16 h, 16 w, 3], of y_hat [1, M, h, w]; the network must be a trunk's, on the CPU."""
     x = _blocks(y_hat[0].permute(1, 2, 0).contiguous(), network.latent)
-    for stage in network.stages.values():
+    stages: list[Any] = [*network.stages.values()]
+    for stage in stages:
         x = _after(_up(x, stage.resample), stage)
-    (stem,) = network.stem.values()
+    stem: Any = next(iter(network.stem.values()))
     (h, w), side = x.shape[:2], 4 if isinstance(network.renderer, Renderer) else 1
     image = torch.empty(h * side, stem.side, w * side, stem.side, 3, dtype=torch.uint8)
     for top, bottom in _strips(x, x.shape[2] * side**2):
@@ -149,7 +151,7 @@ def _bytes(x: Tensor) -> Tensor:
 # --- blocks -----------------------------------------------------------------------------------
 
 
-def _after(x: Tensor, stage: nn.Module) -> Tensor:
+def _after(x: Tensor, stage: Any) -> Tensor:
     """What follows a stage's change of resolution."""
     return _whole(_blocks(x, stage.blocks), stage.attention)
 

@@ -41,6 +41,9 @@ from nas_kd.seeds import derived_generator
 
 logger = logging.getLogger("nas_kd")
 
+Progress = Callable[[int, int], None]
+"""Hears how many pictures are done, and how many there are."""
+
 SPLITS = ("train", "eval")
 SIDE_MIN_PX = 16
 HELD_BYTES = 2**29
@@ -91,6 +94,10 @@ class ImageSet:
         return len(self.images)
 
 
+def unheard(done: int, of: int) -> None:
+    """Progress that nobody hears."""
+
+
 def held(images: ImageSet) -> ImageSet:
     """The set with its pictures decoded now, once, where they take no more than HELD_BYTES; else as it is."""
     if sum(3 * height * width for height, width in images.sizes) > HELD_BYTES:
@@ -98,9 +105,7 @@ def held(images: ImageSet) -> ImageSet:
     return replace(images, images=decoded(images))
 
 
-def decoded(
-    images: ImageSet, progress: Callable[[int, int], None] = lambda done, of: None
-) -> list[Image8]:
+def decoded(images: ImageSet, progress: Progress = unheard) -> list[Image8]:
     """All pictures of a set, decoded on all cores; ``progress`` hears (done, all) pictures."""
     found = []
     with ThreadPoolExecutor(cores()) as threads:  # Pillow releases the GIL
@@ -110,14 +115,14 @@ def decoded(
     return found
 
 
-def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:
+def open_images(spec: str, split: str, seed: int = 0, progress: Progress = unheard) -> ImageSet:
     """Open ``builtin``, a set by name, or a folder with all folders below it, in order of relative path.
 
     A set (nas_kd.picture_sets) that is not here is fetched, where the user agrees; a folder of its name comes first.
     Neither has splits: all of it is returned for either. Every file is decoded once here, to
     find the broken ones; those and images under 16 px on a side are left out with one warning.
     Linked folders count, each once; files without an image's suffix do not. The seed decides the generated
-    images of the built-in training set and nothing else.
+    images of the built-in training set and nothing else. ``progress`` hears (done, all) of a folder's files.
 
     Raises:
         DataError: no such folder, no image that can serve, or a built-in photograph is missing.
@@ -127,11 +132,28 @@ def open_images(spec: str, split: str, seed: int = 0) -> ImageSet:
     if spec == BUILTIN:
         return _builtin(split, seed)
     one = picture_sets.named(spec)
-    return _folder(spec) if one is None else _set(one)
+    return _folder(spec, progress) if one is None else _set(one, progress)
 
 
-def crop_pool(images: ImageSet, count: int, size: int, seed: int) -> Image8:
-    """Random crops, uint8 [count, 3, size, size], half of them mirrored left to right.
+def reopened(
+    spec: str,
+    seed: int,
+    names: tuple[str, ...],
+    sizes: tuple[tuple[int, int], ...],
+    fingerprint: str,
+) -> ImageSet:
+    """Training pictures as ``open_images`` found them before; no file is read until it is asked for."""
+    one = picture_sets.named(spec)
+    if spec == BUILTIN or (one is not None and picture_sets.order_of(one) is not None):
+        return open_images(spec, "train", seed)  # a set that is not here is fetched
+    images = _FolderImages(picture_sets.folder_of(spec), names)
+    return ImageSet(spec, images, names, sizes, fingerprint)
+
+
+def crop_pool(
+    images: ImageSet, count: int, size: int, seed: int, first: int | None = None
+) -> Image8:
+    """Random crops, uint8 [count, 3, size, size], half of them mirrored left to right; the ``first`` ones alone.
 
     Each pixel of the set is as likely as any other: images are drawn in proportion to their areas.
     An image smaller than the crop is extended by reflection, downwards and to the right.
@@ -140,9 +162,9 @@ def crop_pool(images: ImageSet, count: int, size: int, seed: int) -> Image8:
         raise DataError(f"{count} crops of {size} px: both must be at least 1")
     rng = derived_generator(seed, "crops")
     areas = np.array([height * width for height, width in images.sizes], np.float64)
-    chosen = rng.choice(len(areas), count, p=areas / areas.sum())
+    chosen = rng.choice(len(areas), count, p=areas / areas.sum())[:first]
     places = rng.random((count, 3))
-    pool = np.empty((count, 3, size, size), np.uint8)
+    pool = np.empty((len(chosen), 3, size, size), np.uint8)
 
     def cut(index: int) -> None:
         image = at_least(images.images[index], size)
@@ -243,18 +265,21 @@ class _FolderImages(Sequence[Image8]):
             ) from error
 
 
-def _set(one: picture_sets.PictureSet) -> ImageSet:
+def _set(one: picture_sets.PictureSet, progress: Progress) -> ImageSet:
     if (lacking := picture_sets.order_of(one)) is not None:
         supply([lacking])
-    return replace(_folder(str(picture_sets.home() / one.name)), name=one.name)
+    return replace(_folder(str(picture_sets.home() / one.name), progress), name=one.name)
 
 
-def _folder(spec: str) -> ImageSet:
+def _folder(spec: str, progress: Progress) -> ImageSet:
     root = Path(spec).expanduser()
     here = pictures_below(spec, root)
     names = [path.relative_to(root).as_posix() for path in here.files]
+    checked: dict[str, _Good | str] = {}
     with ThreadPoolExecutor(cores()) as threads:  # Pillow and hashlib release the GIL
-        checked = dict(zip(names, threads.map(_check, here.files), strict=True))
+        for name, result in zip(names, threads.map(_check, here.files), strict=True):
+            checked[name] = result
+            progress(len(checked), len(names))
     good = {name: result for name, result in checked.items() if isinstance(result, _Good)}
     bad = {name: result for name, result in checked.items() if isinstance(result, str)}
     left_out = bad | here.left_out
@@ -379,6 +404,8 @@ def _fingerprint(digests: Iterable[tuple[str, str]]) -> str:
 def at_least(image: Image8, size: int) -> Image8:
     """An image smaller than ``size`` on a side is extended by reflection, downwards and to the right."""
     height, width, _ = image.shape
+    if min(height, width) >= size:
+        return image
     lack = ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0))
     return np.pad(image, lack, mode="reflect")
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nas_kd.data.images import to_device
 from nas_kd.distillation.loss import Batch
+from nas_kd.turns import uncollected
 
 logger = logging.getLogger("nas_kd")
 
@@ -44,8 +45,11 @@ class Way(Protocol):
     def here(self) -> AbstractContextManager[None]:
         """Where all of a run's phases run."""
 
-    def draw(self, numbers: Numbers, gather: Gather, far: bool) -> Batch:
-        """What ``gather`` makes of the numbers; they stay on the host where the pictures are far."""
+    def draw(self, numbers: Numbers, gather: Gather, far: bool, pattern: Hashable = None) -> Batch:
+        """What ``gather`` makes of the numbers; they stay on the host where the pictures are far.
+
+        Its work is the same for all batches of a ``pattern``.
+        """
 
     def clear(self) -> None:
         """No gradients."""
@@ -69,7 +73,7 @@ class Eager:
         """On the current stream."""
         return nullcontext()
 
-    def draw(self, numbers: Numbers, gather: Gather, far: bool) -> Batch:
+    def draw(self, numbers: Numbers, gather: Gather, far: bool, pattern: Hashable = None) -> Batch:
         """The batch, gathered."""
         return gather(*numbers)
 
@@ -115,13 +119,13 @@ class Graphs:
         """On the stream that is captured."""
         return self._capture.here()
 
-    def draw(self, numbers: Numbers, gather: Gather, far: bool) -> Batch:
-        """The batch, in the same memory at every step."""
+    def draw(self, numbers: Numbers, gather: Gather, far: bool, pattern: Hashable = None) -> Batch:
+        """The batch, in the same memory at every step; a graph for each pattern."""
         if far:
             self._keep(gather(*numbers))
         else:
             index, level, lmbda = self._place(numbers)
-            self._replayed("draw", lambda: self._keep(gather(index, level, lmbda)))
+            self._replayed(("draw", pattern), lambda: self._keep(gather(index, level, lmbda)))
         assert self._batch is not None
         return self._batch
 
@@ -240,7 +244,7 @@ class CudaCapture:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads of a worker are none of this capture's concern.
-            with torch.cuda.graph(graph, self._pool, self._stream, "thread_local"):
+            with uncollected(), torch.cuda.graph(graph, self._pool, self._stream, "thread_local"):
                 work()
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,46 +15,68 @@ from nas_kd.data.image_file import Image8
 
 SHARE_OF_FREE = 0.25
 """Of a GPU's free memory that pictures may take; the rest is for training, and for other trials."""
+SYMMETRIES = 8
+"""Of a square."""
+NEVER = 2**62
+"""How many crops come before a picture that is not there."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Pictures one behind the other: for each its first pixel, its width, and the crops of it and those before."""
+
+    starts: NDArray[Any]
+    widths: NDArray[Any]
+    ends: NDArray[Any]
+
+    @classmethod
+    def of(cls, sizes: Sequence[tuple[int, int]], size: int) -> Layout:
+        """Of pictures of (height, width) ``sizes``, each at least as large as a crop of ``size``."""
+        heights, widths = np.asarray(sizes, np.int64).T
+        ends = np.cumsum((heights - size + 1) * (widths - size + 1)) * SYMMETRIES
+        return cls(np.cumsum(heights * widths) - heights * widths, widths, ends)
 
 
 class PlacedPictures:
     """All crops of pictures, each under its eight symmetries, by number.
 
     Args:
-        images: uint8 [H, W, 3] each, at least as large as a crop.
         size: side of a crop, in pixels.
-        ends: for each picture, how many crops it and those before it have.
-        symmetries: of a crop.
-        device: where they lie.
+        pixels: of the pictures that there is room for.
+        pictures: that there is room for.
+        device: where they lie, in the same memory whichever they are.
     """
 
-    def __init__(
-        self,
-        images: Sequence[Image8],
-        size: int,
-        ends: NDArray[Any],
-        symmetries: int,
-        device: str | torch.device,
-    ):
-        self._size, self._symmetries = size, symmetries
-        areas = [image.shape[0] * image.shape[1] for image in images]
-        starts = np.cumsum([0, *areas])
-        self._pixels = torch.empty(int(starts[-1]), 3, dtype=torch.uint8, device=device)
-        for image, start, area in zip(images, starts, areas, strict=False):
-            flat = torch.from_numpy(np.ascontiguousarray(image).reshape(-1, 3))
-            self._pixels[start : start + area].copy_(flat)
-        widths = [image.shape[1] for image in images]
-        self._starts, self._widths, self._ends = (
-            torch.tensor(np.asarray(values, np.int64), device=device)
-            for values in (starts[:-1], widths, ends)
-        )
+    def __init__(self, size: int, pixels: int, pictures: int, device: str | torch.device):
+        self._size = size
+        self._pixels = torch.empty(pixels, 3, dtype=torch.uint8, device=device)
+        self._starts, self._widths, self._ends = torch.full((3, pictures), NEVER, device=device)
         self._side = torch.arange(size, device=device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self._pixels.device
+
+    def put(self, parts: Iterable[Tensor], layout: Layout) -> None:
+        """Replace the pictures by others: their pixels uint8 [n, 3] in parts, which follow each other."""
+        at = 0
+        for part in parts:
+            self._pixels[at : at + len(part)].copy_(part, non_blocking=part.is_pinned())
+            at += len(part)
+        self._ends.fill_(NEVER)
+        for kept, given in (
+            (self._starts, layout.starts),
+            (self._widths, layout.widths),
+            (self._ends, layout.ends),
+        ):
+            kept[: len(given)].copy_(torch.from_numpy(given))
 
     def crops(self, index: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] of crops' numbers [B], on the device; nothing waits for the host."""
         which = torch.searchsorted(self._ends, index, right=True)
         left = self._ends[which] - 1 - index
-        place, symmetry = left // self._symmetries, left % self._symmetries
+        place, symmetry = left // SYMMETRIES, left % SYMMETRIES
         width = self._widths[which]
         across = width - self._size + 1
         corner = self._starts[which] + place // across * width + place % across
@@ -73,9 +96,13 @@ class PlacedPictures:
         return rows, columns
 
 
-def fits(images: Sequence[Image8], device: str | torch.device) -> bool:
-    """Whether the pictures have room in a GPU's memory; on a CPU they are where they are."""
+def flat(image: Image8) -> Tensor:
+    """A picture's pixels [n, 3]."""
+    return torch.from_numpy(np.ascontiguousarray(image).reshape(-1, 3))
+
+
+def fits(needed_bytes: int, device: str | torch.device) -> bool:
+    """Whether pictures have room in a GPU's memory; on a CPU they are where they are."""
     if torch.device(device).type != "cuda":
         return False
-    needed = sum(image.nbytes for image in images)
-    return needed <= SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]
+    return needed_bytes <= SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
@@ -26,13 +26,20 @@ from nas_kd.data.images import at_least, to_device
 from nas_kd.distillation.feed import Feed
 from nas_kd.distillation.graphs import CudaCapture, Eager, Graphs, Numbers, Terms, Way
 from nas_kd.distillation.loss import CONTROL, Adapters, Batch, distillation_loss
-from nas_kd.distillation.placed_pictures import PlacedPictures, fits
+from nas_kd.distillation.placed_pictures import (
+    SYMMETRIES,
+    Layout,
+    PlacedPictures,
+    fits,
+    flat,
+)
 from nas_kd.distillation.soap import Soap
 from nas_kd.errors import TrialFailed
 from nas_kd.files import write_bytes
 from nas_kd.reasons import Reason
 from nas_kd.recipe import Recipe, Weights
 from nas_kd.seeds import derived_seed
+from nas_kd.turns import turn_of
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: a look waits for the device."""
@@ -43,9 +50,30 @@ Trainable = Any
 
 
 class Pictures(Protocol):
-    """Where batches come from: a pool of crops, with or without the teacher's outputs."""
+    """Where batches come from: crops, with or without the teacher's outputs on them."""
+
+    pattern: Hashable = None
+    """What distinguishes the work of a batch from that of others; few differ, for each has a graph."""
 
     def __len__(self) -> int: ...
+
+    def of_one_run(self) -> Pictures:
+        """What a run may draw from while others draw elsewhere."""
+        return self
+
+    def turn(self, step: int) -> None:
+        """Lay out what a step draws from; steps may be taken up anywhere."""
+        return
+
+    def drawn_levels(
+        self, count: int, levels: int, weights: Weights, generator: torch.Generator
+    ) -> Tensor:
+        """Levels [count] from 1 to ``levels``, each as likely as any other."""
+        return torch.randint(1, levels + 1, (count,), generator=generator)
+
+    def at_levels(self, level: Tensor, weights: Weights) -> Pictures:
+        """The same pictures for batches of these levels [B], known to the host: with their ``pattern``."""
+        return self
 
     def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
         """The pictures at ``index`` [B] with what ``weights`` asks for, on the training device."""
@@ -54,7 +82,7 @@ class Pictures(Protocol):
         """Whether batches have to be fetched from elsewhere than the training device."""
 
 
-class CropPool:
+class CropPool(Pictures):
     """Crops without a teacher: uint8 [n, 3, S, S], moved to the device once."""
 
     def __init__(self, crops: Tensor, device: str = "cpu"):
@@ -73,7 +101,7 @@ class CropPool:
         return False
 
 
-class EveryCrop:
+class EveryCrop(Pictures):
     """All crops of all pictures, flipped and turned: cut anew for every step, hardly one comes again.
 
     On a GPU the pictures lie in its memory where they have room, and crops are gathered there.
@@ -84,27 +112,23 @@ class EveryCrop:
         device: where batches are wanted.
     """
 
-    SYMMETRIES = 8
-    """Of a square."""
-
     def __init__(self, images: Sequence[Image8], size: int, device: str = "cpu"):
         self.images = [at_least(image, size) for image in images]
         self.size, self.device = size, device
-        places = [(a.shape[0] - size + 1) * (a.shape[1] - size + 1) for a in self.images]
-        self.ends = np.cumsum(places) * self.SYMMETRIES
+        self.layout = Layout.of([(a.shape[0], a.shape[1]) for a in self.images], size)
         self.placed: PlacedPictures | None = None
-        if fits(self.images, device):
+        if fits(sum(image.nbytes for image in self.images), device):
             self.place()
             self.images = []
 
     def place(self) -> None:
         """Lay the pictures into the device's memory; crops are gathered there from now on."""
-        self.placed = PlacedPictures(
-            self.images, self.size, self.ends, self.SYMMETRIES, self.device
-        )
+        pixels = sum(image.shape[0] * image.shape[1] for image in self.images)
+        self.placed = PlacedPictures(self.size, pixels, len(self.images), self.device)
+        self.placed.put(map(flat, self.images), self.layout)
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return int(self.layout.ends[-1])
 
     def batch(self, index: Tensor, level: Tensor, lmbda: Tensor, weights: Weights) -> Batch:
         """Pictures in [0, 1]; there is no teacher here."""
@@ -118,8 +142,9 @@ class EveryCrop:
         return to_device(torch.from_numpy(crops), self.device)
 
     def _cut(self, index: int) -> Image8:
-        which = int(np.searchsorted(self.ends, index, side="right"))
-        place, symmetry = divmod(int(self.ends[which]) - 1 - index, self.SYMMETRIES)
+        ends = self.layout.ends
+        which = int(np.searchsorted(ends, index, side="right"))
+        place, symmetry = divmod(int(ends[which]) - 1 - index, SYMMETRIES)
         image = self.images[which]
         top, left = divmod(place, image.shape[1] - self.size + 1)
         crop = image[top : top + self.size, left : left + self.size].transpose(2, 0, 1)
@@ -170,7 +195,8 @@ class Run:
         forwards: Callable[[int], list[Forward]] | None = None,
         graphs: bool = True,
     ):
-        self.student, self.pictures, self.recipe = student, pictures, recipe
+        self.student, self.recipe = student, recipe
+        self.pictures = pictures.of_one_run()
         self.forwards = forwards or (lambda step: [self.student])
         self.weights, self.checkpoint = weights, checkpoint
         self.device = next(student.parameters()).device
@@ -181,7 +207,7 @@ class Run:
         self.adapters = self._make_adapters(latent_widths)
         self.optimiser, self.aux_optimiser = self._optimisers()
         self.lmbdas = torch.tensor(student.lmbdas)
-        self.way = self._way(graphs)
+        self.way, self.turn = self._way(graphs), turn_of(self.device)
         self.step = 0
         if checkpoint is not None and checkpoint.exists():
             self._restore(checkpoint)
@@ -243,7 +269,8 @@ class Run:
         saved_at, metrics = time.monotonic(), dict[str, float]()
         with Feed(self._draw, self.way.ahead and self._is_far()) as feed:
             while self.step < last:
-                terms = self._step(feed.at(self.step))
+                with self.turn:
+                    terms = self._step(feed.at(self.step))
                 self.step += 1
                 if between_steps is not None:
                     between_steps()  # where a measurement may want the device alone
@@ -270,7 +297,11 @@ class Run:
         return terms
 
     def _draw(self, step: int) -> Batch:
-        return self.way.draw(self._numbers(step), self._gather, self._is_far())
+        self.pictures.turn(step)
+        numbers = self._numbers(step)
+        pictures = self.pictures.at_levels(numbers[1], self.weights)
+        gather = partial(self._gather, pictures)
+        return self.way.draw(numbers, gather, self._is_far(), pictures.pattern)
 
     def _is_far(self) -> bool:
         return self.pictures.is_far(self.weights)
@@ -280,12 +311,13 @@ class Run:
         seed = derived_seed(self.recipe.seed, "draw", step)
         generator = torch.Generator().manual_seed(seed)
         index = torch.randint(len(self.pictures), (self.recipe.batch,), generator=generator)
-        levels = self.student.levels
-        level = torch.randint(1, levels + 1, (self.recipe.batch,), generator=generator)
+        level = self.pictures.drawn_levels(
+            self.recipe.batch, self.student.levels, self.weights, generator
+        )
         return index, level, self.lmbdas[level - 1]
 
-    def _gather(self, index: Tensor, level: Tensor, lmbda: Tensor) -> Batch:
-        batch = self.pictures.batch(index, level, lmbda, self.weights)
+    def _gather(self, pictures: Pictures, index: Tensor, level: Tensor, lmbda: Tensor) -> Batch:
+        batch = pictures.batch(index, level, lmbda, self.weights)
         x_hat = None if batch.x_hat_T is None else self._laid_out(batch.x_hat_T)
         return replace(batch, x=self._laid_out(batch.x), x_hat_T=x_hat)
 

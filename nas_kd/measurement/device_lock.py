@@ -17,6 +17,7 @@ from pathlib import Path
 from nas_kd.device import synchroniser
 from nas_kd.errors import UsageError
 from nas_kd.measurement.meters import cuda_uuid
+from nas_kd.turns import TURNS
 
 
 def lock_folder() -> Path:
@@ -118,4 +119,10 @@ def in_use(device: str) -> Device:
 
 def training_on(device: str) -> AbstractContextManager[Callable[[], None]]:
     """Share a device while training; yields what to call between steps."""
-    return in_use(device).shared(synchroniser(device))
+    synchronise = synchroniser(device)
+
+    def settle() -> None:
+        with TURNS:  # no other thread of this process may be capturing a graph
+            synchronise()
+
+    return in_use(device).shared(settle)

@@ -196,11 +196,11 @@ def _lines(study: Study, levels: Mapping[str, float]) -> list[str]:
 
 
 def frontier_panes(found: Sequence[Frontier]) -> list[Pane]:
-    """Each as a figure, or the reason why there is none."""
+    """Each as a figure, or the reason why there is none. The title, which wraps, has what axes have no room for."""
     return [
         Pane(
             KEYS[one.cost],
-            f"BD-rate against {one.cost}",
+            f"BD-rate % against {one.against}, by {one.cost}",
             None if one.missing else _figure(one),
             one.missing,
         )
@@ -211,11 +211,8 @@ def frontier_panes(found: Sequence[Frontier]) -> list[Pane]:
 def _figure(one: Frontier) -> Figure:
     data = [_level(one, *item, place) for place, item in enumerate(one.levels.items())]
     data += [_trace(one, kind) for kind in LOOKS if any(s.kind == kind for s in one.spots)]
-    upright = {"title": {"text": f"BD-rate % against {one.against}"}}
-    return {
-        "data": data,
-        "layout": {"xaxis": {"title": {"text": one.cost}, "type": "log"}, "yaxis": upright},
-    }
+    along = {"title": {"text": one.cost.partition(" per 768")[0]}, "type": "log"}
+    return {"data": data, "layout": {"xaxis": along, "yaxis": {"title": {"text": "BD-rate %"}}}}
 
 
 def _trace(one: Frontier, kind: Kind) -> Figure:
@@ -277,6 +274,31 @@ def draw_frontier(axes: Any, one: Frontier) -> None:
     axes.legend(fontsize="small")
 
 
+PLACES = [(dx, dy) for dy in (5, -12, 18, -25, 31, -38) for dx in (5, -5)]
+"""Where a name may stand, in points from its mark; the first is preferred."""
+
+
+def place_names(axes: Any) -> None:
+    """Put each name where it is inside and covers no other and no mark; the figure has its layout, and keeps it."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    legend = axes.get_legend()
+    names = [text for text in axes.texts if hasattr(text, "xyann")]
+    marks = axes.transData.transform([name.xy for name in names]) if names else []
+    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in marks]
+    taken += [] if legend is None else [legend.get_window_extent()]
+    for name in names:
+        for dx, dy in PLACES:
+            name.set(position=(dx, dy), ha="left" if dx > 0 else "right")
+            name.get_window_extent()  # moves it; with its line
+            box = Text.get_window_extent(name)
+            inside = axes.bbox.contains(*box.p0) and axes.bbox.contains(*box.p1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+
+
 def _draw_spots(axes: Any, kind: Kind, spots: list[Spot]) -> None:
     colour, marker, _ = LOOKS[kind]
     bars = [spot.bar or 0.0 for spot in spots]
@@ -293,4 +315,5 @@ def _draw_spots(axes: Any, kind: Kind, spots: list[Spot]) -> None:
             textcoords="offset points",
             fontsize="small",
             color=colour,
-        )
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 4},
+        ).set_in_layout(False)

@@ -15,6 +15,7 @@ from nas_kd.report.rd_plot import Line, draw
 from nas_kd.study.anchor import Anchor
 from nas_kd.study.record import Outcome
 from nas_kd.study.trial_artifacts import CROPS, PLOT
+from nas_kd.turns import TURNS
 
 
 def illustrate(anchor: Anchor, images: ImageSet, folder: Path, outcome: Outcome) -> None:
@@ -35,7 +36,9 @@ def illustrate(anchor: Anchor, images: ImageSet, folder: Path, outcome: Outcome)
 def _crops(images: ImageSet, folder: Path) -> None:
     originals = crops(images, 2)
     if originals:
-        codec = StudentCodec(load_student(folder))
+        with TURNS:  # a student is made of noise before it has its weights
+            student = load_student(folder)
+        codec = StudentCodec(student)
         drawn = sheet(originals, shots(codec, originals, spread(codec.levels, 3)))
         with replacing(folder / CROPS) as temporary:
             drawn.save(temporary)

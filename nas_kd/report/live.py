@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_kd.errors import NasKdError
+from nas_kd.reasons import Reason
 from nas_kd.report.figures import complete, volumes
 from nas_kd.report.tables import Brief, front_json, front_table
 from nas_kd.study.events import Listen, TrialEvent
@@ -50,6 +51,7 @@ class Progress:
     volumes: list[float]
     per_trial_s: float | None
     left_s: float | None
+    unread: int = 0
 
 
 class Show(Protocol):
@@ -90,6 +92,7 @@ class Watch:
         """Now; a worker's first trial, which loads what all need, is timed only while there is no other."""
         states = [t.state for t in study.trials]
         self.at_once = max(self.at_once, states.count(TrialState.RUNNING))
+        unread = sum(record(t).reason == Reason.DOMINATED for t in study.trials)
         per_trial_s = left_s = None
         budget = study.affordable(self.budget)
         if self.spent_s:
@@ -101,12 +104,13 @@ class Watch:
             study.counted(),
             states.count(TrialState.RUNNING),
             states.count(TrialState.COMPLETE),
-            states.count(TrialState.PRUNED),
+            states.count(TrialState.PRUNED) - unread,
             states.count(TrialState.FAIL),
             len(study.front()),
             volumes([t.values for t in complete(study)]),
             per_trial_s,
             left_s,
+            unread,
         )
 
     def _polish_s(self, study: Study) -> float:
@@ -371,6 +375,7 @@ def _counts(p: Progress) -> Text:
     parts = [
         (f"{p.complete} complete", ""),
         (f"{p.infeasible} infeasible", "yellow" if p.infeasible else ""),
+        *([(f"{p.unread} not read", "")] if p.unread else []),
         (f"{p.failed} failed", "red" if p.failed else ""),
         (f"{p.running} running", ""),
     ]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
+from unittest.mock import patch
 
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_pgf import RendererPgf
 from matplotlib.figure import Figure as MplFigure
+from matplotlib.text import Text
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.files import replacing
-from nas_kd.report.frontier import draw_frontier, frontiers
+from nas_kd.report.frontier import draw_frontier, frontiers, place_names
 from nas_kd.report.rd_plot import COLOURS, draw, lines_of
 from nas_kd.study.record import record
 from nas_kd.study.study import Study
@@ -26,25 +31,46 @@ def plot_front(study: Study, file: Path) -> None:
     left, right = figure.subplots(1, 2)
     _plot_objectives(study, left)
     draw(right, lines_of(study, study.baselines))
-    _save(figure, notes(study), file)
+    _say(figure, notes(study))
+    _save(figure, file)
 
 
 def plot_frontier(study: Study, file: Path) -> None:
     """BD-rate against the decoder's MACs and against its time, beside other codecs."""
     figure = MplFigure(figsize=(12, 5.5), layout="constrained")
     found = frontiers(study)
-    for axes, one in zip(figure.subplots(1, 2), found, strict=True):
+    panes = figure.subplots(1, 2)
+    for axes, one in zip(panes, found, strict=True):
         draw_frontier(axes, one)
-    said = dict.fromkeys(note for one in found for note in one.notes)
-    _save(figure, list(said), file)
+    _say(figure, list(dict.fromkeys(note for one in found for note in one.notes)))
+    figure.draw_without_rendering()
+    for axes in panes:
+        place_names(axes)
+    _save(figure, file)
 
 
-def _save(figure: MplFigure, notes: list[str], file: Path) -> None:
+def _say(figure: MplFigure, notes: list[str]) -> None:
     if notes:
         text = "\n".join(line for note in notes for line in wrap(note, WIDTH))
         figure.supxlabel(text, fontsize="small")
+
+
+def _save(figure: MplFigure, file: Path) -> None:
     with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=120)
+        if file.suffix == ".pgf":
+            _save_pgf(figure, temporary)
+        else:
+            figure.savefig(temporary, dpi=120)
+
+
+def _save_pgf(figure: MplFigure, file: Path) -> None:
+    """Without LaTeX: texts take the room that they take in other formats, and come out in the document's fonts."""
+    for text in figure.findobj(Text):
+        if "$" not in text.get_text():
+            text.set_text(re.sub(r"([#&_])", r"\\\1", text.get_text()))
+    size = RendererBase.get_text_width_height_descent
+    with patch.object(RendererPgf, "get_text_width_height_descent", size):
+        figure.savefig(file, backend="pgf")
 
 
 def _plot_objectives(study: Study, axes: Any) -> None:

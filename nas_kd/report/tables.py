@@ -18,6 +18,7 @@ from nas_kd.evaluation.classical import CODECS, against, classical_curve, in_wor
 from nas_kd.evaluation.published import against_published, require_kodak, split_names
 from nas_kd.measurement.energy_model import of_readings
 from nas_kd.objectives import TABLE, of_kind
+from nas_kd.study.domination import absences
 from nas_kd.study.polish import best_folder
 from nas_kd.study.record import cost_of, rd_of, record
 from nas_kd.study.study import Study
@@ -177,7 +178,7 @@ def front_table(study: Study, lines: int | None = None, baselines: Beside | None
 
 def _caption(study: Study, lines: int | None, baselines: Beside | None) -> list[str]:
     if lines is None:
-        return [*map(escape, notes(study)), *map(escape, _partly(baselines or {}))]
+        return list(map(escape, [*notes(study), *absences(study), *_partly(baselines or {})]))
     more = len(study.front()) - lines
     return [f"and {more} more: nas-kd front {study.settings.name}"] if more > 0 else []
 

@@ -66,7 +66,7 @@ def entry(study: Study, trial: FrozenTrial, member: bool) -> dict[str, Any]:
         sides = [macs / cost.pixels / 1e3 for macs in (cost.encoder_macs, cost.decoder_macs)]
         costs = [*sides, cost.parameters / 1e6]
     spent = sum(known.seconds.values()) if known.seconds else None
-    state, reason = STATES[trial.state], _reason(study, trial)
+    state, reason = _state(trial), _reason(study, trial)
     chosen = [trial.params.get(name) for name in study.space.vary]
     return {
         "number": trial.number,
@@ -76,6 +76,10 @@ def entry(study: Study, trial: FrozenTrial, member: bool) -> dict[str, Any]:
         "rd": None if rd is None else list(zip(rd.mean_rate, rd.mean_psnr_db, strict=True)),
         "parts": _parts(cost) if cost else None,
     }
+
+
+def _state(trial: FrozenTrial) -> str:
+    return "not read" if record(trial).reason == Reason.DOMINATED else STATES[trial.state]
 
 
 def _reason(study: Study, trial: FrozenTrial) -> str:
@@ -89,7 +93,7 @@ def _reason(study: Study, trial: FrozenTrial) -> str:
 
 def _facts(study: Study, trial: FrozenTrial, member: bool, arch: str) -> list[tuple[str, str]]:
     known = record(trial)
-    found = [("state", STATES[trial.state] + (", on the front" if member else ""))]
+    found = [("state", _state(trial) + (", on the front" if member else ""))]
     if reason := _reason(study, trial):
         found.append(("reason", f"{reason}: {known.message}" if known.message else reason))
     for name in _columns(study):

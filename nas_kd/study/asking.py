@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_kd.codec.arch import Arch, Choice
 from nas_kd.codec.macs import arch_cost
+from nas_kd.reasons import Reason
 from nas_kd.seeds import derived_seed
 from nas_kd.study.grid import under
 from nas_kd.study.limits import excess, reason_of
@@ -83,7 +84,7 @@ def _proposal(study: Study, trial: optuna.Trial, trials: list[FrozenTrial]) -> s
 
 def _settled(study: Study, trial: optuna.Trial) -> Arch | Literal["known", "refused"]:
     arch = study.space.suggest(trial)
-    known = _known(study, arch)
+    known = _known(study, arch, again=record(trial).retry_of is not None)
     trial.set_user_attr("arch", arch.to_json())
     trial.set_user_attr("arch_key", arch.key)
     if _refused(study, trial, arch):
@@ -132,9 +133,14 @@ def _sampler(study: Study, trials: int) -> optuna.samplers.BaseSampler:
     return make_sampler(name, study.space, objectives, seed, over, before)
 
 
-def _known(study: Study, arch: Arch) -> FrozenTrial | None:
-    """A trial of the same arch that is finished or, failing that, in training."""
+def _known(study: Study, arch: Arch, again: bool) -> FrozenTrial | None:
+    """A trial of the same arch that is finished or, failing that, in training.
+
+    again: whether what was not read, since it was dominated, is to be read.
+    """
     same = [t for t in study.trials if record(t).arch_key == arch.key]
+    unread = [t for t in same if record(t).reason == Reason.DOMINATED]
+    same = [t for t in same if t not in unread] + ([] if again else unread)
     done = (t for t in same if t.state in COUNTED)
     first = (t for t in same if t.state == TrialState.RUNNING)
     return next(done, next((t for t in first if record(t).same_as is None), None))

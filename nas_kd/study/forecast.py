@@ -20,17 +20,21 @@ from nas_kd.data.image_file import suffixes
 from nas_kd.data.picture_files import below
 from nas_kd.data.picture_sets import folder_of
 from nas_kd.device import best_device, one_thread
-from nas_kd.distillation.training import CropPool, Run
+from nas_kd.distillation.rotating_crops import SHARD_BYTES
+from nas_kd.distillation.training import CHECK_EVERY, CropPool, Run
 from nas_kd.objectives import of_kind
 from nas_kd.places import BUILTIN
 from nas_kd.recipe import Recipe
 from nas_kd.seeds import derived_seed
+from nas_kd.study.large_crops import SIDE_PX, has_large, large_crops
 from nas_kd.study.plan import Question, kmac_per_px, narrowness, question_of, span
 from nas_kd.study.settings import Settings
 from nas_kd.supernet.warmup import BETWEEN, STEPS
-from nas_kd.teachers.costs import TeacherCost, family_of, teacher_costs
+from nas_kd.teachers.costs import TeacherCost, teacher_costs
+from nas_kd.teachers.served import family_of
+from nas_kd.teachers.targets import FIRST_CROPS
 
-SECONDS, WARM_STEPS = 3.0, 2
+SECONDS, WARM_STEPS = 3.0, 3
 """How long steps are timed, and those that go before."""
 BACKWARD = 3
 """A training step's MACs over those of its forward pass."""
@@ -38,6 +42,8 @@ READING_S = 4.0
 """Of an energy reading; 1.4 to 4 s on simulated devices (CHANGELOG), a student's first one on a device takes longer."""
 FRONT_SHARE = 0.25
 """Of the trials, taken to be on the front that is polished."""
+COPIES = 2
+"""Of a trained student: in its folder, and to download from the dashboard."""
 JUDGED_PX = FRAME_PX[0] * FRAME_PX[1]
 EVAL_PICTURES = {BUILTIN: 4, "kodak": 24}
 """Where the pictures to judge by are not here yet, or come with what nas-kd depends on."""
@@ -103,18 +109,23 @@ def forecast(
         f"{step_s * 1e3:.0f} ms a step of an arch of {per_px / 1e3:.3g} kMAC/px on {device}"
     )
     at_once = at_once if device == "cpu" else 1
-    told.seconds["teacher's outputs"] = s.crops * crop_px * _teacher_macs(s, costs) / macs_per_s
+    anew = device != "cpu"  # then the teacher works in every step, and nothing is stored
+    pool_px = sum(crops * side_px**2 for crops, side_px in _pools(s))
+    stored_s = pool_px * _teacher_macs(s, costs) / macs_per_s
+    told.seconds["teacher's outputs"] = 0.0 if anew else stored_s
+    taught = s.batch * crop_px * _live_macs(s, costs) if anew and s.loss.needs_teacher else 0.0
+    step_s += taught / macs_per_s
     told.seconds["shared weights"] = (
-        _warm_steps(s, asked.space) * _warm_macs(s, asked, per_px) / macs_per_s
+        _warm_steps(s, asked.space) * (_warm_macs(s, asked, per_px) + taught) / macs_per_s
     )
     judge_s = _judged_macs(s, arch, sum(cost.levels for cost in costs)) / macs_per_s
     told.seconds["ranking"] = s.rank * judge_s / at_once
     told.seconds["trials"] = asked.trials * (s.steps * step_s + judge_s) / at_once
     readings = asked.trials * len(of_kind(s.objectives, "energy"))
     told.seconds["energy"] = readings * READING_S
-    polished = max(1, round(FRONT_SHARE * asked.trials))
+    polished = _polished(asked)
     told.seconds[f"polish of {polished}"] = (s.polish * step_s * polished) / at_once
-    told.disk_bytes = _disk_bytes(s, asked, arch, costs)
+    told.disk_bytes = _disk_bytes(s, asked, arch, costs, anew)
     return told
 
 
@@ -138,15 +149,33 @@ def measured_step_s(arch: Arch, s: Settings, device: str) -> float:
         run = Run(Student(arch, LMBDAS).to(device), CropPool(crops, device), recipe)
         run.run(until=WARM_STEPS)
         started, first = time.perf_counter(), run.step
+        # Each of these waits for the device: on a GPU, which goes on without the host, not at every step.
+        at_once = 1 if device == "cpu" else CHECK_EVERY
         while time.perf_counter() - started < SECONDS:
-            run.run(until=run.step + 1)
+            run.run(until=run.step + at_once)
         return (time.perf_counter() - started) / (run.step - first)
+
+
+def _polished(asked: Question) -> int:
+    return max(1, round(FRONT_SHARE * asked.trials))
+
+
+def _pools(s: Settings) -> list[tuple[int, int]]:
+    """How many crops the teacher sees, and their sides."""
+    return [(s.crops, s.crop_size), *([(large_crops(s), SIDE_PX)] if has_large(s) else [])]
 
 
 def _teacher_macs(s: Settings, costs: list[TeacherCost]) -> float:
     """Of a pixel, of all that is kept of the teacher."""
     own = sum(1e3 * cost.encoder * cost.kept for cost in costs)
     return own + (sum(1e3 * cost.decoder * cost.levels for cost in costs) if s.kd_x > 0 else 0)
+
+
+def _live_macs(s: Settings, costs: list[TeacherCost]) -> float:
+    """Of a pixel, of the teacher that works in the step: each crop passes one of its models."""
+    levels = sum(cost.levels for cost in costs)
+    each = ((c.encoder + (c.decoder if s.kd_x > 0 else 0)) * c.levels for c in costs)
+    return 1e3 * sum(each) / levels
 
 
 def _warm_steps(s: Settings, space: SearchSpace) -> int:
@@ -177,11 +206,21 @@ def _pictures(spec: str) -> int:
     return len(below(folder, suffixes()).files)
 
 
-def _disk_bytes(s: Settings, asked: Question, arch: Arch, costs: list[TeacherCost]) -> int:
-    """Crops, the teacher's outputs on them, and every trained student."""
-    crop, levels = 3 * s.crop_size**2, sum(cost.levels for cost in costs)
-    y, z = s.crop_size // 16, s.crop_size // 64
+def _disk_bytes(
+    s: Settings, asked: Question, arch: Arch, costs: list[TeacherCost], anew: bool
+) -> int:
+    """Crops, the teacher's outputs on them or at most a shard of pictures, and every trained student."""
+    pools = sum(crops * _crop_bytes(s, side_px, costs) for crops, side_px in _pools(s))
+    if anew:
+        first = sum(min(crops, FIRST_CROPS) * 3 * side_px**2 for crops, side_px in _pools(s))
+        pools = first + (0 if s.data == BUILTIN else SHARD_BYTES)
+    students = COPIES * asked.trials + (_polished(asked) if s.polish else 0)
+    return int(pools + 4 * arch_cost(arch).total.parameters * students)
+
+
+def _crop_bytes(s: Settings, side_px: int, costs: list[TeacherCost]) -> int:
+    crop, levels = 3 * side_px**2, sum(cost.levels for cost in costs)
+    y, z = side_px // 16, side_px // 64
     kept = sum(cost.kept for cost in costs)
     latents = 2 * kept * max(cost.M * y**2 + cost.N * z**2 for cost in costs)
-    pool = s.crops * (crop + latents + (levels * crop if s.kd_x > 0 else 0))
-    return int(pool + 4 * arch_cost(arch).total.parameters * asked.trials)
+    return crop + latents + (levels * crop if s.kd_x > 0 else 0)

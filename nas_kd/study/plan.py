@@ -10,6 +10,7 @@ from nas_kd.codec.macs import FRAME_PX, ArchCost, arch_cost
 from nas_kd.codec.search_space import SearchSpace, load_space
 from nas_kd.objectives import of_kind
 from nas_kd.study.grid import grid_points, listed_points
+from nas_kd.study.large_crops import SIDE_PX, has_large
 from nas_kd.study.settings import DEFAULT_BUDGET, Settings
 
 SIDES = ("total", "encoder", "decoder")
@@ -97,10 +98,16 @@ def _of_stages(s: Settings) -> str:
         parts.append(f"{s.rank} archs ranked by their slices")
     parts.append("the trials")
     if energies := of_kind(s.objectives, "energy"):
-        parts[-1] += f", {len(energies)} energy reading{'s' * (len(energies) > 1)} each"
+        parts[-1] += (
+            f", {len(energies)} energy reading{'s' * (len(energies) > 1)} each unless dominated"
+        )
     if s.polish:
-        parts.append(f"the front trained on by {s.polish} steps")
+        parts.append(f"the front trained on by {s.polish} steps{_ended_on(s)}")
     return "stages: " + ", then ".join(parts)
+
+
+def _ended_on(s: Settings) -> str:
+    return f", the last part on crops of {SIDE_PX} px" if has_large(s) else ""
 
 
 def _start_of(s: Settings) -> str:

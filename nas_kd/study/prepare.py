@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from nas_kd.codec.search_space import SearchSpace
@@ -19,6 +20,7 @@ from nas_kd.evaluation.classical import lacking
 from nas_kd.objectives import BD_RATES
 from nas_kd.study.anchor import Anchor, anchor_of
 from nas_kd.study.events import Listen
+from nas_kd.study.large_crops import SIDE_PX, has_large, large_crops
 from nas_kd.study.plan import narrowness, question_of
 from nas_kd.study.prepared import Prepared, in_full
 from nas_kd.study.settings import TEACHER, Settings
@@ -27,19 +29,25 @@ from nas_kd.study.study import Study
 from nas_kd.study.trial_artifacts import made_with
 from nas_kd.supernet.from_teacher import inherit, is_family, require_slices
 from nas_kd.supernet.warmup import CARD, STEPS, warm_up
-from nas_kd.teachers.targets import TARGETS, PoolRecipe, TargetPool, images_of, target_pool
+from nas_kd.teachers.lessons import lessons, lessons_folder
+from nas_kd.teachers.targets import TARGETS, PoolRecipe, images_of, target_pool
 from nas_kd.teachers.teacher import Teacher
 
 logger = logging.getLogger("nas_kd")
 
 INHERITED, WARMED = "inherited", "shared"
 """Folders of what students start from slices of, in what studies share."""
+CROPS, ANEW, STORED = "crops", "anew", "stored"
+"""Where a study's sources say how its trials come by their crops."""
 TELL_S = 5.0
 """Between two remarks on where a training is."""
 
 
-def prepare(study: Study, teacher: Teacher, listen: Listen) -> Prepared:
-    """The teacher's targets and curve, computed once per study; returns what workers need."""
+def prepare(study: Study, teacher: Teacher, listen: Listen, device: str | None = None) -> Prepared:
+    """The teacher's targets and curve, computed once per study; returns what workers need.
+
+    ``device`` is what trials train on, by default the best one.
+    """
     settings = study.settings
     if settings.init == "teacher":
         listed = None if study.grid is None else [study.space.arch(point) for point in study.grid]
@@ -54,13 +62,16 @@ def prepare(study: Study, teacher: Teacher, listen: Listen) -> Prepared:
     judged = open_images(settings.eval_data, "eval").fingerprint
     require_unchanged(study, {"teacher": teacher.fingerprint, "eval_data": judged})
     study.keep_made_with(made_with(best_device()))
-    pool = targets(settings, teacher, listen, study.cache)
+    anew = drawn_anew(study, device or best_device())
+    pool = targets(settings, teacher, listen, study.cache, anew)
     require_unchanged(study, {"data": images_of(pool)})
     anchor = study_anchor(study, teacher, listen)  # before anything is trained
+    large = large_targets(settings, teacher, pool, listen, study.cache, anew)
     shared = warm(settings, study.space, teacher, pool, listen, study.cache)
     if shared is not None and (shared / CARD).is_file():
         study.keep_warmup(json.loads((shared / CARD).read_text()))
-    return travelling(settings, teacher, pool, shared, anchor, study.folder / "students")
+    given = travelling(settings, teacher, pool, shared, anchor, study.folder / "students")
+    return replace(given, large=large)
 
 
 def travelling(
@@ -101,20 +112,67 @@ def require_unchanged(study: Study, now: Mapping[str, str | None]) -> None:
     study.keep_sources(begun)
 
 
-def targets(settings: Settings, teacher: Teacher, listen: Listen, cache: Path) -> Path:
-    """The teacher's outputs on the pool of crops, computed once for all studies that ask the same.
+def drawn_anew(study: Study, device: str) -> bool:
+    """Whether a study's trials draw their crops anew at every step: on a GPU, and as it was begun."""
+    was = study.sources.get(CROPS)
+    if was is None:  # studies with an anchor were begun before there was a choice
+        was = ANEW if study.anchor is None and device.startswith("cuda") else STORED
+        study.keep_sources(study.sources | {CROPS: was})
+    return was == ANEW
 
-    cache: the folder of what studies share.
+
+def targets(
+    settings: Settings,
+    teacher: Teacher,
+    listen: Listen,
+    cache: Path,
+    anew: bool | None = None,
+) -> Path:
+    """The folder of what students learn from, made once for all studies that ask the same.
+
+    Args:
+        settings: of the study.
+        teacher: on the CPU.
+        listen: hears ("preparing", where it is).
+        cache: the folder of what studies share.
+        anew: whether crops are drawn at every step and the teacher works on them in it, by default where there is a
+            GPU; else its outputs on a pool of crops are stored.
     """
-    s = settings
-    warn_of_overlap(s.data, s.eval_data)
-    warn_of_few(s)
-    recipe = PoolRecipe(s.data, s.crops, s.crop_size, s.seed, x_hat=s.kd_x > 0)
+    warn_of_overlap(settings.data, settings.eval_data)
+    warn_of_few(settings)
+    asked = (settings.crops, settings.crop_size)
+    return _pool(
+        settings, asked, teacher, listen, cache, best_device() != "cpu" if anew is None else anew
+    )
+
+
+def large_targets(
+    settings: Settings, teacher: Teacher, pool: Path, listen: Listen, cache: Path, anew: bool
+) -> Path | None:
+    """The same on the larger crops that the polish ends on, where it does."""
+    if not has_large(settings):
+        return None
+    _held = lessons(pool)  # where the cache is limited, it does not make room for these
+    asked = (large_crops(settings), SIDE_PX)
+    return _pool(settings, asked, teacher, listen, cache, anew).resolve()
+
+
+def _pool(
+    s: Settings, asked: tuple[int, int], teacher: Teacher, listen: Listen, cache: Path, anew: bool
+) -> Path:
+    crops, side_px = asked
+    recipe = PoolRecipe(s.data, crops, side_px, s.seed, x_hat=s.kd_x > 0)
+    reading = told_of_reading(listen)
+    if anew:
+        listen(
+            "preparing", "crops are drawn anew at every step, and the teacher works on them in it"
+        )
+        return lessons_folder(cache / TARGETS, teacher, recipe, reading, best_device())
 
     def progress(done: int, total: int) -> None:
-        listen("preparing", f"teacher's outputs: {done} of {total} crops")
+        listen("preparing", f"teacher's outputs: {done} of {total} crops of {side_px} px")
 
-    return target_pool(cache / TARGETS, teacher, recipe, progress, best_device())
+    return target_pool(cache / TARGETS, teacher, recipe, progress, best_device(), reading)
 
 
 def warm(
@@ -132,13 +190,28 @@ def warm(
         return inherit(cache / INHERITED, teacher)
     steps = STEPS if settings.warmup is None else settings.warmup
     report = told_of("warm-up of shared weights", steps, listen)
-    opened, recipe = TargetPool(pool, best_device()), settings.recipe(steps)
+    opened, recipe = lessons(pool, best_device(), settings.data), settings.recipe(steps)
     try:
         return warm_up(cache / WARMED, space, teacher.lmbdas, opened, recipe, settings.loss, report)
     except TrialFailed as failure:
         raise NasKdError(
             f"warm-up of shared weights: {failure}; take a lower lr than {settings.lr:g}, or --set init=scratch"
         ) from failure
+
+
+def told_of_reading(
+    listen: Listen, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """Says how many pictures are read, TELL_S apart."""
+    told_s = clock()
+
+    def progress(done: int, of: int) -> None:
+        nonlocal told_s
+        if clock() - told_s >= TELL_S:
+            told_s = clock()
+            listen("preparing", f"pictures: {done} of {of} read")
+
+    return progress
 
 
 def told_of(

@@ -11,6 +11,7 @@ from nas_kd.data.picture_sets import named
 from nas_kd.places import BUILTIN
 from nas_kd.study.anchor import Anchor
 from nas_kd.study.settings import Settings
+from nas_kd.teachers.lessons import reads_pictures
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class Prepared:
     Args:
         settings: of the study, those that name what a trial opens as absolute paths (``in_full``).
         lmbdas: of the students' levels.
-        pool: the folder of the teacher's outputs.
+        pool: the folder of the teacher's outputs, or of the teacher and what its crops are drawn from.
         shared: the folder of what students start from slices of, if anything.
         anchor: what they are compared with.
         students: the folder of their own folders.
         home: the way to the files, where workers may not share the driver's disk.
+        large: the folder of the teacher's outputs on larger crops, where a polish ends on such.
     """
 
     settings: Settings
@@ -42,22 +44,29 @@ class Prepared:
     anchor: Anchor
     students: Path
     home: WayHome | None = None
+    large: Path | None = None
 
     @property
     def lent(self) -> list[Path]:
         """The files and folders that a trial reads."""
-        said = [Path(getattr(self.settings, key)) for key in read_by_trials(self.settings)]
-        return [self.pool, *([self.shared] if self.shared else []), *said]
+        keys = read_by_trials(self.settings)
+        if reads_pictures(self.pool) and _in_a_folder(self.settings.data):
+            keys.append("data")
+        said = [Path(getattr(self.settings, key)) for key in keys]
+        return [self.pool, *(path for path in (self.shared, self.large) if path), *said]
 
     def moved(self, copied: Mapping[Path, Path], students: Path) -> Prepared:
         """The same by copies of what is ``lent``, with another folder of students."""
         keys = read_by_trials(self.settings)
+        if Path(self.settings.data) in copied:
+            keys.append("data")
         paths = {key: str(copied[Path(getattr(self.settings, key))]) for key in keys}
         return replace(
             self,
             settings=_reading(self.settings, paths),
             pool=copied[self.pool],
             shared=None if self.shared is None else copied[self.shared],
+            large=None if self.large is None else copied[self.large],
             students=students,
         )
 
@@ -70,13 +79,14 @@ class Prepared:
             "shared": self.shared and str(self.shared),
             "anchor": self.anchor.to_json(),
             "students": str(self.students),
+            "large": self.large and str(self.large),
             "home": self.home and {"word": self.home.word, "actor": self.home.actor},
         }
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Prepared:
         """What ``to_json`` returned, read back."""
-        shared, home = given["shared"], given["home"]
+        shared, home, large = given["shared"], given["home"], given["large"]
         return cls(
             Settings(**given["settings"]),
             tuple(given["lmbdas"]),
@@ -85,26 +95,32 @@ class Prepared:
             Anchor.from_json(given["anchor"]),
             Path(given["students"]),
             None if home is None else WayHome(**home),
+            None if large is None else Path(large),
         )
 
 
 def read_by_trials(settings: Settings) -> list[str]:
     """The settings that name a file or a folder which a trial opens."""
-    pictures = settings.eval_data != BUILTIN and named(settings.eval_data) is None
-    space = settings.space.endswith(".toml")
+    pictures, space = _in_a_folder(settings.eval_data), settings.space.endswith(".toml")
     return [*(["eval_data"] if pictures else []), *(["space"] if space else [])]
+
+
+def _in_a_folder(pictures: str) -> bool:
+    return pictures != BUILTIN and named(pictures) is None
 
 
 def in_full(settings: Settings) -> Settings:
     """The settings with absolute paths of what a trial opens."""
-    keys = read_by_trials(settings)
+    keys = [*read_by_trials(settings), *(["data"] if _in_a_folder(settings.data) else [])]
     full = {key: str(Path(getattr(settings, key)).expanduser().absolute()) for key in keys}
     return _reading(settings, full)
 
 
 def _reading(settings: Settings, paths: Mapping[str, str]) -> Settings:
     """The settings with other paths of what a trial opens."""
-    space, pictures = settings.space, settings.eval_data
     return replace(
-        settings, space=paths.get("space", space), eval_data=paths.get("eval_data", pictures)
+        settings,
+        space=paths.get("space", settings.space),
+        eval_data=paths.get("eval_data", settings.eval_data),
+        data=paths.get("data", settings.data),
     )

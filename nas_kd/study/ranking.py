@@ -7,16 +7,16 @@ the rate-distortion cost of the slice and the MACs of the arch (successive_halvi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from nas_kd.codec.arch import Arch, Choice
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.search_space import SearchSpace, load_space
 from nas_kd.errors import NasKdError
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
-from nas_kd.reasons import Reason
 from nas_kd.seeds import derived_seed
 from nas_kd.study.events import Listen
+from nas_kd.study.record import Lost
 from nas_kd.study.study import Study
 from nas_kd.study.successive_halving import ranks
 from nas_kd.study.trial import Task, rd_cost
@@ -24,8 +24,18 @@ from nas_kd.study.trial import Task, rd_cost
 DRAWS_PER_ARCH = 20
 """Draws after which a space is taken to hold no more archs."""
 
-Scores = Callable[[list[dict[str, Choice]]], Iterable[dict[str, Any]]]
-"""Scores points of a space straight from their slices (``score``), in order; or a ``reason`` and a ``message``."""
+
+@dataclass(frozen=True)
+class Scored:
+    """The arch of a point straight from its slice: its R-D cost in bits per pixel, and its MACs."""
+
+    params: dict[str, Choice]
+    rd_cost: float
+    macs: int
+
+
+Scores = Callable[[list[dict[str, Choice]]], Iterable[Scored | Lost]]
+"""Scores points of a space straight from their slices (``score``), in order."""
 
 
 def rank(study: Study, levels: int, scores: Scores, listen: Listen) -> None:
@@ -39,22 +49,25 @@ def rank(study: Study, levels: int, scores: Scores, listen: Listen) -> None:
     limits = study.settings.limits
     archs = draws(study.space, n, study.settings.seed, lambda arch: limits.over(arch, levels))
     points = [params for arch in archs if (params := study.space.params_of(arch)) is not None]
-    scored, lost = list[dict[str, Any]](), list[dict[str, Any]]()
-    for done, score in enumerate(scores(points), start=1):
-        (lost if "reason" in score else scored).append(score)
+    scored, lost = list[Scored](), list[Lost]()
+    for done, found in enumerate(scores(points), start=1):
+        if isinstance(found, Lost):
+            lost.append(found)
+        else:
+            scored.append(found)
         if done % 10 == 0 or done == len(points):
             listen("preparing", _said(done, len(points), lost))
-    if broken := [s["message"] for s in lost if s["reason"] == Reason.INTERRUPTED]:
+    if broken := [one.message for one in lost if one.was_interrupted]:
         raise NasKdError(
             f"ranking was interrupted ({broken[0]}); mend that and run the same command again"
         )
-    study.keep_ranked(in_order(scored))
+    study.keep_ranked([asdict(one) for one in in_order(scored)])
 
 
-def _said(done: int, total: int, lost: list[dict[str, Any]]) -> str:
+def _said(done: int, total: int, lost: list[Lost]) -> str:
     said = f"ranked by their slices: {done} of {total} archs"
     if lost:
-        said += f", {len(lost)} left out ({lost[0]['reason']}: {lost[0]['message']})"
+        said += f", {len(lost)} left out {lost[0].said}"
     return said
 
 
@@ -72,19 +85,16 @@ def draws(
     return list(found.values())
 
 
-def score(task: Task, space: str, point: dict[str, Choice]) -> dict[str, Any]:
-    """The arch of a point straight from its slice: its ``params``, ``rd_cost`` (bits per pixel) and ``macs``.
-
-    The task must hold shared weights.
-    """
+def score(task: Task, space: str, point: dict[str, Choice]) -> Scored:
+    """The arch of a point straight from its slice; the task must hold shared weights."""
     assert task.shared is not None
     arch = load_space(space).arch(point)
     measured = evaluate(StudentCodec(task.shared.student(arch)), task.eval_images, task.device)
     macs = arch_cost(arch, len(task.lmbdas)).total.macs
-    return {"params": point, "rd_cost": rd_cost(measured, task.lmbdas), "macs": macs}
+    return Scored(point, rd_cost(measured, task.lmbdas), macs)
 
 
-def in_order(scored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def in_order(scored: Sequence[Scored]) -> list[Scored]:
     """Scores, best first: by layer of the front of ``rd_cost`` and ``macs``."""
-    places = ranks([(s["rd_cost"], float(s["macs"])) for s in scored]) if scored else []
+    places = ranks([(s.rd_cost, float(s.macs)) for s in scored]) if scored else []
     return [s for _, s in sorted(zip(places, scored, strict=True), key=lambda pair: pair[0])]

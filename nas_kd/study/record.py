@@ -27,6 +27,24 @@ Rungs = dict[str, list[float]]
 """By step, as text: the R-D loss there and the MACs."""
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Of work on one student that failed, while the others' goes on: a reason, and what the error said."""
+
+    reason: str
+    message: str
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether it is to be tried again."""
+        return Reason.of(self.reason) == Reason.INTERRUPTED
+
+    @property
+    def said(self) -> str:
+        """Both, in brackets."""
+        return f"({self.reason}: {self.message})"
+
+
 @dataclass
 class Outcome:
     """What came of one trial: a value per objective, or the reason why there are none."""
@@ -119,6 +137,11 @@ class TrialRecord:
     def rd_cost(self) -> float | None:
         """R + lmbda 255^2 D in bits per pixel, an objective or not."""
         return self.stored.get("rd_cost")
+
+    @property
+    def quality(self) -> dict[str, float]:
+        """By objective, of a trial that has no values since its energy was not read."""
+        return self.stored.get("quality", {})
 
     def reading(self, objective: str) -> Reading | None:
         """Of a measured objective."""

@@ -25,10 +25,11 @@ from nas_kd.codec.arch import Arch, Choice
 from nas_kd.codec.macs import ArchCost
 from nas_kd.codec.search_space import SearchSpace, even_step
 from nas_kd.objectives import BD_RATES, MEASURED, TABLE, of_kind
-from nas_kd.reasons import OVER_LIMIT, Reason
+from nas_kd.reasons import OVER_LIMIT
 from nas_kd.study.acquisition import log_expected_improvement
 from nas_kd.study.energy_guess import EnergyGuess
 from nas_kd.study.front import pareto_front
+from nas_kd.study.record import record
 from nas_kd.study.settings import QUALITY, checked
 from nas_kd.study.storage import lined_up
 from nas_kd.study.surrogate import Features, Surrogate
@@ -263,21 +264,24 @@ def history_of(trials: list[FrozenTrial], space: SearchSpace, quality: int) -> H
         params = lined_up(trial) | trial.params
         if trial.state == TrialState.FAIL or not set(space.vary) <= set(params):
             continue
-        arch, attrs = space.arch({name: params[name] for name in space.vary}), trial.user_attrs
+        arch, known = space.arch({name: params[name] for name in space.vary}), record(trial)
         found.taken.add(arch)
         for name in of_kind(tuple(TABLE), *MEASURED):
-            if value := (attrs.get(name) or {}).get("value"):
+            if value := known.measured(name):
                 found.costs.setdefault(name, {})[arch] = value
-        for name, ratio in attrs.get("limit_ratios", {}).items():
+        for name, ratio in known.limit_ratios.items():
             found.ratios.setdefault(name, {})[arch] = float(np.log(ratio))
         if trial.state == TrialState.COMPLETE:
             found.quality[arch], found.lacks[arch] = (trial.values[quality], 0.0), 0.0
         elif trial.state == TrialState.RUNNING:
             found.pending.append(arch)
-        elif trial.state == TrialState.PRUNED and attrs.get("rungs"):
+        elif known.quality:
+            (value,) = known.quality.values()
+            found.quality[arch], found.lacks[arch] = (value, 0.0), 0.0
+        elif trial.state == TrialState.PRUNED and known.rungs:
             stopped.append((arch, trial))
-        elif trial.state == TrialState.PRUNED and Reason.of(attrs.get("reason")) not in OVER_LIMIT:
-            found.lacks[arch] = attrs.get("constraints", [0.0])[0] or np.nan
+        elif trial.state == TrialState.PRUNED and known.reason not in OVER_LIMIT:
+            found.lacks[arch] = known.short_db or np.nan
     found.quality |= _guessed(stopped, trials, quality)
     return found
 
@@ -289,14 +293,16 @@ def _guessed(
     found: dict[Arch, tuple[float, float]] = {}
     done = [t for t in trials if t.state == TrialState.COMPLETE]
     values = [t.values[quality] for t in done]
+    passed = [record(t).rungs for t in done]
     for arch, trial in stopped:
-        step = max(trial.user_attrs["rungs"], key=int)
+        reached = record(trial).rungs
+        step = max(reached, key=int)
         pairs = [
-            (t.user_attrs["rungs"][step][0], value)
-            for t, value in zip(done, values, strict=True)
-            if step in t.user_attrs.get("rungs", {})
+            (rungs[step][0], value)
+            for rungs, value in zip(passed, values, strict=True)
+            if step in rungs
         ]
-        loss = trial.user_attrs["rungs"][step][0]
+        loss = reached[step][0]
         if len(pairs) >= MIN_PAIRS and np.ptp([a for a, _ in pairs]) > 0:
             slope, offset = np.polyfit([a for a, _ in pairs], [value for _, value in pairs], 1)
             rest = np.array([value - slope * a - offset for a, value in pairs])
@@ -375,7 +381,7 @@ class _Model:
         columns = []
         for name in self.sampler.costs:
             if TABLE[name].kind == "counted":
-                columns.append([_counted(name, self.features.cost(a)) for a in archs])
+                columns.append([counted(name, self.features.cost(a)) for a in archs])
             else:
                 columns.append(self._guessed(name, archs, node))
         return np.array(columns, float).reshape(len(columns), len(archs)).T
@@ -439,7 +445,8 @@ class _Model:
         return total
 
 
-def _counted(name: str, cost: ArchCost) -> float:
+def counted(name: str, cost: ArchCost) -> float:
+    """An arch's value in an objective of that kind."""
     side = cost.decoder if TABLE[name].part == "decoder" else cost.total
     return float(side.parameters if name == "params" else side.macs)
 

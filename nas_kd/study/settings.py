@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from nas_kd.codec.search_space import load_space
 from nas_kd.errors import StudyError, UsageError
 from nas_kd.places import BUILTIN, HERE, STUDIES, shipped
 from nas_kd.recipe import (
@@ -33,7 +34,7 @@ from nas_kd.recipe import (
 from nas_kd.schema import STRICT, Checked, says
 from nas_kd.study.grid import Grid, frozen_grid, listed
 from nas_kd.study.limits import Limit, Limits, canonical
-from nas_kd.teachers.served import TeacherSpec, zoo_qualities
+from nas_kd.teachers.served import TeacherSpec, family_of, zoo_qualities
 from nas_kd.toml_file import read_table
 
 DATABASE = "study.db"
@@ -89,6 +90,15 @@ def _each_once(objectives: tuple[str, ...]) -> tuple[str, ...]:
     return objectives
 
 
+def _no_lpips(objectives: Any) -> Any:
+    asked = [objectives] if isinstance(objectives, str) else objectives or ()
+    if any("lpips" in str(name).lower() for name in asked):
+        raise ValueError(
+            f"objectives = {objectives!r}: LPIPS is absent, for no package carries its weights; take bd_rate:ms-ssim"
+        )
+    return objectives
+
+
 def _grid(key: str, value: Any) -> Grid | None:
     return None if value is None else frozen_grid(value)
 
@@ -121,6 +131,7 @@ Objectives = Annotated[
         min_length=1,
         description=f"a list of one or more of {', '.join(KNOWN_OBJECTIVES)}",
     ),
+    BeforeValidator(_no_lpips),
     AfterValidator(_each_once),
 ]
 
@@ -135,8 +146,10 @@ class Settings(Checked):
         Text, says("mini, a zoo name, a codec's folder, or a CompressAI checkpoint")
     ] = "mini"
     objectives: Annotated[Objectives, says("what trials are scored by")] = OBJECTIVES
-    steps: Annotated[Whole, says("training steps per trial")] = 2000
-    batch: Annotated[Count, says("crops per step")] = Recipe.batch
+    steps: Annotated[
+        Whole, says("training steps per trial; on a GPU unless said what a minute takes")
+    ] = 2000
+    batch: Annotated[Count, says("crops per step; on a GPU unless said 16")] = Recipe.batch
     lr: Annotated[
         Positive,
         says("highest learning rate: it warms up, stays, and falls to zero over the last half"),
@@ -282,14 +295,35 @@ def default_space(teacher: str) -> str:
     return "demo" if zoo_qualities(teacher) is None else "frontier"
 
 
-def named(
-    name: str | None, given: dict[str, Any], effort: dict[str, Any] | None = None
-) -> Settings:
+class Asked(NamedTuple):
+    """A study that was asked for, and the keys of its settings that somebody said: others have defaults."""
+
+    settings: Settings
+    said: frozenset[str]
+
+
+def named(name: str | None, given: dict[str, Any], effort: dict[str, Any] | None = None) -> Asked:
     """The study of these settings; its name and its space have defaults, others those of an effort."""
     teacher = given.get("teacher", Settings.teacher)
     space = given.get("space", default_space(teacher))
     by_default = f"{Path(space).stem}-{Path(teacher.replace(':', '-')).name}"
-    return Settings(**(effort or {}) | given | {"space": space, "name": name or by_default})
+    said = (effort or {}) | given
+    own = _by_effort(effort, given | {"space": space, "name": name or by_default})
+    return Asked(Settings(**own), frozenset(said))
+
+
+def _by_effort(
+    effort: dict[str, Any] | None, own: dict[str, Any], given: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """An effort's settings for what is not said; no warm-up where the teacher holds the shared weights already.
+
+    given: what is going to replace some of it.
+    """
+    merged = (effort or {}) | own
+    asked = merged | (given or {})
+    family = family_of(str(asked.get("teacher", Settings.teacher))) if effort else None
+    warms_up = family is None or family != load_space(asked["space"]).fingerprint
+    return merged if warms_up or "warmup" in own else merged | {"warmup": None}
 
 
 def load_studies(
@@ -298,6 +332,16 @@ def load_studies(
     given: dict[str, Any] | None = None,
     effort: dict[str, Any] | None = None,
 ) -> list[Settings]:
+    """The studies of a study file (TOML), see ``asked_studies``."""
+    return [asked.settings for asked in asked_studies(path, name, given, effort)]
+
+
+def asked_studies(
+    path: Path,
+    name: str | None = None,
+    given: dict[str, Any] | None = None,
+    effort: dict[str, Any] | None = None,
+) -> list[Asked]:
     """The studies of a study file (TOML): one, or one per ``[[each]]`` table.
 
     Args:
@@ -319,21 +363,30 @@ def load_studies(
         _settings(
             path,
             f"{common}-{part['name']}" if "name" in part else common,
-            (effort or {}) | data | part,
+            effort,
+            data | part,
             given or {},
         )
         for part in each
     ]
 
 
-def _settings(path: Path, name: str, data: dict[str, Any], given: dict[str, Any]) -> Settings:
+def _settings(
+    path: Path,
+    name: str,
+    effort: dict[str, Any] | None,
+    data: dict[str, Any],
+    given: dict[str, Any],
+) -> Asked:
     """The file's settings, then those given: so that only what stands in the file is told of the file."""
     needed = {key: given[key] for key in ("space",) if key in given}
     try:
-        own = Settings(**needed | data | {"name": name})
+        own = Settings(**_by_effort(effort, needed | data | {"name": name}, given))
     except UsageError as error:
         raise StudyError(f"{path}: {error}") from error
-    return replace(own, **given)
+    return Asked(
+        replace(own, **given), frozenset(effort or {}) | frozenset(data) | frozenset(given)
+    )
 
 
 def from_stored(data: dict[str, Any]) -> Settings:

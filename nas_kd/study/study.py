@@ -19,7 +19,7 @@ from nas_kd.codec.student import LMBDAS
 from nas_kd.errors import StudyError
 from nas_kd.places import CACHE, HERE, STUDIES
 from nas_kd.reasons import REFUSED
-from nas_kd.study import asking, telling
+from nas_kd.study import asking, domination, telling
 from nas_kd.study.attributes import StudyAttributes, drivers_of, keep_settings, settings_of
 from nas_kd.study.front import pareto_front
 from nas_kd.study.grid import grid_points, listed_points
@@ -164,6 +164,7 @@ class Study(StudyAttributes):
         retried = {record(t).retry_of for t in trials}
         unread = sum(is_unread(t) and t.number not in retried for t in trials)
         done = [t for t in trials if t.state in COUNTED]
+        done = [t for t in done if not (domination.is_unread(t) and t.number in retried)]
         return unread + sum(record(t).reason not in REFUSED for t in done)
 
     def line_up_unread(self) -> int:
@@ -174,10 +175,14 @@ class Study(StudyAttributes):
             read = {record(t).arch_key for t in trials if t.state in COUNTED}
             again = [t for t in trials if is_unread(t) and t.number not in retried]
             again = [t for t in again if record(t).arch_key not in read]
-            for trial in again:
-                params = lined_up(trial) | trial.params
-                self.optuna.enqueue_trial(params, user_attrs={"retry_of": trial.number})
+            self.line_up_again(again)
         return len(again)
+
+    def line_up_again(self, trials: list[FrozenTrial]) -> None:
+        """Call it inside the lock."""
+        for trial in trials:
+            params = lined_up(trial) | trial.params
+            self.optuna.enqueue_trial(params, user_attrs={"retry_of": trial.number})
 
     def affordable(self, budget: int | None) -> int:
         """The budget, no more than a grid has points; by default the whole grid, else 20."""
@@ -275,6 +280,13 @@ def _loaded(name: str, storage: RDBStorage) -> optuna.Study | None:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
+
+
+def begun_with(name: str, storage: str | None = None, root: Path = HERE) -> dict[str, Any] | None:
+    """The settings that a study was begun with, as they are stored; None where there is no such study."""
+    url = full_url(storage or storage_url(root / STUDIES / name))
+    found = _loaded(name, open_storage(url)) if is_there(url) else None
+    return None if found is None else settings_of(found)
 
 
 def storage_url(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,16 +15,20 @@ from nas_kd.study.trial import Task
 from nas_kd.supernet.from_teacher import Inherited, load_inherited
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.supernet.warmup import SHARED, load_shared
-from nas_kd.teachers.targets import TargetPool
+from nas_kd.teachers.lessons import lessons
 
 SLICE_LR = 0.2
 """Share of the learning rate for a trial that starts from its slice: the whole rate undid some of the warm-up
 within 75 steps, a tenth to a third did not (benchmarks/LOG.md)."""
 
 
+_opening = threading.Lock()
+
+
 def task_of(prepared: Prepared, device: str = "cpu") -> Task:
     """The shared part of every trial, from what ``prepare`` returned; kept for the next trial of the same study."""
-    return _kept(json.dumps(prepared.to_json(), sort_keys=True), device)
+    with _opening:  # trials that begin at once open one
+        return _kept(json.dumps(prepared.to_json(), sort_keys=True), device)
 
 
 @lru_cache(maxsize=1)  # of one study: it holds pools, on a GPU in its memory
@@ -35,12 +40,14 @@ def _kept(text: str, device: str) -> Task:
         recipe=settings.recipe(settings.steps, SLICE_LR if settings.init == "shared" else 1.0),
         weights=settings.loss,
         objectives=settings.objectives,
-        pool=TargetPool(prepared.pool, device),
+        pool=lessons(prepared.pool, device, settings.data),
         eval_images=held(open_images(settings.eval_data, "eval")),
         anchor=prepared.anchor,
         limits=settings.limits,
         device=device,
+        crop_size=settings.crop_size,
         shared=_origin(settings, shared, prepared.lmbdas) if shared else None,
+        large=None if prepared.large is None else lessons(prepared.large, device, settings.data),
     )
 
 

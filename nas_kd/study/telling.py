@@ -40,8 +40,8 @@ def tell(study: Study, number: int, outcome: Outcome) -> TrialState:
             store(study, trial, outcome)
             settle_twins(study)
         state = study.trials[number].state
-    # A failed trial goes on from its checkpoint, a stopped one may; the others are through.
-    if state in COUNTED and Reason.of(outcome.reason) != Reason.STOPPED:
+    # A failed trial goes on from its checkpoint, a stopped or unread one may; the others are through.
+    if state in COUNTED and Reason.of(outcome.reason) not in (Reason.STOPPED, Reason.DOMINATED):
         (study.student_folder(trial) / CHECKPOINT).unlink(missing_ok=True)
     return state
 

@@ -20,18 +20,21 @@ from nas_kd.distillation.training import Report, Run
 from nas_kd.errors import EarlyStop, TrialFailed
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
 from nas_kd.measurement.device_lock import training_on
-from nas_kd.measurement.reading import require_real
+from nas_kd.measurement.reading import Reading, require_real
 from nas_kd.objectives import MEASURED, SIMILAR, TABLE, of_kind
 from nas_kd.reasons import Reason
 from nas_kd.recipe import Recipe, Weights
 from nas_kd.seeds import derived_seed
 from nas_kd.study.anchor import Anchor, bd_rate_of, similar_bd_rate_of
 from nas_kd.study.cost_gate import OF_KIND, Measure, gate
+from nas_kd.study.domination import Bound
 from nas_kd.study.limits import Limits, excess, reason_of
 from nas_kd.study.record import CHECKPOINT, Outcome
+from nas_kd.study.uncertainty import quality_bar
 from nas_kd.supernet.from_teacher import Inherited
 from nas_kd.supernet.shared_weights import Shared
-from nas_kd.teachers.targets import TargetPool
+from nas_kd.teachers.targets import Lessons
+from nas_kd.turns import TURNS
 
 
 def rd_cost(measured: Measured, lmbdas: tuple[float, ...]) -> float:
@@ -47,18 +50,20 @@ def rd_cost(measured: Measured, lmbdas: tuple[float, ...]) -> float:
 
 @dataclass(frozen=True)
 class Task:
-    """What every trial of a study shares."""
+    """What every trial of a study shares; ``large`` has the crops that a polish ends on."""
 
     lmbdas: tuple[float, ...]
     recipe: Recipe
     weights: Weights
     objectives: tuple[str, ...]
-    pool: TargetPool
+    pool: Lessons
     eval_images: ImageSet
     anchor: Anchor
     limits: Limits = Limits()
     device: str = "cpu"
     shared: Shared | Inherited | None = None
+    large: Lessons | None = None
+    crop_size: int = 256
     measures: Mapping[str, Measure] = field(default_factory=lambda: OF_KIND)
 
 
@@ -101,17 +106,19 @@ def run_trial(
     folder: Path,
     report: Report | None = None,
     doing: Callable[[str], None] = lambda what: None,
+    bound: Bound | None = None,
 ) -> Outcome:
     """Gate, build, count, distil, evaluate and measure one student; it is saved into ``folder``.
 
-    ``doing`` hears what comes next: wait for the device, distil, evaluate, measure energy.
+    ``doing`` hears what comes next: wait for the device, distil, evaluate, measure energy. Above ``bound`` nothing
+    is measured.
     """
     clock = Laps()
     attrs: dict[str, Any] = {"arch_key": arch.key, "seconds": clock.seconds}
     if (reason := _over_free_limits(task, arch, attrs)) is not None:
         return Outcome(None, reason, 0.0, attrs)
     doing("wait for the device")
-    with training_on(task.device):
+    with training_on(task.device), TURNS:  # it draws noise
         student = initial(task, arch)
     cost = count(student)
     attrs["cost"] = cost.to_json()
@@ -136,7 +143,7 @@ def run_trial(
     clock.lap("evaluate")
     if measured_ones := of_kind(task.objectives, *MEASURED):
         doing(f"measure {TABLE[measured_ones[0]].kind}")
-    outcome = _score(task, student, cost, measured, attrs)
+    outcome = _score(task, student, cost, measured, attrs, bound)
     save_student(student, folder, {"rd": measured.to_json(), "steps": task.recipe.steps})
     clock.lap("rest")
     return outcome
@@ -176,7 +183,12 @@ def _judged(ratios: dict[str, float], attrs: dict[str, Any]) -> str | None:
 
 
 def _score(
-    task: Task, student: Student, cost: Cost, measured: Measured, attrs: dict[str, Any]
+    task: Task,
+    student: Student,
+    cost: Cost,
+    measured: Measured,
+    attrs: dict[str, Any],
+    bound: Bound | None,
 ) -> Outcome:
     attrs["rd"] = measured.to_json()
     bd = bd_rate_of(task.anchor, measured)
@@ -192,6 +204,8 @@ def _score(
     values["rd_cost"] = attrs["rd_cost"]
     values |= {"flops": float(cost.macs), "flops:decoder": float(cost.decoder_macs)}
     values["params"] = float(cost.parameters)
+    if bound is not None and (unread := _unread(task, measured, values, bound)):
+        return Outcome(None, Reason.DOMINATED.because(bound.said), 0.0, attrs | unread)
     for name in of_kind(task.objectives, *MEASURED):
         kind = TABLE[name].kind
         reading = task.measures[kind](student, task.device, TABLE[name].part)
@@ -201,3 +215,15 @@ def _score(
         if values[name] is None:
             return Outcome(None, Reason(kind).because(reading.reason), 0.0, attrs)
     return Outcome([values[name] for name in task.objectives], None, 0.0, attrs)
+
+
+def _unread(
+    task: Task, measured: Measured, values: dict[str, float | None], bound: Bound
+) -> dict[str, Any]:
+    """What is kept of a student that is known to be dominated: its quality, and why it has no energy."""
+    (name,) = of_kind(task.objectives, "quality")
+    value = values[name]
+    if value is None or not bound.excludes(value, quality_bar(task.anchor, measured, name)):
+        return {}
+    absent = Reading.unavailable(f"not read: {bound.said}").to_json()
+    return {"quality": {name: value}} | {one: absent for one in of_kind(task.objectives, *MEASURED)}

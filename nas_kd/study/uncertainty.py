@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial
 
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate
+from nas_kd.evaluation.rate_distortion import Measured
 from nas_kd.objectives import BD_RATES, MEASURED, SIMILAR, TABLE, of_kind
-from nas_kd.study.anchor import interval_db
+from nas_kd.study.anchor import Anchor, interval_db
 from nas_kd.study.record import record
-from nas_kd.study.study import Study
+
+if TYPE_CHECKING:
+    from nas_kd.study.study import Study
 
 UNITS = {name: one.unit for name, one in TABLE.items()}
 SCALE = {name: one.scale for name, one in TABLE.items()}
@@ -23,6 +27,8 @@ def value_of(study: Study, trial: FrozenTrial, name: str) -> float | None:
     """A trial's figure in the unit that is printed; MACs are known whether or not they were searched."""
     if trial.values and name in study.settings.objectives:
         return float(trial.values[study.settings.objectives.index(name)] * SCALE[name])
+    if (unread := record(trial).quality.get(name)) is not None:
+        return unread * SCALE[name]
     cost = record(trial).cost if name == "flops" else None
     return None if cost is None else cost.macs * SCALE[name]
 
@@ -44,6 +50,18 @@ def _over_pictures(study: Study, trial: FrozenTrial, name: str) -> float | None:
     anchor, rd = study.anchor, record(trial).rd
     if rd is None or anchor is None or value_of(study, trial, name) is None:
         return None
+    return over_pictures(anchor, rd, name)
+
+
+def quality_bar(anchor: Anchor | None, rd: Measured | None, name: str) -> float | None:
+    """The bar of a quality objective; an R-D cost is what it is on the study's pictures."""
+    if name not in BD_RATES:
+        return 0.0
+    return None if anchor is None or rd is None else over_pictures(anchor, rd, name)
+
+
+def over_pictures(anchor: Anchor, rd: Measured, name: str) -> float | None:
+    """Half the 95 % interval of a BD-rate over the pictures; None where the anchor has no curves of their own."""
     teacher = anchor.by(name).per_image
     curves = rd.similarity_per_image() if name == SIMILAR else rd.per_image()
     if not teacher or len(teacher) != len(curves):

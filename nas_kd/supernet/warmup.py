@@ -16,19 +16,19 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from nas_kd import __version__
 from nas_kd.codec.arch import Arch
 from nas_kd.codec.search_space import SearchSpace
 from nas_kd.device import one_thread
 from nas_kd.distillation.training import Forward, Report, Run
-from nas_kd.files import build_once, replacing, write_text
+from nas_kd.files import build_once, write_bytes, write_text
 from nas_kd.measurement.device_lock import training_on
 from nas_kd.recipe import Recipe, Weights
 from nas_kd.seeds import derived_seed
 from nas_kd.supernet.shared_weights import Shared
-from nas_kd.teachers.targets import TargetPool
+from nas_kd.teachers.targets import Lessons
 
 FORMAT = 2
 """Raised when the parameters that students share, or their training, change."""
@@ -65,7 +65,7 @@ def warm_up(
     cache: Path,
     space: SearchSpace,
     lmbdas: tuple[float, ...],
-    pool: TargetPool,
+    pool: Lessons,
     recipe: Recipe,
     weights: Weights,
     report: Report | None = None,
@@ -77,7 +77,7 @@ def warm_up(
         cache: of all shared weights.
         space: of the students.
         lmbdas: one Lagrange multiplier per level.
-        pool: the teacher's outputs.
+        pool: crops with the teacher's outputs.
         recipe: steps and rates.
         weights: the loss.
         report: hears of the run as ``Run`` reports.
@@ -108,7 +108,7 @@ def _is_whole(folder: Path, space: SearchSpace, lmbdas: tuple[float, ...]) -> bo
 def _train(
     unfinished: Path,
     shared: Shared,
-    pool: TargetPool,
+    pool: Lessons,
     recipe: Recipe,
     weights: Weights,
     report: Report | None,
@@ -119,8 +119,7 @@ def _train(
     with training_on(pool.device) as between_steps:
         run.run(report, between_steps)
     tensors = {n: p.detach().cpu().contiguous() for n, p in shared.named_parameters()}
-    with replacing(unfinished / SHARED) as temporary:
-        save_file(tensors, temporary)
+    write_bytes(unfinished / SHARED, save(tensors))
     card = {
         "nas_kd": __version__,
         "torch": torch.__version__,
@@ -146,7 +145,7 @@ def load_shared(folder: Path, space: SearchSpace, lmbdas: tuple[float, ...]) -> 
 def _key(
     space: SearchSpace,
     lmbdas: tuple[float, ...],
-    pool: TargetPool,
+    pool: Lessons,
     recipe: Recipe,
     weights: Weights,
     further: Path | None,

@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas_kd.codec.checkpoint import load_student, read_arch_file
+from nas_kd.codec.checkpoint import load_student
 from nas_kd.codec.cost import count
-from nas_kd.places import TEACHERS
 from nas_kd.teachers.families import FixedRate, zoo_shape
-from nas_kd.teachers.served import is_built_in, is_compressai, zoo_qualities
+from nas_kd.teachers.overheard import latent_widths
+from nas_kd.teachers.served import folder_of, is_compressai, zoo_qualities
 from nas_kd.teachers.zoo import family_members, load_member
 
 SHAPE = (1, 3, 64, 64)
@@ -40,26 +40,15 @@ def teacher_costs(spec: str) -> list[TeacherCost]:
         of_shape = {zoo_shape(name, quality): quality for quality in qualities}
         return [_of(FixedRate(name, of_shape[shape]).model, n, n) for shape, n in shapes.items()]
     if not is_compressai(spec):
-        student = load_student(_folder_of(spec))
+        student = load_student(folder_of(spec))
         return [_of(student, student.levels, 1, (student.arch.M, student.arch.hyper))]
     path = Path(spec)
     members = family_members(path) if path.is_dir() else [load_member(path)]
     return [_of(member.model, 1, 1) for member in members]
 
 
-def family_of(spec: str) -> str | None:
-    """The fingerprint of the space whose archs were trained as slices of a teacher, if any were."""
-    if is_compressai(spec):
-        return None
-    return read_arch_file(_folder_of(spec)).get("about", {}).get("family")
-
-
-def _folder_of(spec: str) -> Path:
-    return TEACHERS / spec if is_built_in(spec) else Path(spec)
-
-
 def _of(model: Any, levels: int, kept: int, widths: tuple[int, int] | None = None) -> TeacherCost:
     cost = count(model, SHAPE)
     per_px = SHAPE[2] * SHAPE[3] * 1e3
-    M, N = widths or (model.M, model.N)
+    M, N = widths or latent_widths(model.eval())
     return TeacherCost(cost.encoder_macs / per_px, cost.decoder_macs / per_px, M, N, levels, kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import ImageSet, crop_pool, open_images, to_image, to_tensor
 from nas_kd.data.metrics import padded, psnr_db
 from nas_kd.device import best_device
-from nas_kd.distillation.training import CropPool, Report, Run
+from nas_kd.distillation.rotating_crops import anew
+from nas_kd.distillation.training import Pictures, Report, Run
 from nas_kd.errors import TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.classical import classical_curve
@@ -36,16 +37,28 @@ from nas_kd.reasons import Reason
 from nas_kd.recipe import Recipe
 from nas_kd.seeds import derived_seed
 from nas_kd.teachers.families import ONE_BY_ONE, FixedRate
-from nas_kd.teachers.targets import PoolRecipe
 from nas_kd.teachers.teacher import FixedRateTeacher, load_teacher
 
 FORMATS = {"jpeg": "JPEG", "jpeg2000": "JPEG 2000", "webp": "WebP", "avif": "AVIF"}
 """What a teacher's card compares it with."""
+FIRST_CROPS = 1500
+"""As many pictures as a trunk starts from."""
+TELL_EVERY = 500
+"""Pictures between two remarks on how many are read."""
+
+
+@dataclass(frozen=True)
+class CropsOf:
+    """What a teacher is trained on: crops of ``size`` pixels of all pictures, drawn anew at every step."""
+
+    data: str = "builtin"
+    size: int = 256
+    seed: int = 0
 
 
 def train_teacher(
     arch: Arch,
-    pool: PoolRecipe,
+    crops_of: CropsOf,
     recipe: Recipe,
     eval_data: str,
     out: Path,
@@ -55,12 +68,13 @@ def train_teacher(
     checkpoint = out / "checkpoint.pt"
     require_unfinished(out, checkpoint)  # refused now, not after hours
     open_images(eval_data, "eval")
-    images, crops = _crops(pool)
+    images = open_images(crops_of.data, "train", crops_of.seed, _reading)
     torch.manual_seed(derived_seed(recipe.seed, "init", arch.key))
     student = Student(arch, lmbdas)
-    student.start_from(crops[:1500].float() / 255)
-    _train(student, crops, recipe, checkpoint)
-    training = {"pool": asdict(pool), "recipe": asdict(recipe), "data": images.fingerprint}
+    first = crop_pool(images, FIRST_CROPS, crops_of.size, crops_of.seed)
+    student.start_from(torch.from_numpy(first).float() / 255)
+    _train(student, _pictures(images, crops_of), recipe, checkpoint)
+    training = {"crops": asdict(crops_of), "recipe": asdict(recipe), "data": images.fingerprint}
     write_teacher(ready(student), training, eval_data, out)
     checkpoint.unlink(missing_ok=True)
 
@@ -69,7 +83,7 @@ def train_family(
     name: str,
     width: int | None,
     qualities: tuple[int, ...],
-    pool: PoolRecipe,
+    crops_of: CropsOf,
     recipe: Recipe,
     eval_data: str,
     out: Path,
@@ -79,17 +93,18 @@ def train_family(
     A killed run resumes: each quality has a checkpoint, which stays until the card is written.
     """
     open_images(eval_data, "eval")  # refused now, not after hours
-    images, crops = _crops(pool)
+    images = open_images(crops_of.data, "train", crops_of.seed, _reading)
+    pictures = _pictures(images, crops_of)
     models: list[FixedRate] = []
     checkpoints: list[Path] = []
     for quality in qualities:
         torch.manual_seed(derived_seed(recipe.seed, "init", name, quality))
         codec: Any = FixedRate(name, quality, width)
         checkpoints.append(out / f"checkpoint-{name}-{codec.width}-{quality}.pt")
-        _train(codec, crops, recipe, checkpoints[-1], f"quality {quality}, ")
+        _train(codec, pictures, recipe, checkpoints[-1], f"quality {quality}, ")
         models.append(codec)
     files = [_serve(m, f"{name}-{q}", out) for m, q in zip(models, qualities, strict=True)]
-    training = {"pool": asdict(pool), "recipe": asdict(recipe), "data": images.fingerprint}
+    training = {"crops": asdict(crops_of), "recipe": asdict(recipe), "data": images.fingerprint}
     about = {
         "family": name,
         "width": models[0].width,
@@ -100,18 +115,22 @@ def train_family(
         checkpoint.unlink(missing_ok=True)
 
 
-def _crops(pool: PoolRecipe) -> tuple[ImageSet, torch.Tensor]:
-    images = open_images(pool.data, "train", pool.seed)
-    return images, torch.from_numpy(crop_pool(images, pool.crops, pool.size, pool.seed))
+def _pictures(images: ImageSet, crops_of: CropsOf) -> Pictures:
+    return anew(images, crops_of.size, crops_of.seed, best_device(), _reading)
+
+
+def _reading(done: int, of: int) -> None:
+    if done % TELL_EVERY == 0:
+        print(f"{done} of {of} pictures read", flush=True)
 
 
 def _train(
-    codec: Any, crops: torch.Tensor, recipe: Recipe, checkpoint: Path, what: str = ""
+    codec: Any, pictures: Pictures, recipe: Recipe, checkpoint: Path, what: str = ""
 ) -> None:
     """Train it in place on the GPU where there is one; it comes back to the CPU, which codes."""
     device = best_device()
     codec.to(device)
-    run = Run(codec, CropPool(crops, device), recipe, checkpoint=checkpoint)
+    run = Run(codec, pictures, recipe, checkpoint=checkpoint)
     with training_on(device) as between_steps:
         run.run(_progress(run, recipe, what), between_steps)
     codec.to("cpu")

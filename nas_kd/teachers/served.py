@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -77,6 +78,21 @@ def zoo_qualities(spec: str) -> tuple[str, list[int]] | None:
 def is_built_in(spec: str) -> bool:
     """Whether that is the name of a teacher that comes with nas-kd."""
     return any(spec == folder.name for folder in TEACHERS.iterdir())
+
+
+def folder_of(spec: str) -> Path:
+    """Where the codec of a built-in teacher lies, or one of one's own."""
+    return TEACHERS / spec if is_built_in(spec) else Path(spec)
+
+
+def family_of(spec: str) -> str | None:
+    """The fingerprint of the space whose archs were trained as slices of a teacher, if any were."""
+    try:
+        said = json.loads((folder_of(spec) / "arch.json").read_text())
+    except (OSError, ValueError):
+        return None  # one of CompressAI's, or none: whoever loads it says so
+    about = said.get("about") if isinstance(said, dict) else None
+    return about.get("family") if isinstance(about, dict) else None
 
 
 def is_compressai(spec: str) -> bool:

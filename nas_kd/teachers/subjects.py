@@ -17,12 +17,15 @@ from nas_kd.measurement.codec_energy import EXCLUDED
 from nas_kd.measurement.codec_report import Subject, measured
 from nas_kd.places import TEACHERS
 from nas_kd.teachers.families import FixedRate, zoo_shape
+from nas_kd.teachers.overheard import LATENT_CODEC, latent_widths
 from nas_kd.teachers.served import is_built_in, is_compressai, zoo_qualities
 from nas_kd.teachers.zoo import family_members, load_member
 
 UNTRAINED = "the weights are untrained, and how long entropy coding takes depends on them"
 CODED_ELSEWHERE = "CompressAI's own coder is not timed here"
 ONE_BY_ONE = "; the context model runs once for all positions, where decoding runs it for one after the other"
+
+IN_PASSES = "; likelihoods, which decoding has no need of, are computed on both sides"
 
 
 def subjects(spec: str) -> list[Subject]:
@@ -88,7 +91,8 @@ def _of_files(spec: str, path: Path) -> list[Subject]:
 
 
 def _of_model(spec: str, name: str, model: Any, qualities: list[int], trained: bool) -> Subject:
-    widths = [model.N] + ([model.M] if model.M != model.N else [])
+    M, N = (model.M, model.N) if hasattr(model, "N") else latent_widths(model.eval())
+    widths = [N] + ([M] if M != N else [])
     which = f", quality {' '.join(map(str, qualities))}" if qualities else ""
     autoregressive = hasattr(model, "context_prediction")
     return Subject(
@@ -101,13 +105,15 @@ def _of_model(spec: str, name: str, model: Any, qualities: list[int], trained: b
         ),
         CODED_ELSEWHERE if trained else UNTRAINED,
         trained,
-        EXCLUDED + ONE_BY_ONE * autoregressive,
+        EXCLUDED + ONE_BY_ONE * autoregressive + IN_PASSES * hasattr(model, LATENT_CODEC),
     )
 
 
 def encode(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """y_hat and z_hat of a picture [B, 3, H, W]; all that CompressAI's encoder computes but the coding."""
     y = model.g_a(x)
+    if hasattr(model, LATENT_CODEC):
+        return _encoded_inside(model.latent_codec, y)
     z = model.h_a(y.abs() if _is(model, "ScaleHyperprior") else y)
     medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
     z_hat = torch.round(z - medians) + medians
@@ -120,8 +126,20 @@ def encode(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode(model: Any, y_hat: Tensor, z_hat: Tensor) -> Tensor:
     """x_hat of what ``encode`` returned; all that the decoder computes but the decoding."""
-    _entropy_parameters(model, model.h_s(z_hat), y_hat)
+    if hasattr(model, LATENT_CODEC):
+        codec = model.latent_codec
+        codec["y"](y_hat, codec["hyper"].h_s(z_hat))
+    else:
+        _entropy_parameters(model, model.h_s(z_hat), y_hat)
     return model.g_s(y_hat).clamp(0, 1)
+
+
+def _encoded_inside(codec: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of a model whose hyper-latents are its latent codec's."""
+    hyper = codec["hyper"]
+    medians = hyper.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+    z_hat = torch.round(hyper.h_a(y) - medians) + medians
+    return codec["y"](y, hyper.h_s(z_hat))["y_hat"], z_hat
 
 
 def _is(model: Any, family: str) -> bool:

@@ -25,15 +25,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas_kd.data.images import crop_pool, open_images, to_device
+from nas_kd.data.images import Progress, crop_pool, open_images, to_device, unheard
 from nas_kd.distillation.loss import Batch
+from nas_kd.distillation.training import Pictures
 from nas_kd.errors import UsageError
 from nas_kd.files import build_once, lock_of, write_text
 from nas_kd.measurement.device_lock import training_on
@@ -59,7 +60,6 @@ TARGETS = "targets"
 """Folder of pools in what studies share."""
 
 Arrays = dict[str, NDArray[Any]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,23 @@ class PoolRecipe:
     x_hat: bool = False
 
 
-class TargetPool:
+class Lessons(Pictures, Protocol):
+    """Crops with what a teacher makes of them: stored, or computed when they are drawn."""
+
+    device: str
+    """Where batches are wanted."""
+    key: str
+    """Tells these from others."""
+
+    @property
+    def latent_widths(self) -> tuple[int, int]:
+        """Channels of the teacher's y and z."""
+
+    def pictures(self) -> Tensor:
+        """The first crops, float [n, 3, S, S] in [0, 1]: what a student starts from."""
+
+
+class TargetPool(Lessons):
     """Crops with the teacher's x_hat, y and z, on the device where they fit, else mapped from their files.
 
     Args:
@@ -86,7 +102,7 @@ class TargetPool:
     """
 
     def __init__(self, folder: Path, device: str = "cpu", room_bytes: int | None = None):
-        weakref.finalize(self, os.close, _in_use(folder))
+        weakref.finalize(self, os.close, in_use(folder))
         # Mapped privately: torch wants memory that could be written to.
         files = {name: folder / f"{name}.npy" for name in ARRAYS}
         self.arrays = {
@@ -99,6 +115,11 @@ class TargetPool:
 
     def __len__(self) -> int:
         return self.arrays["x"].shape[1]
+
+    @property
+    def side_px(self) -> int:
+        """Of a crop."""
+        return self.arrays["x"].shape[-1]
 
     @property
     def latent_widths(self) -> tuple[int, int]:
@@ -132,17 +153,12 @@ class TargetPool:
         latents = self._take(name, index, level).float()
         if weights.form != "kd":
             return latents
-        return (
-            latents
-            / self._deviation(name)[to_device((level - 1) % len(self.arrays[name]), self.device)]
-        )
+        return scaled(latents, self._deviation(name), to_device(level, self.device))
 
     def _deviation(self, name: str) -> Tensor:
-        """Of each channel over the first crops, [levels, C, 1, 1] or [1, C, 1, 1]; NaN where a teacher lacks it."""
         if name not in self._deviations:
-            some = torch.from_numpy(np.array(self.arrays[name][:, :DEVIATION_CROPS])).float()
-            deviation = some.std((1, 3, 4)).clamp(min=LEAST_DEVIATION)
-            self._deviations[name] = deviation[..., None, None].to(self.device)
+            some = torch.from_numpy(np.array(self.arrays[name][:, :DEVIATION_CROPS]))
+            self._deviations[name] = deviations(some).to(self.device)
         return self._deviations[name]
 
     def is_far(self, weights: Weights) -> bool:
@@ -170,14 +186,25 @@ class TargetPool:
         return self._placed[name]
 
 
+def deviations(latents: Tensor) -> Tensor:
+    """Of each channel of latents [levels, n, C, h, w]: [levels, C, 1, 1]; NaN where a teacher lacks it."""
+    found = latents.float().std((1, 3, 4)).clamp(min=LEAST_DEVIATION)
+    return found[..., None, None]
+
+
+def scaled(latents: Tensor, deviation: Tensor, level: Tensor) -> Tensor:
+    """Latents in units of their deviation at their levels, of which there is one row where levels share them."""
+    return latents / deviation[(level - 1) % len(deviation)]
+
+
 def _room(device: str) -> int:
     if not device.startswith("cuda"):
         return 0  # what is mapped is in the host's memory as it is, and shared by all trials
     return int(SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
 
 
-def _in_use(folder: Path) -> int:
-    """A shared lock on the pool, as the descriptor that holds it."""
+def in_use(folder: Path) -> int:
+    """A shared lock on the pool, as the descriptor that holds it; raises UsageError where it is gone."""
     try:
         held = os.open(folder / MANIFEST, os.O_RDONLY)
     except OSError as error:
@@ -199,6 +226,7 @@ def target_pool(
     recipe: PoolRecipe,
     progress: Progress | None = None,
     device: str = "cpu",
+    reading: Progress = unheard,
 ) -> Path:
     """The pool's folder below ``cache``: there already, and checked, or computed now.
 
@@ -210,8 +238,9 @@ def target_pool(
         recipe: which crops.
         progress: hears (done, total) crops while there is something to compute.
         device: where the teacher works.
+        reading: hears (done, total) pictures that are read.
     """
-    images = open_images(recipe.data, "train", recipe.seed)
+    images = open_images(recipe.data, "train", recipe.seed, reading)
     key_of = [FORMAT, teacher.fingerprint, images.fingerprint, asdict(recipe)]
     key = hashlib.sha256(json.dumps(key_of, sort_keys=True).encode()).hexdigest()[:16]
     plan, most_gb = _plan(teacher, recipe), limit_gb(cache)
@@ -293,8 +322,8 @@ class _Growing:
     def __init__(self, folder: Path, plan: Plan, about: dict[str, Any]):
         folder.mkdir(exist_ok=True)
         self.folder, self.about = folder, about
-        said = _manifest(folder)
-        self.arrays = {name: _opened(folder / f"{name}.npy", *plan[name]) for name in plan}
+        said = manifest(folder)
+        self.arrays = {name: writable(folder / f"{name}.npy", *plan[name]) for name in plan}
         self.n = plan["x"][1][1]
         starts = range(0, self.n, CHUNK)
         valid = said.get("chunks", {}) if said.get("key") == about["key"] else {}
@@ -318,7 +347,7 @@ class _Growing:
         self._kept_at = time.monotonic()
 
 
-def _opened(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+def writable(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """The array of a file, made anew where the file is missing or of another shape."""
     with suppress(OSError, ValueError):
         array = np.load(path, mmap_mode="r+")
@@ -344,7 +373,8 @@ def _digest(arrays: Arrays, start: int) -> str:
     return digest.hexdigest()
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def manifest(folder: Path) -> dict[str, Any]:
+    """What a pool's folder says of itself; nothing where it cannot be read."""
     with suppress(OSError, ValueError):
         said = json.loads((folder / MANIFEST).read_text())
         return said if isinstance(said, dict) else {}
@@ -353,7 +383,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _is_whole(folder: Path, plan: Plan) -> bool:
     """Whether all is there and as it was written."""
-    said, arrays = _manifest(folder), {}
+    said, arrays = manifest(folder), {}
     try:
         for name in plan:
             arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
@@ -402,7 +432,7 @@ def _grow(
 
 def images_of(folder: Path) -> str | None:
     """The fingerprint of the pictures that a pool's crops are of; None in pools of earlier versions."""
-    return _manifest(folder).get("images")
+    return manifest(folder).get("images")
 
 
 def pools(cache: Path) -> list[tuple[Path, int, dict[str, Any]]]:
@@ -410,7 +440,7 @@ def pools(cache: Path) -> list[tuple[Path, int, dict[str, Any]]]:
     found = [folder for folder in cache.glob("*") if folder.is_dir()]  # unfinished ones too
     found.sort(key=_used_at)
     sizes = [sum(one.st_size for one in stats(folder)) for folder in found]
-    return [(f, size, _manifest(f)) for f, size in zip(found, sizes, strict=True)]
+    return [(f, size, manifest(f)) for f, size in zip(found, sizes, strict=True)]
 
 
 def stats(folder: Path) -> list[os.stat_result]:

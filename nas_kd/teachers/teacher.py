@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluation.rate_distortion import StudentCodec, spent
 from nas_kd.places import TEACHERS
+from nas_kd.teachers.overheard import HeardAll, latent_widths, overheard
 from nas_kd.teachers.served import ZOO_QUALITIES, require_at_hand, zoo_qualities
 from nas_kd.teachers.zoo import Member, family_members, load_member, zoo_member
 from nas_kd.teachers.zoo_files import fetch_lacking
@@ -82,7 +83,8 @@ class VariableRateTeacher:
     @torch.no_grad()
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat, y and z of pictures."""
-        out = self.student(x, level)
+        # Made on the device: what a CUDA graph records takes no number from the host.
+        out = self.student(x, torch.full((1,), float(level), device=x.device))
         return out["x_hat"], out["y"], out["z"]
 
     @torch.no_grad()
@@ -108,8 +110,9 @@ class FixedRateTeacher:
     def __init__(self, name: str, members: list[Member], lmbdas: tuple[float, ...]):
         self.name, self.lmbdas = name, lmbdas
         self.fingerprint = "+".join(member.sha256 for member in members)
+        self.families = [member.name for member in members]
         self.members = [member.model.eval().requires_grad_(False) for member in members]
-        widths = [_widths(model) for model in self.members]
+        widths = [latent_widths(model) for model in self.members]
         self.latent_widths = (max(y for y, _ in widths), max(z for _, z in widths))
 
     @property
@@ -129,14 +132,14 @@ class FixedRateTeacher:
     @torch.no_grad()
     def outputs(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_hat, y and z of pictures."""
-        with _overheard(self.members[level - 1]) as heard:
+        with overheard(self.members[level - 1]) as heard:
             x_hat = self.members[level - 1](x)["x_hat"]
         return x_hat, *self._filled_up(heard)
 
     @torch.no_grad()
     def latents(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Y and z of pictures."""
-        with _overheard(self.members[level - 1], only=True) as heard, suppress(_HeardAll):
+        with overheard(self.members[level - 1], only=True) as heard, suppress(HeardAll):
             self.members[level - 1](x)
         return self._filled_up(heard)
 
@@ -149,42 +152,6 @@ class FixedRateTeacher:
         for member in self.members:
             member.to(device)
         return self
-
-
-@torch.no_grad()
-def _widths(model: Any) -> tuple[int, int]:
-    with _overheard(model, only=True) as heard, suppress(_HeardAll):
-        model(torch.zeros(1, 3, 64, 64))
-    return heard["g_a"].shape[1], heard["h_a"].shape[1]
-
-
-class _HeardAll(Exception):
-    """Ends the forward pass of a model of which no more is wanted."""
-
-
-@contextmanager
-def _overheard(model: Any, only: bool = False) -> Iterator[dict[str, Tensor]]:
-    """What g_a and h_a return while a model runs: y and z, without computing them twice.
-
-    How a model makes z of y differs between families, so its own forward pass does it; with ``only`` it ends
-    there, by raising _HeardAll.
-    """
-    heard: dict[str, Tensor] = {}
-
-    def listen(name: str) -> Any:
-        def hook(part: Any, given: Any, out: Tensor) -> None:
-            heard[name] = out
-            if only and len(heard) == 2:
-                raise _HeardAll
-
-        return getattr(model, name).register_forward_hook(hook)
-
-    hooks = [listen("g_a"), listen("h_a")]
-    try:
-        yield heard
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _fill_up(latents: Tensor, C: int) -> Tensor:

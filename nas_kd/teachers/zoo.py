@@ -7,6 +7,7 @@ training is any file with a state dict, or with one under ``state_dict``; what l
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,7 +20,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 import nas_kd.codec.compressai_light  # noqa: F401  (the light import of CompressAI)
 from nas_kd.codec.checkpoint import require_finite
 from nas_kd.errors import TeacherError
-from nas_kd.teachers.served import NO_HYPER_LATENTS, ZOO_NAMES, file_says, hub_folder, require_files
+from nas_kd.teachers.overheard import hyper_analysis
+from nas_kd.teachers.served import ZOO_NAMES, file_says, hub_folder, require_files
 from nas_kd.teachers.zoo_files import DIGEST, file_in
 
 COMPILED = "_orig_mod."
@@ -84,13 +86,28 @@ def load_member(file: Path, name: str | None = None) -> Member:
     sha256 = _checked_digest(file)
     state = _state_dict(file)
     says, quality = file_says(file)
-    names = [name] if name else [says] if says else list(ZOO_NAMES)
+    names = [name] if name else [*([says] if says else ZOO_NAMES), *newer_names()]
     for candidate in names:
-        if (model := _fitted(candidate, state)) is not None:
-            if candidate == NO_HYPER_LATENTS:
+        if (model := fitted(candidate, state)) is not None:
+            if hyper_analysis(model) is None:
                 raise TeacherError(f"{file}: {candidate} has no hyper-latents to distil")
             return Member(candidate, quality, model, sha256)
-    raise TeacherError(f"{file}: its tensors do not fit {' or '.join(names)}; give another file")
+    others = "" if name else f", and CompressAI {_version()}, which is installed, has no others"
+    raise TeacherError(
+        f"{file}: its tensors do not fit {' or '.join(names)}{others}; give another file"
+    )
+
+
+def newer_names() -> list[str]:
+    """CompressAI's models, as many as are installed, that have their h_a inside a latent codec."""
+    from compressai.models.base import SimpleVAECompressionModel
+    from compressai.registry import MODELS
+
+    return [name for name, model in MODELS.items() if issubclass(model, SimpleVAECompressionModel)]
+
+
+def _version() -> str:
+    return importlib.metadata.version("compressai")
 
 
 def _checked_digest(file: Path) -> str:
@@ -167,10 +184,11 @@ def _damaged(file: Path) -> TeacherError:
     )
 
 
-def _fitted(name: str, state: dict[str, Tensor]) -> Any | None:
-    from compressai.zoo.image import model_architectures
+def fitted(name: str, state: dict[str, Tensor]) -> Any | None:
+    """The family's model that has these weights; None where they do not fit."""
+    from compressai.registry import MODELS
 
     try:
-        return model_architectures[name].from_state_dict(state)
+        return MODELS[name].from_state_dict(state)
     except (KeyError, RuntimeError, AttributeError, IndexError, ValueError, TypeError):
         return None

@@ -92,6 +92,18 @@ def test_what_is_set_is_what_the_study_has():
     assert study.seed == Settings("s", "prim").seed
 
 
+@pytest.mark.parametrize("asked", ["lpips", "bd_rate:lpips,flops"])
+def test_whoever_asks_for_lpips_hears_why_there_is_none(asked, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["nas-kd", "search", "--objectives", asked])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert "LPIPS is absent, for no package carries its weights; take bd_rate:ms-ssim" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_value_of_two_lines_is_no_second_key():
     with pytest.raises(UsageError, match="steps = '1.*must be a whole number"):
         Settings("s", "prim", **given(["steps=1\nlr=2"]))

@@ -20,6 +20,7 @@ def prepared(tmp_path):
         "pool/x.npy": b"x" * 70,
         "pool/.hidden": b"no",
         "shared/card.json": b"{}",
+        "large/y.npy": b"y",
         "pictures/deep/a.png": b"a",
         "mine.toml": b"[vary]",
         "secret": b"s",
@@ -33,7 +34,7 @@ def prepared(tmp_path):
     settings = Settings("s", **paths, data="elsewhere")
     curve = RDCurve((0.1, 0.2), (30.0, 33.0))
     places = (home / "pool", home / "shared", Anchor(curve, None), home / "students")
-    return Prepared(settings, (0.01,), *places)
+    return Prepared(settings, (0.01,), *places, large=home / "large")
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def away(prepared, tmp_path, calls, monkeypatch):
 
 def test_a_machine_away_gets_copies_of_all_that_a_trial_opens(prepared, away, tmp_path):
     found = away.settle(prepared)
-    for name, inside in (("pool", "x.npy"), ("shared", "card.json")):
+    for name, inside in (("pool", "x.npy"), ("shared", "card.json"), ("large", "y.npy")):
         copy = getattr(found, name) / inside
         assert tmp_path / "away" in copy.parents
         assert copy.read_bytes() == (getattr(prepared, name) / inside).read_bytes()

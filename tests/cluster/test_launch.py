@@ -18,18 +18,23 @@ from optuna.trial import TrialState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nas_kd.cluster import launch
-from nas_kd.cluster import tune as engine
+from nas_kd.cluster import launch, raylet
+from nas_kd.cluster.gpu_sharing import Placement
 from nas_kd.cluster.launch import Machine, search
-from nas_kd.cluster.tune import is_fault, ray_up, start_ray, temporary_folder
+from nas_kd.cluster.raylet import temporary_folder
+from nas_kd.cluster.tune import ray_up, start_ray
+from nas_kd.cluster.worker import is_fault
+from nas_kd.device import one_thread
 from nas_kd.errors import DataError, NasKdError, UsageError
 from nas_kd.places import CACHE
 from nas_kd.reasons import Reason
 from nas_kd.study.polish import best_folder, gained
 from nas_kd.study.prepare import prepare
 from nas_kd.study.progress import EVENTS, NOW
-from nas_kd.study.record import Outcome
+from nas_kd.study.record import Outcome, record
 from nas_kd.study.study import COUNTED, Settings, Study, open_study
+from nas_kd.study.task import task_of
+from nas_kd.study.trial import run_trial
 from nas_kd.supernet.warmup import SHARED
 from nas_kd.teachers.targets import TARGETS, limit_pools
 from nas_kd.teachers.teacher import load_teacher
@@ -122,6 +127,19 @@ def test_a_search_on_a_real_ray_spends_its_budget_and_then_has_nothing_to_do(ray
     assert heard == []
 
 
+@pytest.mark.thorough
+def test_trials_at_once_in_one_worker_end_as_they_do_alone(ray, settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, "placed", lambda *given: Placement(1, 2, 0.0, 1, 0.0))
+    study = search(settings(steps=4), 3, Machine(1), lambda kind, detail: None)
+    prepared = prepare(study, load_teacher("mini"), lambda kind, detail: None)
+    with one_thread():
+        for trial in study.trials:
+            found = record(trial)
+            alone = run_trial(task_of(prepared), found.arch, tmp_path / f"alone-{trial.number}")
+            assert trial.user_attrs["rd"] == alone.attrs["rd"]
+    assert len({record(trial).arch_key for trial in study.trials}) == 3
+
+
 def poisoned(folder, part):
     """Shared weights of which one part is no number: of some archs the slices are none, of others they are."""
     tensors = load_file(folder / SHARED)
@@ -186,23 +204,41 @@ def gpus(monkeypatch):
     monkeypatch.setattr(launch, "trials_per_gpu", lambda *given: found)
 
 
-def placed(study, **given):
-    return launch.placed(Machine(6, **given), study, (0.01,), lambda kind, detail: None)
+def placed(study, budget=99, **given):
+    place = launch.placed(Machine(6, **given), study, (0.01,), lambda kind, detail: None, budget)
+    return place.workers, place.lanes, place.gpus
 
 
-def test_trials_share_gpus_as_measured_or_as_told(settings, gpus):
+def test_trials_share_gpus_in_one_process_each_as_measured_or_as_told(settings, gpus):
     study = Study(settings())
-    assert placed(study) == (6, 0.25)
+    assert placed(study) == (2, 3, 1.0)
     assert study.optuna.user_attrs["packing"]["trials"] == 4
-    assert placed(study, trials_per_gpu=2) == (4, 0.5)
-    assert placed(study, trials_per_gpu=0) == (6, 0.0)
-    assert placed(study, address="head:6379") == (6, 0.0)
-    assert placed(study, address="head:6379", trials_per_gpu=1) == (6, 1.0)
+    assert placed(study, trials_per_gpu=2) == (2, 2, 1.0)
+    assert placed(study, trials_per_gpu=1) == (2, 1, 1.0)
+    assert placed(study, trials_per_gpu=0) == (6, 1, 0.0)
+    assert placed(study, address="head:6379") == (6, 1, 0.0)
+    assert placed(study, address="head:6379", trials_per_gpu=1) == (6, 1, 1.0)
+    assert placed(study, address="head:6379", trials_per_gpu=4) == (2, 4, 1.0)
+
+
+def test_a_few_trials_are_spread_over_all_gpus(settings, gpus):
+    assert placed(Study(settings()), budget=3) == (2, 2, 1.0)
+    assert placed(Study(settings()), budget=2) == (2, 1, 1.0)
 
 
 def test_without_a_gpu_trials_train_on_the_cpu(settings, monkeypatch):
     monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 0)
-    assert placed(Study(settings())) == (6, 0.0)
+    assert placed(Study(settings())) == (6, 1, 0.0)
+
+
+@pytest.mark.parametrize("trials", [2, "auto"])
+def test_trials_that_are_to_share_a_gpu_that_is_not_there_are_refused(
+    settings, monkeypatch, trials
+):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match=f"--trials-per-gpu {trials}: PyTorch sees no GPU"):
+        search(settings(), 1, Machine(1, trials_per_gpu=trials), lambda kind, detail: None)
+    assert not Path("studies").exists()
 
 
 def saved():
@@ -397,10 +433,10 @@ class Raylet:
 def test_only_a_raylet_that_dies_before_its_ray_is_over_interrupts(monkeypatch, over):
     sent, ended = [], threading.Event()
     monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: [Raylet()])
-    monkeypatch.setattr(engine.os, "kill", lambda *given: sent.append(given))
+    monkeypatch.setattr(raylet.os, "kill", lambda *given: sent.append(given))
     monkeypatch.setattr(ended, "wait", lambda seconds: over)
-    engine._watch_raylet(ended)
-    assert sent == ([] if over else [(os.getpid(), engine.RAY_DIED)])
+    raylet.watch_raylet(ended)
+    assert sent == ([] if over else [(os.getpid(), raylet.RAY_DIED)])
 
 
 @pytest.mark.parametrize(

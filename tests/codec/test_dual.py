@@ -47,7 +47,7 @@ def test_a_machine_that_rounds_otherwise_reads_the_same_symbols(entropy: str):
     y, z = _latents(student)
     coded = student.coder.encode(y, z, 2)
     other = _student(entropy)
-    for network in (other.coder._h_s, other.coder._parameters):
+    for network in (other.coder._h_s, *other.coder._passes):
         for p in network.parameters():
             p.mul_(1 + 1e-5 * torch.randn_like(p))
     decoded = other.coder.decode(coded.strings, (5, 7), 2)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 from io import BytesIO
@@ -15,6 +16,7 @@ import torch
 from colours import GAMMA, near, profile, srgb_of_adobe, to_srgb
 from PIL import Image
 
+from nas_kd.cores import cores
 from nas_kd.data import images as data
 from nas_kd.data.dead_leaves import dead_leaves
 from nas_kd.errors import DataError
@@ -65,6 +67,7 @@ def folder(tmp_path):
 ELSEWHERE = """
 import hashlib, json, sys
 import numpy as np
+from nas_kd.cores import cores
 from nas_kd.data import images as data
 from nas_kd.data.dead_leaves import dead_leaves
 from nas_kd.seeds import derived_seed
@@ -453,6 +456,23 @@ def test_pictures_decoded_on_all_cores_come_in_their_order_and_are_counted(tmp_p
     for number in range(5):
         Image.fromarray(np.full((16, 16, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
     heard = []
-    found = data.decoded(data.open_images(str(tmp_path), "train"), lambda *n: heard.append(n))
+    images = data.open_images(str(tmp_path), "train", progress=lambda *n: heard.append(n))
+    found = data.decoded(images, lambda *n: heard.append(n))
     assert [int(image[0, 0, 0]) for image in found] == [0, 1, 2, 3, 4]
-    assert heard == [(n, 5) for n in range(1, 6)]
+    assert heard == 2 * [(n, 5) for n in range(1, 6)]
+
+
+def test_many_pictures_are_read_with_few_files_open(tmp_path: Path):
+    for number in range(40):
+        Image.fromarray(np.full((16, 16, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/proc/self/fd"))
+    room = max(map(int, os.listdir("/proc/self/fd"))) + cores() + 8
+    resource.setrlimit(resource.RLIMIT_NOFILE, (room, before[1]))
+    try:
+        images = data.open_images(str(tmp_path), "train")
+        found = [image.shape for image in data.decoded(images)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(found) == 40
+    assert len(os.listdir("/proc/self/fd")) <= open_now

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain_loop import Tape, plain_steps
+from plain_loop import by_tape, plain_steps
 
 from nas_kd.codec.arch import Arch, Transform
 from nas_kd.codec.search_space import load_space
@@ -75,15 +75,6 @@ def _same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def _by_tape(run: Run) -> Tape:
-    """Let a run capture and replay, as on a GPU, with a rate in memory."""
-    run.optimiser.param_groups[0]["lr"] = torch.tensor(run.recipe.lr)
-    quantiles = run.aux_optimiser.param_groups[0]["params"]
-    tape = Tape()
-    run.way = Graphs([*run._trained(), *quantiles], quantiles, tape)
-    return tape
-
-
 def test_on_a_cpu_phases_give_the_weights_of_the_plain_loop_bit_for_bit():
     plain, adapters = _student(), Adapters(6, (TINY.M, TINY.hyper), WIDTHS)
     pool, recipe = _Taught(_crops()), _recipe(5)
@@ -103,12 +94,12 @@ def test_on_a_cpu_shared_weights_are_those_of_the_plain_loop_bit_for_bit():
     assert _same(_state(ours), _state(plain))
 
 
-@pytest.mark.parametrize("by_tape", [False, True])
-def test_a_run_stopped_at_a_rung_resumes_to_the_weights_of_one_that_was_not(tmp_path, by_tape):
+@pytest.mark.parametrize("taped", [False, True])
+def test_a_run_stopped_at_a_rung_resumes_to_the_weights_of_one_that_was_not(tmp_path, taped):
     def run(checkpoint: Path | None = None) -> Run:
         made = _run(CHECK_EVERY + 4, checkpoint)
-        if by_tape:
-            _by_tape(made)
+        if taped:
+            by_tape(made)
         return made
 
     class Stop(Exception):  # noqa: N818
@@ -131,7 +122,7 @@ def test_a_run_stopped_at_a_rung_resumes_to_the_weights_of_one_that_was_not(tmp_
 def test_replayed_phases_give_the_weights_and_terms_of_phases_as_they_come():
     eager, replayed = _run(8), _run(8)
     eager.optimiser.param_groups[0]["lr"] = torch.tensor(eager.recipe.lr)
-    tape = _by_tape(replayed)
+    tape = by_tape(replayed)
     expected = eager.run()
     assert replayed.run() == pytest.approx(expected, rel=1e-5)
     assert tape.captured == 4  # draw, clear, backward, update
@@ -144,7 +135,7 @@ def test_replayed_steps_of_shared_weights_leave_alone_what_a_step_does_not_touch
     pool, recipe, weights = CropPool(_crops()), Recipe(7, batch=2), Weights(0, 0, 0)
     runs = [Run(s, pool, recipe, weights, forwards=_forwards(s, archs)) for s in (plain, ours)]
     runs[0].optimiser.param_groups[0]["lr"] = torch.tensor(recipe.lr)
-    tape = _by_tape(runs[1])
+    tape = by_tape(runs[1])
     for run in runs:
         run.run()
     assert tape.captured == 2 + 2 + 2  # two archs, and an update for each set of parameters
@@ -154,7 +145,7 @@ def test_replayed_steps_of_shared_weights_leave_alone_what_a_step_does_not_touch
 
 def test_a_nan_ends_a_replayed_run_where_it_ends_another():
     run = _run(CHECK_EVERY)
-    _by_tape(run)
+    by_tape(run)
     with torch.no_grad():
         run.student.g_a.head.weight[0] = math.nan
     with pytest.raises(TrialFailed, match="loss is nan at step 20"):

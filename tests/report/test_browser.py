@@ -1,9 +1,14 @@
 import threading
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 from browser import CHROMIUM, Browser
 
+from nas_kd.evaluation.published import ANCHOR, decoders, shown
+from nas_kd.report import html
 from nas_kd.report.dashboard import bind
+from nas_kd.report.frontier import MACS, TIME, Frontier, Spot
 from nas_kd.report.html import write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path")
@@ -80,6 +85,51 @@ def test_it_fits_a_phone_and_follows_dark_mode(report, width, dark):
         f"{plot} === getComputedStyle(document.documentElement).getPropertyValue('--bg').trim()"
     )
     assert report.errors == []
+
+
+def beside_published():
+    """The fullest panes: every published decoder, the longest name to be compared with."""
+    others = [Spot(name, one.kmac_px, one.bd_rate, "published") for name, one in decoders().items()]
+    ours = [Spot("trial 1", 2.0, -10.0, "front", 3.0, 1)]
+    return [
+        Frontier(MACS, ANCHOR, [*others, *ours], {"JPEG": 90.0, "WebP": 40.0}),
+        Frontier(TIME, ANCHOR, ours, {"JPEG": 90.0}),
+    ]
+
+
+TEXTS = """[...document.querySelectorAll('[data-figure]')].flatMap(div => {
+  const frame = div.getBoundingClientRect();
+  return [...div.querySelectorAll('text')].filter(t => getComputedStyle(t).visibility !== 'hidden').map(t => {
+    const box = t.getBoundingClientRect();
+    return {figure: div.dataset.figure, text: t.textContent, name: t.closest('.textpoint') !== null,
+      x: [box.left, box.right], y: [box.top, box.bottom], empty: !box.width,
+      cut: box.left < frame.left - 1 || box.right > frame.right + 1
+        || box.top < frame.top - 1 || box.bottom > frame.bottom + 1};
+  })})"""
+
+
+def overlap(a, b):
+    return all(max(a[k][0], b[k][0]) < min(a[k][1], b[k][1]) for k in ("x", "y"))
+
+
+@pytest.mark.thorough
+def test_no_text_of_a_plot_is_cut_or_covered_on_any_screen(browser, small, tmp_path, monkeypatch):
+    seen = replace(html.look(small), published=shown())
+    monkeypatch.setattr(html, "look", lambda study: seen)
+    monkeypatch.setattr(html, "frontiers", lambda study, kodak: beside_published())
+    write_report(small, tmp_path / "report.html")
+    browser.errors.clear()
+    for width in (400, 1400):
+        browser.appear(width, 900)
+        browser.open((tmp_path / "report.html").as_uri())
+        browser.wait("document.querySelectorAll('.plot .legend').length >= 4")
+        texts = [one for one in browser.evaluate(TEXTS) if not one["empty"]]
+        assert {"frontier-macs", "frontier-ms", "curves"} <= {one["figure"] for one in texts}
+        assert [(width, one["text"]) for one in texts if one["cut"]] == []
+        names = [one for one in texts if one["name"]]
+        assert {"pulse", "elic"} <= {one["text"] for one in names}
+        assert [(a["text"], b["text"]) for a, b in combinations(names, 2) if overlap(a, b)] == []
+    assert browser.errors == []
 
 
 @pytest.mark.thorough

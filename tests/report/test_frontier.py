@@ -1,17 +1,27 @@
 import json
 import re
-import shutil
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from nas_kd.codec.cost import Cost
 from nas_kd.errors import UsageError
 from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.published import against_anchor, decoders, published
 from nas_kd.evaluation.rate_distortion import Measured
-from nas_kd.report.frontier import MACS, TIME, draw_frontier, frontier_panes, frontiers
+from nas_kd.report.frontier import (
+    MACS,
+    TIME,
+    Frontier,
+    Spot,
+    draw_frontier,
+    frontier_panes,
+    frontiers,
+    place_names,
+)
 from nas_kd.report.plot_files import require_plot
 from nas_kd.report.plots import plot_frontier
 from nas_kd.study.record import Outcome
@@ -95,12 +105,37 @@ def test_both_forms_have_the_same_points_and_lines(elsewhere, tmp_path):
     assert axes.get_xscale() == "log"
 
 
-def test_plots_are_refused_in_other_formats_and_pgf_without_latex(tmp_path, monkeypatch):
+def test_names_in_a_file_are_inside_and_cover_no_other():
+    axes = Figure(figsize=(6, 5.5), layout="constrained").add_subplot()
+    others = [Spot(n, d.kmac_px, d.bd_rate, "published") for n, d in decoders().items()]
+    draw_frontier(
+        axes, Frontier(MACS, "a", [*others, Spot("trial 1", 2.0, -10.0, "front", trial=1)])
+    )
+    axes.figure.draw_without_rendering()
+    place_names(axes)
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert len(boxes) == len(decoders()) + 1
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+
+
+def test_a_pgf_needs_no_latex_and_has_every_text(elsewhere, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    file = tmp_path / "frontier.pgf"
+    require_plot(file, "--frontier")
+    plot_frontier(made(), file)
+    text = file.read_text()
+    assert text.rstrip().endswith(r"\endgroup%")
+    drawn = re.findall(r"\\pgftext\[.*?\]\{(.*)\}", text)
+    for said in ("JPEG", "front", MACS, "BD-rate % against teacher mini"):
+        assert any(one.endswith(f"{said}}}") for one in drawn), said
+    assert any(r"objectives: bd\_rate,flops" in one for one in drawn)
+    assert not any(re.search(r"(?<!\\)[_#&]", one.rpartition("%{\\%}")[2]) for one in drawn)
+
+
+def test_plots_are_refused_in_other_formats(tmp_path):
     with pytest.raises(
         UsageError, match="^--frontier .*x.gif: must end in .png, .svg, .pdf or .pgf$"
     ):
         require_plot(tmp_path / "x.gif", "--frontier")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(UsageError, match="xelatex, which is not on the path"):
-        require_plot(tmp_path / "x.pgf", "--plot")
     require_plot(tmp_path / "x.pdf", "--plot")

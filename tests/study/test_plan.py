@@ -14,7 +14,7 @@ from nas_kd.places import TEACHERS
 from nas_kd.schema import keys
 from nas_kd.study import forecast as forecasting
 from nas_kd.study.efforts import EFFORTS, default_effort, file_of, settings_of
-from nas_kd.study.forecast import forecast, in_time, teacher_line
+from nas_kd.study.forecast import forecast, in_time, middling, teacher_line
 from nas_kd.study.plan import kmac_per_px, narrowness, outline, question_of
 from nas_kd.study.settings import Settings, default_space, load_studies, named
 from nas_kd.teachers.costs import TeacherCost, teacher_costs
@@ -104,6 +104,21 @@ def test_on_a_gpu_trials_are_not_taken_to_be_as_fast_together_as_alone(step_s, m
     assert four == alone
 
 
+def test_on_a_gpu_the_teacher_works_in_every_step_and_nothing_of_it_is_stored(step_s, monkeypatch):
+    asked = replace(SMALL, init="scratch", steps=50)
+    stored = forecast(asked, 8, 1, TAUGHT)
+    monkeypatch.setattr(forecasting, "best_device", lambda: "cuda")
+    taught, alone = (forecast(replace(asked, kd_y=y), 8, 1, TAUGHT) for y in (0.05, 0.0))
+    assert stored.seconds["teacher's outputs"] > taught.seconds["teacher's outputs"] == 0
+    # A forward pass of its encoder, beside three times the student's own.
+    arch = middling(question_of(asked, 8), asked)
+    own = kmac_per_px(arch_cost(arch), "total")
+    more = taught.seconds["trials"] - alone.seconds["trials"]
+    assert more == pytest.approx(8 * 50 * step_s * 10 / (3 * own))
+    with_more = forecast(replace(asked, crops=10_000), 8, 1, TAUGHT)
+    assert with_more.disk_bytes - taught.disk_bytes == (600 - asked.crops) * 3 * asked.crop_size**2
+
+
 def test_shared_weights_cost_nothing_where_the_teacher_is_the_spaces_family(step_s):
     assert forecast(SMALL, 8, 1, TAUGHT).seconds["shared weights"] == 0
     assert forecast(replace(SMALL, warmup=10), 8, 1, TAUGHT).seconds["shared weights"] > 0
@@ -118,6 +133,16 @@ def test_every_reading_of_energy_counts(step_s):
 def test_the_disk_holds_crops_outputs_and_students(step_s):
     few, many = (forecast(replace(SMALL, crops=n), 1, 1, TAUGHT).disk_bytes for n in (16, 116))
     assert many - few == 100 * (3 * 64**2 + 2 * (256 * 4**2 + 64 * 1**2))
+
+
+def test_every_student_is_on_disk_twice_and_a_polished_one_once_more(step_s):
+    asked = replace(SMALL, init="scratch")
+    middle = forecasting.middling(question_of(asked, 1), asked)
+    student = 4 * arch_cost(middle).total.parameters
+    few, many = (forecast(asked, n, 1, TAUGHT).disk_bytes for n in (4, 8))
+    assert many - few == 2 * 4 * student
+    polished = forecast(replace(asked, polish=4), 8, 1, TAUGHT).disk_bytes
+    assert polished - many == 2 * student
 
 
 def test_a_real_step_is_measured(monkeypatch):
@@ -146,7 +171,7 @@ def test_times_are_said_in_their_unit(seconds, says):
 def test_every_effort_is_a_file_of_settings(effort):
     asked = settings_of(effort)
     assert set(asked) <= {one.name for one in keys(Settings)}
-    assert named(None, {"teacher": "cheng2020"}, asked).steps == asked["steps"]
+    assert named(None, {"teacher": "cheng2020"}, asked).settings.steps == asked["steps"]
     assert file_of(effort).read_text().startswith("# ")
 
 
@@ -158,11 +183,23 @@ def test_more_effort_is_more_of_everything():
 
 def test_what_is_said_wins_over_an_effort(tmp_path: Path):
     quick = settings_of("quick")
-    assert named(None, {"steps": 9}, quick).steps == 9
+    assert named(None, {"steps": 9}, quick).settings.steps == 9
     (tmp_path / "f.toml").write_text('space = "demo"\nsteps = 8\n[[each]]\nname="a"\nrank = 3\n')
     (study,) = load_studies(tmp_path / "f.toml", None, {"polish": 1}, quick)
     assert (study.steps, study.rank, study.polish) == (8, 3, 1)
-    assert study.warmup == quick["warmup"]
+    assert study.crops == quick["crops"]
+
+
+def test_no_effort_warms_up_what_the_teacher_has_trained_already(tmp_path: Path):
+    quick = settings_of("quick")
+    assert named(None, {}, quick).settings.warmup is None  # mini is the family of demo
+    assert named(None, {"warmup": 7}, quick).settings.warmup == 7
+    assert named(None, {"space": "asymmetric"}, quick).settings.warmup == quick["warmup"]
+    assert named(None, {"teacher": "cheng2020"}, quick).settings.warmup == quick["warmup"]
+    (tmp_path / "f.toml").write_text('space = "demo"\n')
+    assert load_studies(tmp_path / "f.toml", None, {}, quick)[0].warmup is None
+    (other,) = load_studies(tmp_path / "f.toml", None, {"teacher": "cheng2020"}, quick)
+    assert other.warmup == quick["warmup"]
 
 
 def test_only_a_zoo_teacher_has_an_effort_and_the_large_space_by_default(monkeypatch):
@@ -171,4 +208,22 @@ def test_only_a_zoo_teacher_has_an_effort_and_the_large_space_by_default(monkeyp
     assert (default_effort("cheng2020"), default_space("cheng2020:3")) == ("quick", "frontier")
     monkeypatch.setattr("nas_kd.study.efforts.likely_device", lambda: "cuda")
     assert default_effort("mbt2018") == "night"
-    assert named(None, {"teacher": "cheng2020"}).name == "frontier-cheng2020"
+    assert named(None, {"teacher": "cheng2020"}).settings.name == "frontier-cheng2020"
+
+
+CHENG2020 = [TeacherCost(175, 260, 128, 128, 3, 3), TeacherCost(392, 583, 192, 192, 3, 3)]
+H200_STEP_S = 0.0048
+"""Recorded once: a step of `mini` on 8 crops of 256 px, as CUDA graphs. Students of `frontier` are not measured."""
+
+
+def test_by_the_step_recorded_of_a_gpu_a_night_takes_a_night_and_an_hour_an_hour(monkeypatch):
+    monkeypatch.setattr(forecasting, "measured_step_s", lambda *given: H200_STEP_S)
+    monkeypatch.setattr(forecasting, "best_device", lambda: "cuda")
+    given = {"teacher": "cheng2020", "data": "clic-train", "eval_data": "kodak"}
+    hours = {}
+    for effort in ("hour", "night"):
+        told = forecast(named(None, given, settings_of(effort)).settings, 200, 4, CHENG2020)
+        hours[effort] = sum(told.seconds.values()) / 3600
+        assert " on cuda" in told.in_lines[0]
+    assert 0.5 < hours["hour"] < 1.5
+    assert 6 < hours["night"] < 12

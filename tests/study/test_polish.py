@@ -19,6 +19,7 @@ from nas_kd.study.polish import (
     polished_key,
     unpolished,
 )
+from nas_kd.study.record import Lost
 from nas_kd.study.study import Settings, open_study
 
 
@@ -56,7 +57,7 @@ def test_the_better_of_the_two_students_is_taken(small):
 def test_a_student_that_cannot_be_polished_stays_as_it_was_and_the_others_are_kept(small):
     small.settings, heard = replace(small.settings, polish=11), []
     better, worse = small.front()
-    nan = {"reason": "nan", "message": "loss is nan at step 2"}
+    nan = Lost("nan", "loss is nan at step 2")
     gain = said({"steps": 11, "bd_rate": worse.values[0] - 1, "rd_cost": 1.0})
     polish_front(small, lambda keys: iter([nan, gain]), lambda *words: heard.append(words[1]))
     assert heard[0].endswith("trial 1 keeps its unpolished student (nan: loss is nan at step 2)")
@@ -67,7 +68,7 @@ def test_a_student_that_cannot_be_polished_stays_as_it_was_and_the_others_are_ke
 
 def test_a_student_whose_polish_was_interrupted_is_tried_again_and_the_others_are_kept(small):
     small.settings = replace(small.settings, polish=12)
-    full = {"reason": "interrupted", "message": "No space left on device"}
+    full = Lost("interrupted", "No space left on device")
     gain = said({"steps": 12, "bd_rate": 1.0, "rd_cost": 1.0})
     with pytest.raises(NasKdError, match="1 of 2 .* interrupted .No space left on device.; mend"):
         polish_front(small, lambda keys: iter([full, gain]))

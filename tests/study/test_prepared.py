@@ -1,6 +1,7 @@
 """What travels from the driver to its workers, and what a trial's attributes say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from optuna.distributions import IntDistribution
@@ -22,6 +23,7 @@ def test_what_is_prepared_is_the_same_after_its_way_as_json():
     settings = Settings("s", "prim", objectives=("rd_cost", "flops"), grid={"N": [8, 16]})
     places = (Path("/pool"), None, anchor, Path("/s/students"), WayHome("word", "actor"))
     prepared = Prepared(settings, (0.01, 0.02), *places)
+    prepared = replace(prepared, large=Path("/large"))
     assert Prepared.from_json(json.loads(json.dumps(prepared.to_json()))) == prepared
 
 
@@ -30,10 +32,24 @@ def test_what_a_trial_opens_has_its_whole_path_and_nothing_else_changes(tmp_path
     settings = Settings("s", "mine.toml", eval_data="pictures", data="others")
     full = in_full(settings)
     assert (full.space, full.eval_data) == (f"{tmp_path}/mine.toml", f"{tmp_path}/pictures")
-    assert full.data == "others"
+    assert full.data == f"{tmp_path}/others"
     assert in_full(full) == full
     builtin = Settings("s", "demo")
     assert (in_full(builtin), read_by_trials(builtin)) == (builtin, [])
+
+
+def test_pictures_are_lent_where_the_folder_of_lessons_does_not_hold_them(tmp_path):
+    pool, own = tmp_path / "pool", Settings("s", "demo", data=str(tmp_path / "photographs"))
+    pool.mkdir()
+    prepared = Prepared(own, (0.01,), pool, None, None, tmp_path)
+    assert prepared.lent == [pool]  # a pool of stored outputs
+    (pool / "pool.json").write_text('{"anew": true}')
+    assert prepared.lent == [pool, tmp_path / "photographs"]
+    copied = {pool: Path("/copies/pool"), tmp_path / "photographs": Path("/copies/photographs")}
+    moved = prepared.moved(copied, Path("/students"))
+    assert (moved.pool, moved.settings.data) == (Path("/copies/pool"), "/copies/photographs")
+    (pool / "pictures.npy").touch()
+    assert prepared.lent == [pool]
 
 
 def trial(**attrs):

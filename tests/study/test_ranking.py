@@ -7,8 +7,8 @@ from nas_kd.codec.search_space import load_space
 from nas_kd.errors import NasKdError, StudyError
 from nas_kd.study.front import dominates
 from nas_kd.study.prepare import prepare
-from nas_kd.study.ranking import draws, rank, score
-from nas_kd.study.record import Outcome
+from nas_kd.study.ranking import Scored, draws, rank, score
+from nas_kd.study.record import Lost, Outcome
 from nas_kd.study.study import Settings, Study, open_study
 from nas_kd.study.task import task_of
 from nas_kd.teachers.teacher import load_teacher
@@ -59,10 +59,10 @@ def test_the_best_ranked_archs_are_tried_first_and_a_resumed_study_keeps_the_ord
 
 def test_an_arch_whose_slice_is_no_number_is_left_out_and_the_others_are_ranked(settings):
     study, heard = Study(settings), []
-    nan = {"reason": "nan", "message": "level 1: rate is not finite"}
+    nan = Lost("nan", "level 1: rate is not finite")
 
     def scores(points):
-        return [nan, *({"params": p, "rd_cost": 1.0, "macs": i} for i, p in enumerate(points[1:]))]
+        return [nan, *(Scored(p, 1.0, i) for i, p in enumerate(points[1:]))]
 
     rank(study, 6, scores, lambda kind, detail: heard.append(detail))
     assert [one["macs"] for one in study.ranked] == [0, 1, 2]
@@ -72,7 +72,7 @@ def test_an_arch_whose_slice_is_no_number_is_left_out_and_the_others_are_ranked(
 
 
 def test_a_ranking_that_was_interrupted_is_done_again(settings):
-    study, full = Study(settings), {"reason": "interrupted", "message": "No space left on device"}
+    study, full = Study(settings), Lost("interrupted", "No space left on device")
     with pytest.raises(NasKdError, match="interrupted .No space left on device.; mend"):
         rank(study, 6, lambda points: [full for _ in points], lambda kind, detail: None)
     assert study.ranked is None

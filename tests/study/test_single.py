@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from nas_kd.cli.main import app
-from nas_kd.cluster.worker import Order, paced_trial
+from nas_kd.cluster.worker import Order, trial_alone
 from nas_kd.codec.arch import load_arch
 from nas_kd.codec.checkpoint import load_student, weights_digest
 from nas_kd.codec.cost import count
@@ -65,7 +65,7 @@ def test_the_next_student_finds_the_teachers_outputs(tmp_path: Path, settings: S
         distill_alone(
             settings, ARCH, tmp_path / str(i), lambda kind, what, said=said: said.append(what)
         )
-    assert "teacher's outputs: 16 of 16 crops" in heard[0]
+    assert "teacher's outputs: 16 of 16 crops of 64 px" in heard[0]
     assert [what for what in heard[0] if what.startswith("distilled: step 2 of 2, loss ")]
     assert not [what for what in heard[1] if "outputs" in what]
     assert weights_digest(load_student(tmp_path / "0")) == weights_digest(
@@ -139,7 +139,7 @@ def test_distilled_by_its_study_a_trials_arch_ends_where_the_trial_ended(
     study = Study(replace(settings, name="s", **own), root=tmp_path)
     prepared = prepare(study, load_teacher("mini"), lambda kind, detail: None)
     number, arch = study.ask(1)
-    study.tell(number, paced_trial(Order(number, arch, prepared), "cpu").advance())
+    study.tell(number, trial_alone(Order(number, arch, prepared), "cpu"))
     assert list(Path().iterdir()) == []
     assert open_study("s", root=tmp_path).counted() == 1
     monkeypatch.chdir(tmp_path)

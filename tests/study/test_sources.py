@@ -1,13 +1,19 @@
 """What a study rests on: a teacher or pictures that changed since it was begun stop it before any work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from nas_kd.errors import StudyError
-from nas_kd.study.prepare import prepare
+from nas_kd.study.polish import polish
+from nas_kd.study.prepare import drawn_anew, prepare
 from nas_kd.study.study import Settings, Study
+from nas_kd.study.task import task_of
+from nas_kd.study.trial import run_trial
+from nas_kd.teachers.lessons import TaughtCrops
 from nas_kd.teachers.teacher import load_teacher
 
 torch.set_num_threads(1)
@@ -37,9 +43,37 @@ def begin(settings: Settings, teacher=None) -> dict[str, str]:
 
 def test_a_study_keeps_what_it_rests_on_and_resumes_with_it(settings):
     kept = begin(settings)
-    assert set(kept) == {"teacher", "data", "eval_data"}
+    assert set(kept) == {"teacher", "data", "eval_data", "crops"}
     assert all(kept.values())
     assert begin(settings) == kept
+
+
+def test_how_crops_are_come_by_is_by_device_and_stays_what_it_was_when_a_study_was_begun(settings):
+    on_gpu, on_cpu = Study(settings), Study(replace(settings, name="c"))
+    assert drawn_anew(on_gpu, "cuda")
+    assert drawn_anew(Study(settings), "cpu")
+    assert not drawn_anew(on_cpu, "cpu")
+    assert not drawn_anew(Study(replace(settings, name="c")), "cuda")
+
+
+def test_a_study_of_an_earlier_version_goes_on_with_stored_crops_on_a_gpu(settings):
+    begin(settings)
+    Study(settings).optuna.set_user_attr("sources", {})
+    assert not drawn_anew(Study(settings), "cuda")
+
+
+@pytest.mark.thorough
+def test_a_trial_and_its_polish_learn_from_a_teacher_in_the_step(settings, tmp_path):
+    study, told = Study(replace(settings, objectives=("rd_cost", "flops"))), []
+    study.keep_sources({"crops": "anew"})
+    prepared = prepare(study, load_teacher("mini"), lambda kind, detail: told.append(detail))
+    assert "crops are drawn anew at every step, and the teacher works on them in it" in told
+    task, arch = task_of(prepared), study.space.corners(False)[0]
+    assert isinstance(task.pool, TaughtCrops)
+    students = tmp_path / "students"
+    outcome = run_trial(task, arch, students / arch.key)
+    assert outcome.reason is None
+    assert polish(task, arch.key, students, 1)["rd_cost"] > 0
 
 
 @pytest.mark.parametrize(("what", "folder"), [("data", "train"), ("eval_data", "eval")])

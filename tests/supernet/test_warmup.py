@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nas_kd.codec.arch import Arch
+from nas_kd.codec.checkpoint import ready
 from nas_kd.codec.search_space import SearchSpace, load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import crop_pool, open_images
@@ -14,6 +15,7 @@ from nas_kd.distillation.training import Recipe, Run
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.supernet.warmup import CARD, EXCHANGE, FEW, SHARED, load_shared, sandwich, warm_up
 from nas_kd.teachers.curve_cache import measured_once
+from nas_kd.teachers.lessons import lessons, lessons_folder
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import VariableRateTeacher, load_teacher
 
@@ -95,6 +97,7 @@ def test_the_warm_up_serves_the_largest_and_the_smallest(tmp_path, pool):
 @pytest.mark.thorough
 def test_a_warm_up_is_done_once(tmp_path, pool):
     folder = warm(tmp_path, pool, Recipe(2, batch=2))
+    assert (folder / SHARED).stat().st_mode == (folder / CARD).stat().st_mode, "for all to read"
     assert warm(tmp_path, pool, Recipe(2, batch=2), stop_at(1)) == folder
     assert warm(tmp_path, pool, Recipe(3, batch=2)) != folder
 
@@ -183,6 +186,25 @@ def test_archs_that_have_graphs_are_few_and_are_exchanged():
     assert first == again
     assert 10 < len(first) <= FEW
     assert len(between(range(EXCHANGE, EXCHANGE + 60)) - first) > 10
+
+
+@pytest.mark.thorough
+def test_a_warm_up_learns_from_a_teacher_in_the_step(tmp_path):
+    torch.manual_seed(0)
+    teacher = VariableRateTeacher("t", ready(Student(SPACE.corners(False)[0], LMBDAS)))
+    folder = lessons_folder(tmp_path / "targets", teacher, PoolRecipe("builtin", 32, 64))
+    made = warm(tmp_path / "shared", lessons(folder), Recipe(2, batch=2), weights=Weights())
+    assert json.loads((made / CARD).read_text())["targets"] == folder.name
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+def test_a_warm_up_on_a_gpu_has_the_teacher_in_its_graphs(tmp_path, caplog):
+    folder = lessons_folder(
+        tmp_path / "targets", load_teacher("mini"), PoolRecipe("builtin", 64, 64), device="cuda"
+    )
+    warm(tmp_path / "shared", lessons(folder, "cuda"), Recipe(20, batch=4), weights=Weights())
+    assert "without a CUDA graph" not in caplog.text
 
 
 @pytest.mark.gpu

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from plain_loop import by_tape
 
 from nas_kd.codec.student import LMBDAS
+from nas_kd.distillation.training import CropPool, Run
 from nas_kd.errors import UsageError
+from nas_kd.recipe import Recipe
 from nas_kd.teachers.families import FAMILIES, FixedRate, check, parsed_levels
 
 
@@ -28,6 +31,21 @@ def test_a_narrow_family_codes_and_is_read_back_from_its_tensors(name: str):
     assert out["x_hat"].shape == (1, 3, 64, 64)
     again = type(narrow.model).from_state_dict(narrow.model.state_dict())
     assert next(again.g_a.parameters()).equal(next(narrow.model.g_a.parameters()))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_familys_steps_are_captured_and_replayed(name: str):
+    """The tape fails where the host reads a tensor: what a CUDA graph could not record."""
+    crops = CropPool(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        runs.append(Run(FixedRate(name, 1, 8), crops, Recipe(4, batch=1)))
+    runs[0].optimiser.param_groups[0]["lr"] = torch.tensor(runs[0].recipe.lr)
+    tape = by_tape(runs[1])
+    eager, replayed = (run.run() for run in runs)
+    assert tape.captured == 4
+    assert replayed == pytest.approx(eager, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,13 @@ from PIL import Image
 from nas_kd.cli.main import main
 from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import LMBDAS
-from nas_kd.data.images import crop_pool, open_images
-from nas_kd.distillation.training import CropPool, Recipe, Run
+from nas_kd.data.images import decoded, open_images
+from nas_kd.distillation.training import EveryCrop, Recipe, Run
 from nas_kd.errors import TeacherError, UsageError
 from nas_kd.evaluation.rate_distortion import evaluate
 from nas_kd.seeds import derived_seed
 from nas_kd.teachers.families import FixedRate
-from nas_kd.teachers.make import train_family, train_teacher
-from nas_kd.teachers.targets import PoolRecipe
+from nas_kd.teachers.make import CropsOf, _pictures, train_family, train_teacher
 from nas_kd.teachers.teacher import load_teacher
 
 torch.set_num_threads(1)
@@ -36,7 +35,7 @@ def pictures(tmp_path_factory) -> str:
 
 
 def _family(pictures: str, out: Path, name: str = "bmshj2018-hyperprior", levels=(1, 5)) -> Path:
-    train_family(name, 8, levels, PoolRecipe(pictures, 16, 64), RECIPE, pictures, out)
+    train_family(name, 8, levels, CropsOf(pictures, 64), RECIPE, pictures, out)
     return out
 
 
@@ -47,7 +46,7 @@ def trained(pictures: str, tmp_path_factory) -> Path:
 
 @pytest.mark.thorough
 def test_a_teacher_that_was_trained_teaches_and_its_card_says_how(tmp_path: Path, pictures: str):
-    train_teacher(ARCH, PoolRecipe(pictures, 16, 64), RECIPE, pictures, tmp_path / "mine")
+    train_teacher(ARCH, CropsOf(pictures, 64), RECIPE, pictures, tmp_path / "mine")
     teacher = load_teacher(str(tmp_path / "mine"))
     card = json.loads((tmp_path / "mine" / "card.json").read_text())
     assert card["sha256"] == teacher.fingerprint
@@ -57,7 +56,7 @@ def test_a_teacher_that_was_trained_teaches_and_its_card_says_how(tmp_path: Path
 
 
 def test_a_variable_rate_teacher_may_have_some_levels_alone(tmp_path: Path, pictures: str):
-    pool = PoolRecipe(pictures, 16, 64)
+    pool = CropsOf(pictures, 64)
     train_teacher(ARCH, pool, RECIPE, pictures, tmp_path / "t", (LMBDAS[1], LMBDAS[3]))
     assert load_teacher(str(tmp_path / "t")).lmbdas == (LMBDAS[1], LMBDAS[3])
     card = json.loads((tmp_path / "t" / "card.json").read_text())
@@ -102,12 +101,12 @@ def test_training_changes_the_models_and_equal_seeds_make_equal_ones(
 
 
 def test_a_killed_training_goes_on_where_it_was(trained: Path, pictures: str, tmp_path: Path):
-    pool = PoolRecipe(pictures, 16, 64)
-    crops = torch.from_numpy(crop_pool(open_images(pictures, "train"), 16, 64, 0))
+    pool = CropsOf(pictures, 64)
+    crops = EveryCrop(decoded(open_images(pictures, "train")), 64)
     name, out = "bmshj2018-hyperprior", tmp_path / "t"
     torch.manual_seed(derived_seed(5, "init", name, 1))
     codec = FixedRate(name, 1, 8)
-    run = Run(codec, CropPool(crops), RECIPE, checkpoint=out / f"checkpoint-{name}-8-1.pt")
+    run = Run(codec, crops, RECIPE, checkpoint=out / f"checkpoint-{name}-8-1.pt")
     run.run(until=2)
     train_family(name, 8, (1,), pool, RECIPE, pictures, out)
     resumed, whole = load_teacher(str(out)).members[0], load_teacher(str(trained)).members[0]
@@ -115,9 +114,15 @@ def test_a_killed_training_goes_on_where_it_was(trained: Path, pictures: str, tm
         assert torch.equal(resumed.state_dict()[key], tensor), key
 
 
+def test_crops_are_drawn_anew_from_all_places_of_the_pictures(pictures: str):
+    """Of the one picture of 96x128 there are 33 times 65 places in eight symmetries."""
+    crops = _pictures(open_images(pictures, "train"), CropsOf(pictures, 64))
+    assert len(crops) == 8 * 33 * 65
+
+
 def test_a_new_training_replaces_the_files_of_the_old(pictures: str, tmp_path: Path):
     _family(pictures, tmp_path / "t", levels=(5,))
-    pool = PoolRecipe(pictures, 16, 64, seed=1)
+    pool = CropsOf(pictures, 64, seed=1)
     train_family("bmshj2018-hyperprior", 8, (5,), pool, RECIPE, pictures, tmp_path / "t")
     assert len(list((tmp_path / "t").glob("*.pth.tar"))) == 1
     assert load_teacher(str(tmp_path / "t")).levels == 1
@@ -156,7 +161,7 @@ def test_a_folder_of_two_families_is_not_guessed_at(trained: Path, tmp_path: Pat
 def test_a_training_that_cannot_start_says_why(words, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "arch.json").write_text("{}")
-    line = ["nas-kd", "teacher", "train", "--out", "t", "--steps", "1", "--crops", "16", *words]
+    line = ["nas-kd", "teacher", "train", "--out", "t", "--steps", "1", *words]
     monkeypatch.setattr(sys, "argv", line)
     with pytest.raises(SystemExit) as ended:
         main()
@@ -169,7 +174,7 @@ def test_a_training_that_cannot_start_says_why(words, says, tmp_path, monkeypatc
 def test_the_command_trains_a_family(pictures: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["teacher", "train", "--arch", "mbt2018-mean", "--width", "8", "--levels", "4"]
-    words += ["--steps", "1", "--crops", "16", "--crop-size", "64", "--batch", "2", "--out", "t"]
+    words += ["--steps", "1", "--crop-size", "64", "--batch", "2", "--out", "t"]
     monkeypatch.setattr(
         sys, "argv", ["nas-kd", *words, "--data", pictures, "--eval-data", pictures]
     )
@@ -181,5 +186,5 @@ def test_the_command_trains_a_family(pictures: str, tmp_path: Path, monkeypatch,
 
 def test_settings_that_break_a_rule_write_nothing(pictures: str, tmp_path: Path):
     with pytest.raises(UsageError):
-        train_family("mbt2018", 8, (1,), PoolRecipe("nowhere"), RECIPE, pictures, tmp_path / "t")
+        train_family("mbt2018", 8, (1,), CropsOf("nowhere"), RECIPE, pictures, tmp_path / "t")
     assert not (tmp_path / "t").exists()

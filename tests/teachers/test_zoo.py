@@ -16,7 +16,7 @@ from zoo_file import serve, untrained
 
 from nas_kd.cli.main import main
 from nas_kd.cluster.launch import Machine, search
-from nas_kd.cluster.worker import Order, paced_trial
+from nas_kd.cluster.worker import Order, trial_alone
 from nas_kd.codec.arch import load_arch
 from nas_kd.codec.student import LMBDAS
 from nas_kd.distillation.loss import Weights
@@ -223,7 +223,7 @@ def test_a_study_with_two_teachers_trains_its_whole_grid_and_then_rests(
     prepared = prepare(study, teacher, lambda kind, detail: None)
     while (asked := study.ask(study.affordable(None))) is not None:
         order = Order(*asked, prepared)
-        study.tell(asked[0], paced_trial(order, "cpu").advance())
+        study.tell(asked[0], trial_alone(order, "cpu"))
     again = open_study("s")
     assert again.settings == settings
     assert [t.params["N"] for t in again.trials] == [16, 32]

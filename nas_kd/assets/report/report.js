@@ -3,6 +3,7 @@ const page = JSON.parse(document.getElementById("data").textContent);
 const byNumber = new Map(page.trials.map((trial) => [trial.number, trial]));
 const plots = [...document.querySelectorAll("[data-figure]")];
 const $ = (id) => document.getElementById(id);
+const narrow = matchMedia("(max-width: 30rem)");
 let chosen = null;
 
 function make(tag, text, attributes = {}) {
@@ -23,7 +24,8 @@ function colours() {
 function painted(layout) {
   const { fg, line, bg } = colours();
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
-  const legend = { orientation: "h", yref: "container", yanchor: "bottom", y: 0, x: 0, bgcolor: "rgba(0,0,0,0)" };
+  const legend = { orientation: "h", xref: "container", x: 0, yref: "container", yanchor: "bottom", y: 0,
+    bgcolor: "rgba(0,0,0,0)", maxheight: 1, font: { size: narrow.matches ? 10 : 13 } };
   return {
     ...layout,
     xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
@@ -69,6 +71,20 @@ function added(div, figure) {
   }];
 }
 
+// Names beside marks that would cover one another, or leave the plot: the mark says its own when it is pointed at.
+function unclutter(div) {
+  const frame = div.querySelector(".bglayer rect, .plotbg, .nsewdrag").getBoundingClientRect();
+  const kept = [];
+  for (const name of div.querySelectorAll(".textpoint text")) {
+    const box = name.getBoundingClientRect();
+    const inside = box.left >= frame.left && box.right <= frame.right && box.top >= frame.top && box.bottom <= frame.bottom;
+    const covers = (other) => box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom;
+    const fits = inside && !kept.some(covers);
+    name.style.visibility = fits ? "" : "hidden";
+    if (fits) kept.push(box);
+  }
+}
+
 function draw() {
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
   for (const div of plots) {
@@ -77,6 +93,7 @@ function draw() {
     const data = [...figure.data.map((trace, i) =>
       bare && div.data[i] ? { ...inked(trace), visible: div.data[i].visible } : inked(trace)), ...added(div, figure), ringed(figure)];
     Plotly.react(div, data, painted(figure.layout), config);
+    if (!bare) div.on("plotly_afterplot", () => unclutter(div));
     if (!bare) div.on("plotly_click", (event) => {
       const number = event.points[0].customdata;
       if (typeof number === "number") choose(number, true);
@@ -250,6 +267,6 @@ options($("pick"), page.trials.map((trial) => [trial.number, String(trial.number
 $("pick").onchange = () => choose(Number($("pick").value), false);
 $("csv").onclick = download;
 pictures();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+for (const query of [matchMedia("(prefers-color-scheme: dark)"), narrow]) query.addEventListener("change", draw);
 const first = byNumber.get(page.opens.trial) ?? page.trials[0];
 if (first) choose(first.number, false); else draw();
