@@ -79,13 +79,15 @@ FORMS = {
     "stem to 1/16 on both sides": form(
         *(2 * [replace(PLAIN, stem="trunk16", widths=(0, 0, 0, 320), depths=(0, 0, 0, 2))])
     ),
-    "dual, depthwise": form(replace(PLAIN, depths=(0, 1, 1, 2)), entropy="dual"),
-    "dual, all at 1/16": form(replace(PLAIN, depths=(0, 0, 0, 3)), entropy="dual"),
+    "dual, depthwise": form(PLAIN, entropy="dual"),
+    "dual, all at 1/16": form(
+        replace(PLAIN, widths=(0, 48, 96, 240), depths=(0, 0, 0, 3)), entropy="dual"
+    ),
     "dual, stem to 1/16": form(
-        replace(PLAIN, stem="trunk16", widths=(0, 0, 0, 320), depths=(0, 0, 0, 2)), entropy="dual"
+        replace(PLAIN, stem="trunk16", widths=(0, 0, 0, 288), depths=(0, 0, 0, 2)), entropy="dual"
     ),
     "dual, renderer": form(
-        replace(PLAIN, stem="trunk4-render", widths=(0, 48, 0, 256), depths=(0, 1, 0, 1)),
+        replace(PLAIN, stem="trunk4-render", widths=(0, 48, 0, 256), depths=(0, 1, 0, 2)),
         entropy="dual",
     ),
     "encoder of patches": form(encoder=PATCHES),
