@@ -38,7 +38,7 @@ from nas_kd.evaluation.bd_rate import bd_rate, quality_interval
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
 from nas_kd.teachers.targets import FIRST_CROPS
 
-SIDES = {"width_1": 32, "width_2": 64, "depth_1": 1, "depth_2": 2, "depth_3": 1}
+SIDES = {"width_1": 32, "width_2": 64, "depth_1": 1, "depth_2": 3, "depth_3": 1}
 MIDDLE = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in SIDES.items()}
 MIDDLE |= {"M": 256, "hyper": 32}
 """The middle student of ``demo``."""
