@@ -91,7 +91,7 @@ def _each_once(objectives: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _no_lpips(objectives: Any) -> Any:
-    asked = [objectives] if isinstance(objectives, str) else objectives or ()
+    asked = objectives if isinstance(objectives, list | tuple) else [objectives]
     if any("lpips" in str(name).lower() for name in asked):
         raise ValueError(
             f"objectives = {objectives!r}: LPIPS is absent, for no package carries its weights; take bd_rate:ms-ssim"

@@ -188,7 +188,7 @@ def _score(
     cost: Cost,
     measured: Measured,
     attrs: dict[str, Any],
-    bound: Bound | None,
+    bound: Bound | None = None,
 ) -> Outcome:
     attrs["rd"] = measured.to_json()
     bd = bd_rate_of(task.anchor, measured)
