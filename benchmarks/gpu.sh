@@ -74,7 +74,7 @@ run laws 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/measurement
 train_s=$(($(left_s) - 100))
 [ "$train_s" -ge 1 ] || train_s=1
 crops="--batch 8"
-[ -z "$quick" ] || train_s=5 crops="--batch 1 --size 64"
+[ -z "$quick" ] || train_s=5 crops="--batch 1 --size 64 --lr 1e-5"
 # shellcheck disable=SC2086 # words
 run train "$(left_s)" "$python" scripts/train_family.py --further nas_kd/assets/teachers/mini --data "$data" $crops \
     --eval-data "$judged" --seconds "$train_s" --out "$out/mini"
