@@ -293,6 +293,7 @@ def test_an_untrained_trunk_reconstructs_better_at_every_higher_level():
     assert psnr[0] > 20
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_with_room_for_everything_an_untrained_trunk_loses_nothing_but_by_rounding():
     full = replace(TRUNK, widths=(12, 48, 192))

@@ -157,6 +157,7 @@ def test_entropy_coding_is_what_compress_and_decompress_do_beside_their_networks
     assert torch.equal(works["decoder"]().y_hat, whole["y_hat"])
 
 
+@pytest.mark.thorough
 def test_entropy_codings_time_and_energy_stand_under_a_name_of_their_own():
     student, x = coded()
     read = []

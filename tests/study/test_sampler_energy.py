@@ -59,6 +59,7 @@ def test_of_equal_archs_the_one_with_less_energy_is_chosen_and_more_readings_tha
     assert EnergyGuess.of(few, "both") is None
 
 
+@pytest.mark.thorough
 def test_with_energies_cheaper_archs_are_proposed_than_without():
     with_them, without = history(12), history(12)
     without.costs.clear()
@@ -73,6 +74,7 @@ def test_with_energies_cheaper_archs_are_proposed_than_without():
     assert proposed(with_them) < proposed(without)
 
 
+@pytest.mark.thorough
 def test_a_front_never_holds_a_predicted_energy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study, told = Study(Settings(name="s", space="demo", objectives=OBJECTIVES)), set()

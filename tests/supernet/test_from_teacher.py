@@ -137,6 +137,7 @@ def test_mini_is_the_family_of_demo_and_of_no_other_space(zoo_file):
     assert not is_family(load_teacher(str(zoo_file)), load_space("prim"))
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_slices_of_the_family_cost_less_than_a_linear_codec_of_as_many_channels():
     mini, demo = load_teacher("mini"), load_space("demo")
