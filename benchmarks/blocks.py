@@ -55,8 +55,10 @@ def form(
 
 
 FORMS = {
+    "residual": form(
+        replace(PLAIN, widths=(0, 48, 64, 176), depths=(0, 0, 1, 1), block="residual")
+    ),
     "depthwise": form(),
-    "depthwise, dual": form(entropy="dual"),
     "depthwise, quad": form(entropy="quad"),
     "gated": form(replace(PLAIN, depths=(0, 1, 0, 1), block="gated")),
     "summed": form(replace(PLAIN, depths=(0, 1, 0, 1), block="summed")),

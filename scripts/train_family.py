@@ -26,7 +26,7 @@ from nas_kd.recipe import Optimiser, Recipe
 from nas_kd.seeds import derived_seed
 from nas_kd.supernet.growth import grown
 from nas_kd.supernet.shared_weights import Shared, shared_name
-from nas_kd.supernet.warmup import EXCHANGE, drawn
+from nas_kd.supernet.warmup import EXCHANGE, FEW
 from nas_kd.teachers.make import write_teacher
 
 START = 600
@@ -75,7 +75,7 @@ def family_of(given, crops):
 
 
 def forwards_of(shared, seed, others, few):
-    """The largest arch in each step; the others are drawn, the smallest a quarter of the time."""
+    """The largest arch in each step; of the others a quarter are the smallest, the rest lie anywhere between."""
 
     def forwards(step):
         draw = random.Random(derived_seed(seed, "family", step))
@@ -83,11 +83,18 @@ def forwards_of(shared, seed, others, few):
         archs = [draw.choice(shared.largest)]
         for _ in range(int(others + draw.random())):
             smallest = draw.random() < 0.25
-            other = drawn(shared.space, draw, those)
+            other = leaning(shared.space, draw, those)
             archs.append(draw.choice(shared.smallest) if smallest else other)
         return [shared.through(arch) for arch in archs]
 
     return forwards
+
+
+def leaning(space, draw, few):
+    """An arch of which a share, itself drawn, is as in the largest: uniform draws never come near it."""
+    seed = draw.randrange(2**32)
+    seed = seed if few is None else derived_seed(few, seed % FEW)
+    return space.draw(seed, largest=random.Random(seed).random())
 
 
 def recipe_of(given, steps):

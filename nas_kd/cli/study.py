@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +84,9 @@ def export(
             f"--int8 {study}: takes a student's folder; export the study first, then its students"
         )
     if int8:
-        written, rate, (plain_ms, int8_ms) = export_student_int8(Path(study), out)
+        written, rate, (plain_ms, int8_ms) = export_student_int8(
+            Path(study), out, lambda line: print(line, file=sys.stderr, flush=True)
+        )
         print("\n".join(map(str, written)))
         lost = f"absent ({rate})" if isinstance(rate, str) else f"{rate:+.2f} %"
         print(f"BD-rate of int8 against float32, built-in photographs: {lost}")

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -136,6 +136,9 @@ def teacher_train(
     ] = "1,2,3,4,5,6",
     steps: Annotated[int, typer.Option(help="training steps, of each model")] = 20000,
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    optimiser: Annotated[
+        str, typer.Option(help="adam, or soap: fewer steps, each longer")
+    ] = "adam",
     crop_size: Annotated[int, typer.Option(help="side of a crop in pixels")] = 256,
     batch: Annotated[int, typer.Option(help="crops per step")] = 4,
     data: Annotated[str, typer.Option(help="training pictures")] = "builtin",
@@ -147,12 +150,12 @@ def teacher_train(
     Example: nas-kd teacher train --arch bmshj2018-hyperprior --width 64 --levels 5 --out my-teacher
     """
     from nas_kd.data.picture_files import require_writable
-    from nas_kd.recipe import Recipe
+    from nas_kd.recipe import Optimiser, Recipe
 
     require_writable(out, "--out", folder=True)
     if crop_size % 64 or crop_size < 64:
         raise UsageError(f"--crop-size {crop_size}: must be a multiple of 64")
-    recipe = Recipe(steps, batch, lr, seed=seed)
+    recipe = Recipe(steps, batch, lr, seed=seed, optimiser=cast(Optimiser, optimiser))
     from nas_kd.codec.arch import load_arch
     from nas_kd.codec.student import LMBDAS
     from nas_kd.data.overlap import warn_of_overlap

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def trials_per_gpu(
     Args:
         space: its largest arch is the one that is trained.
         lmbdas: of its students' levels.
-        recipe: crops per step.
+        recipe: crops per step, and the optimiser.
         size: side of a crop in pixels.
         most: trials that the machine has cores for.
 
@@ -129,7 +129,7 @@ def trials_per_gpu(
     if (known := kept(key, free)) is not None:
         return known
     arch = max(space.corners(True), key=lambda a: (a.M, a.hyper))
-    together = Together(arch, lmbdas, recipe.batch, size, device, free)
+    together = Together(arch, lmbdas, recipe, size, device, free)
     chosen, seen = best(together.measure, free, most)
     del together
     torch.cuda.empty_cache()
@@ -149,6 +149,7 @@ def _key(
 ) -> dict[str, Any]:
     """What a finding depends on."""
     asked = {"space": space.fingerprint, "levels": len(lmbdas), "batch": recipe.batch}
+    asked["optimiser"] = recipe.optimiser
     return {"gpu": gpu, "torch": torch.__version__, "size": size, "most": most} | asked
 
 
@@ -183,7 +184,7 @@ class Together:
     Args:
         arch: of all of them.
         lmbdas: of its levels.
-        batch: crops per step.
+        recipe: crops per step, and the optimiser.
         size: side of a crop in pixels.
         device: where they train.
         free: bytes of its memory before any.
@@ -193,16 +194,13 @@ class Together:
         self,
         arch: Arch,
         lmbdas: tuple[float, ...],
-        batch: int,
+        recipe: Recipe,
         size: int,
         device: str,
         free: int,
     ):
-        self._arch, self._lmbdas, self._recipe = (
-            arch,
-            lmbdas,
-            Recipe(10**9, batch, checkpoint_s=1e9),
-        )
+        self._arch, self._lmbdas = arch, lmbdas
+        self._recipe = replace(recipe, steps=10**9, checkpoint_s=1e9)
         self._device, self._free = device, free
         self._pool = CropPool(
             torch.randint(0, 256, (CROPS, 3, size, size), dtype=torch.uint8), device

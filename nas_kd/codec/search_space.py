@@ -94,10 +94,14 @@ class SearchSpace:
         archs = [self.arch(dict(zip(self.vary, v, strict=True))) for v in product(*choices)]
         return list(dict.fromkeys(archs))
 
-    def draw(self, seed: int) -> Arch:
-        """A random arch: each choice as likely as the others of its name."""
+    def draw(self, seed: int, largest: float = 0.0) -> Arch:
+        """A random arch: of each name any choice alike, but with the chance ``largest`` its largest number."""
         generator = random.Random(seed)
-        return self.arch({name: generator.choice(c) for name, c in self.vary.items()})
+        params = {name: generator.choice(c) for name, c in self.vary.items()}
+        for name, choices in self.vary.items():
+            if generator.random() < largest and not isinstance(choices[-1], str):
+                params[name] = choices[-1]
+        return self.arch(params)
 
     @property
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ from nas_kd.codec.onnx import DECODER, ENCODER
 from nas_kd.codec.onnx_int8 import INT8
 from nas_kd.codec.student import Student
 from nas_kd.codec.tiling import LATENT
-from nas_kd.data.images import ImageSet, to_image, to_tensor
+from nas_kd.data.images import ImageSet, Progress, to_image, to_tensor, unheard
 from nas_kd.data.metrics import psnr_db
 from nas_kd.errors import StudyError
 from nas_kd.evaluation.bd_rate import RDCurve, bd_rate
@@ -27,7 +27,9 @@ ROUNDS = 9
 """In which each file is run once, the first left out."""
 
 
-def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> float | str:
+def int8_bd_rate(
+    student: Student, folder: Path, images: ImageSet, progress: Progress = unheard
+) -> float | str:
     """Of the int8 encoder and decoder against the float ones, both in ONNX Runtime, by real strings.
 
     In per cent, or the reason why there is none.
@@ -36,12 +38,18 @@ def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> float | st
         student: with its tables made; its coder writes the strings.
         folder: where ``export_int8`` wrote the four files.
         images: pictures to judge by.
+        progress: hears (done, all) of the pictures.
     """
-    plain, int8 = (
-        _curve(student, [folder / names(name) for name in (ENCODER, DECODER)], images)
+    codecs = [
+        [_session(folder / names(name)) for name in (ENCODER, DECODER)]
         for names in (str, INT8.__getitem__)
-    )
-    curves = (plain, int8)
+    ]
+    points = []
+    for done, image in enumerate(images.images, 1):
+        points.append([_points(student, sessions, image) for sessions in codecs])
+        progress(done, len(images))
+    curves = [_curve(np.array(of)) for of in zip(*points, strict=True)]
+    plain, int8 = curves
     shared = max(min(c.psnr_db) for c in curves), min(max(c.psnr_db) for c in curves)
     try:
         found = bd_rate(plain, int8, shared)
@@ -50,13 +58,8 @@ def int8_bd_rate(student: Student, folder: Path, images: ImageSet) -> float | st
     return str(found.reason) if found.value is None else found.value
 
 
-def _curve(student: Student, files: list[Path], images: ImageSet) -> RDCurve:
-    import onnxruntime
-
-    sessions = [
-        onnxruntime.InferenceSession(str(f), providers=["CPUExecutionProvider"]) for f in files
-    ]
-    points = np.array([_points(student, sessions, image) for image in images.images])
+def _curve(points: np.ndarray) -> RDCurve:
+    """The mean over pictures, of [pictures, levels, 2]."""
     bpp, psnr = points.mean(0).T.tolist()
     return RDCurve(tuple(bpp), tuple(psnr))
 
@@ -80,7 +83,7 @@ def _points(student: Student, sessions: list[Any], image: np.ndarray) -> list[Po
 def decoder_ms(folder: Path) -> tuple[float, float]:
     """Of the float and the int8 decoder for 768x512: processor time on one thread, medians of rounds in turn."""
     found: dict[str, list[float]] = {DECODER: [], INT8[DECODER]: []}
-    sessions = {name: _on_one_thread(folder / name) for name in found}
+    sessions = {name: _session(folder / name, threads=1) for name in found}
     channels = sessions[DECODER].get_inputs()[0].shape[1]
     places = (channels, *(side // LATENT for side in FRAME_PX))
     y_hat = np.random.default_rng(0).standard_normal((1, *places), np.float32)
@@ -93,9 +96,10 @@ def decoder_ms(folder: Path) -> tuple[float, float]:
     return plain, int8
 
 
-def _on_one_thread(file: Path) -> Any:
+def _session(file: Path, threads: int = 0) -> Any:
+    """Threads: 0 as many as there are cores."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

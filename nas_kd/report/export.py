@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,13 +85,19 @@ class Int8(NamedTuple):
     decoder_ms: tuple[float, float]
 
 
-def export_student_int8(student: Path, out: Path) -> Int8:
-    """The int8 files of a student's folder, below ``out``."""
+def export_student_int8(student: Path, out: Path, say: Callable[[str], None]) -> Int8:
+    """The int8 files of a student's folder, below ``out``; ``say`` is told how far it is."""
     codec = load_student(student)
     _make(out)
+    say(f"calibrating on {CALIBRATION_CROPS} crops")
     crops = crop_pool(open_images(BUILTIN, "train"), CALIBRATION_CROPS, CALIBRATION_PX, 0)
     written = export_int8(codec, out, torch.from_numpy(crops).float() / 255)
-    return Int8(written, int8_bd_rate(codec, out, open_images(BUILTIN, "eval")), decoder_ms(out))
+
+    def judged(done: int, of: int) -> None:
+        say(f"{done} of {of} pictures judged")
+
+    lost = int8_bd_rate(codec, out, open_images(BUILTIN, "eval"), judged)
+    return Int8(written, lost, decoder_ms(out))
 
 
 def _make(out: Path) -> None:

@@ -144,7 +144,7 @@ def measured_step_s(arch: Arch, s: Settings, device: str) -> float:
     crops = torch.randint(
         0, 256, (max(16, s.batch), 3, s.crop_size, s.crop_size), dtype=torch.uint8
     )
-    recipe = Recipe(10**9, s.batch, checkpoint_s=1e9)
+    recipe = Recipe(10**9, s.batch, checkpoint_s=1e9, optimiser=s.optimiser)
     with one_thread():
         run = Run(Student(arch, LMBDAS).to(device), CropPool(crops, device), recipe)
         run.run(until=WARM_STEPS)

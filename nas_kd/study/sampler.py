@@ -35,7 +35,7 @@ from nas_kd.study.storage import lined_up
 from nas_kd.study.surrogate import Features, Surrogate
 
 START = 8
-"""Trials with values before the model is asked; until then archs lie far from each other."""
+"""Trials with values before the model is asked; until then the ends of the space and archs far from all tried."""
 RANDOM, MUTATED, CLIMBERS, CLIMBS = 300, 500, 8, 3
 """Candidates: random ones, those made of the front, and how many of the best climb how far."""
 FEW = 2000
@@ -204,8 +204,16 @@ class ExactCost(optuna.samplers.BaseSampler):
         for name, choices in self.space.vary.items():
             yield from (params | {name: c} for c in choices if c != params[name])
 
+    def _ends(self) -> Iterable[Params]:
+        """The largest and the smallest of the space: what a front can span."""
+        for end in (-1, 0):
+            yield {name: choices[end] for name, choices in self.space.vary.items()}
+
     def _far(self, history: History) -> Params:
-        """Of some random archs the one farthest from all that were tried."""
+        """The ends of the space first, in size; then of some random archs the one farthest from all tried."""
+        ends = self._fresh(self._ends(), history.taken)
+        if ends:
+            return next(iter(ends.values()))
         few = self.space.size <= FEW
         many = self.space.grid() if few else (self._random() for _ in range(RANDOM))
         pool = self._fresh(many, history.taken)

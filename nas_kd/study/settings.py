@@ -24,6 +24,7 @@ from nas_kd.recipe import (
     Count,
     Form,
     NotNegative,
+    Optimiser,
     Positive,
     Recipe,
     Seed,
@@ -154,6 +155,10 @@ class Settings(Checked):
         Positive,
         says("highest learning rate: it warms up, stays, and falls to zero over the last half"),
     ] = Recipe.lr
+    optimiser: Annotated[
+        Optimiser,
+        says("of all trainings; soap learns as much in half of adam's steps, each longer"),
+    ] = Recipe.optimiser
     kd_x: Annotated[Share, says("weight of the teacher's output")] = Weights.kd_x
     kd_y: Annotated[NotNegative, says("weight of the teacher's latents")] = Weights.kd_y
     kd_z: Annotated[NotNegative, says("weight of the teacher's hyper-latents")] = Weights.kd_z
@@ -234,7 +239,14 @@ class Settings(Checked):
     def recipe(self, steps: int, lr_share: float = 1.0) -> Recipe:
         """How a run of so many steps trains, at a share of the study's learning rate."""
         lr = self.lr * lr_share
-        return Recipe(steps, self.batch, lr, seed=self.seed, checkpoint_s=self.checkpoint_s)
+        return Recipe(
+            steps,
+            self.batch,
+            lr,
+            seed=self.seed,
+            checkpoint_s=self.checkpoint_s,
+            optimiser=self.optimiser,
+        )
 
     @property
     def folder(self) -> Path:

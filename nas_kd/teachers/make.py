@@ -27,7 +27,7 @@ from nas_kd.data.metrics import padded, psnr_db
 from nas_kd.device import best_device
 from nas_kd.distillation.rotating_crops import anew
 from nas_kd.distillation.training import Pictures, Report, Run
-from nas_kd.errors import TrialFailed
+from nas_kd.errors import StudyError, TrialFailed
 from nas_kd.evaluation.bd_rate import MIN_POINTS, RDCurve, bd_rate, quality_interval
 from nas_kd.evaluation.classical import classical_curve
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate, evaluate_real
@@ -243,8 +243,12 @@ def _against_formats(curve: RDCurve, images: ImageSet) -> dict[str, Any] | str:
     """BD-rate in percent against classical codecs, or why there is none."""
     if len(curve.bpp) < MIN_POINTS:
         return f"absent: {len(curve.bpp)} levels, and a BD-rate needs {MIN_POINTS}"
+    try:
+        interval_db = quality_interval(curve)
+    except StudyError as error:  # hours of training are not lost for a curve that is none
+        return f"absent: {error}"
     rates = {
-        name: bd_rate(classical_curve(codec, images), curve, quality_interval(curve))
+        name: bd_rate(classical_curve(codec, images), curve, interval_db)
         for codec, name in FORMATS.items()
     }
     return {

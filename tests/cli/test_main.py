@@ -55,6 +55,7 @@ def test_every_command_is_in_the_readme(name: str):
         (["search", "--set", "kd-y=1"], "there is no key 'kd-y'; did you mean kd_y?"),
         (["search", "--set", "name=a"], "there is no key 'name'; the keys are space, teacher"),
         (["search", "--steps", "1", "--set", "steps=2"], "--set steps=2: steps is given twice"),
+        (["search", *FREE, "--set", "optimiser=sgd"], "optimiser = 'sgd': must be one of adam"),
         (["search", *FREE, "--set", "kd_y=x"], "kd_y = 'x': must be a number of at least 0"),
         (
             ["search", *FREE, "--set", "early_stopping=2"],

@@ -148,12 +148,12 @@ def test_two_trainings_are_measured_together_and_a_failure_is_no_rate(monkeypatc
     monkeypatch.setattr(gpu_sharing, "SECONDS", 0.05)
     side = Transform("trunk4", (0, 8, 8), kernel=3)
     arch = Arch(side, side, M=16, hyper=8)
-    found = Together(arch, LMBDAS, 1, 64, "cpu", 10**15).measure(2)
+    found = Together(arch, LMBDAS, Recipe(1, 1), 64, "cpu", 10**15).measure(2)
     assert found.trials == 2
     assert found.steps_per_s > 0
     assert found.taken_bytes > 0
     # 63 px: the student's down-sampling by 64 does not fit
-    assert Together(arch, LMBDAS, 1, 63, "cpu", 10**15).measure(2).steps_per_s == 0
+    assert Together(arch, LMBDAS, Recipe(1, 1), 63, "cpu", 10**15).measure(2).steps_per_s == 0
 
 
 @pytest.mark.gpu

@@ -1,3 +1,4 @@
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 import torch
 from onnx_session import session
 from tiny_codec import ARCH, LMBDAS
+from typer.testing import CliRunner
 
+from nas_kd.cli.main import app
 from nas_kd.codec.arch import Transform
-from nas_kd.codec.checkpoint import ready
+from nas_kd.codec.checkpoint import ready, save_student
 from nas_kd.codec.onnx import DECODER, ENCODER
 from nas_kd.codec.onnx_int8 import INT8, export_int8
 from nas_kd.codec.student import Student
@@ -91,3 +94,19 @@ def test_milliseconds_are_of_the_files_that_are_named(exported, tmp_path: Path):
     (tmp_path / INT8[DECODER]).unlink()
     with pytest.raises(Exception, match="decoder-int8"):
         decoder_ms(tmp_path)
+
+
+@pytest.mark.thorough
+def test_the_command_says_how_far_it_is_and_what_it_found(tmp_path: Path):
+    torch.manual_seed(0)
+    side = replace(SIDE, widths=(0, 0, 16, 24))
+    student = Student(replace(ARCH, encoder=side, decoder=side, M=16))
+    student.start_from(torch.rand(40, 3, 64, 64))
+    save_student(ready(student), tmp_path / "student", {})
+    words = ["export", str(tmp_path / "student"), "--int8", "--out", str(tmp_path / "out")]
+    said = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert said.stderr.splitlines()[-1] == "4 of 4 pictures judged"
+    lines = said.stdout.splitlines()
+    assert lines[:2] == [str(tmp_path / "out" / name) for name in INT8.values()]
+    assert lines[2].startswith("BD-rate of int8 against float32, built-in photographs: ")
+    assert re.fullmatch(r"Decoder, 768x512 on one thread: \d+ ms, in float32 \d+ ms", lines[3])

@@ -219,6 +219,23 @@ def test_params_of_inverts_arch(space: SearchSpace):
         assert space.arch(found) == arch
 
 
+def test_a_draw_leans_to_the_largest_numbers_as_far_as_it_is_asked():
+    space = load_space(FOLDER / "demo.toml")
+    assert {space.draw(seed, largest=1.0) for seed in range(10)} == {space.extreme(True)}
+    alike = [
+        sum(a == b for a, b in zip(_widths(space.draw(s, largest)), _widths(top), strict=True))
+        for top in [space.extreme(True)]
+        for largest in (0.0, 0.5)
+        for s in range(200)
+    ]
+    assert sum(alike[200:]) > 1.2 * sum(alike[:200])
+    assert space.draw(3, largest=0.0) == space.draw(3)
+
+
+def _widths(arch: Arch) -> tuple[int, ...]:
+    return (arch.M, *arch.encoder.widths, *arch.decoder.widths)
+
+
 def test_params_of_gives_back_the_choices_where_all_have_effect():
     space = load_space(FOLDER / "prim.toml")
     assert [space.params_of(space.arch(p)) for p in space.grid()] == list(space.grid())

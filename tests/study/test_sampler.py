@@ -54,7 +54,23 @@ def test_equal_seeds_and_trials_give_equal_proposals():
     there = history(ASYMMETRIC, 20)
     first, again = (ours(ASYMMETRIC).propose(there) for _ in range(2))
     assert first == again
-    assert ours(ASYMMETRIC, 1).propose(History()) != ours(ASYMMETRIC, 2).propose(History())
+    ends = History(taken={ASYMMETRIC.extreme(True), ASYMMETRIC.extreme(False)})
+    assert ours(ASYMMETRIC, 1).propose(ends) != ours(ASYMMETRIC, 2).propose(ends)
+
+
+def test_the_ends_of_the_space_come_first_where_no_limit_is_below_them():
+    there, proposed = History(), []
+    for seed in range(3):
+        proposed.append(DEMO.arch(ours(DEMO, seed).propose(there)))
+        there.taken.add(proposed[-1])
+    assert proposed[:2] == [DEMO.extreme(True), DEMO.extreme(False)]
+    macs = [arch_cost(arch).total.macs for arch in proposed]
+    assert macs[1] < macs[2] < macs[0]
+
+    def over(arch):
+        return arch_cost(arch).total.macs / macs[2] - 1
+
+    assert DEMO.arch(ours(DEMO, over=over).propose(History())) == DEMO.extreme(False)
 
 
 def test_no_arch_is_proposed_twice_and_none_over_a_limit():

@@ -15,10 +15,11 @@ from nas_kd.codec.student import LMBDAS
 from nas_kd.data.images import decoded, open_images
 from nas_kd.distillation.training import EveryCrop, Recipe, Run
 from nas_kd.errors import TeacherError, UsageError
+from nas_kd.evaluation.bd_rate import RDCurve
 from nas_kd.evaluation.rate_distortion import evaluate
 from nas_kd.seeds import derived_seed
 from nas_kd.teachers.families import FixedRate
-from nas_kd.teachers.make import CropsOf, _pictures, train_family, train_teacher
+from nas_kd.teachers.make import CropsOf, _against_formats, _pictures, train_family, train_teacher
 from nas_kd.teachers.teacher import load_teacher
 
 torch.set_num_threads(1)
@@ -53,6 +54,13 @@ def test_a_teacher_that_was_trained_teaches_and_its_card_says_how(tmp_path: Path
     assert (card["training"]["recipe"]["steps"], card["training"]["recipe"]["seed"]) == (3, 5)
     assert len(card["bpp"]) == len(card["psnr_db"]) == teacher.levels
     assert not (tmp_path / "mine" / "checkpoint.pt").exists()
+
+
+def test_a_curve_that_falls_is_said_in_the_card_and_stops_nothing():
+    falling = RDCurve((0.1, 0.2, 0.3, 0.4), (30.0, 31.0, 30.5, 32.0))
+    said = _against_formats(falling, open_images("builtin", "eval"))
+    assert isinstance(said, str)
+    assert said.startswith("absent: anchor's R-D curve is")
 
 
 def test_a_variable_rate_teacher_may_have_some_levels_alone(tmp_path: Path, pictures: str):
