@@ -54,8 +54,11 @@ def hardware(device: str = "cpu") -> dict[str, Any]:
     """The machine, how busy it is, torch and the date."""
     import torch
 
+    from nas_kd.codec.bfloat16 import is_quick
+
     cuda = device == "cuda"
     where = torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability()
+    where += " with bfloat16" if not cuda and is_quick() else ""
     return {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {where}",

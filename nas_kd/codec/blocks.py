@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_kd.codec.arch import HEAD, Transform, squeezed
+from nas_kd.codec.bfloat16 import inside
 from nas_kd.codec.compressai_light import ResidualBlock
 
 WINDOW = 8
@@ -29,7 +30,10 @@ class DepthwiseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        return x + self.project(self.act(self.expand(self.spatial(x))))
+        return x + inside(self._branch, x)
+
+    def _branch(self, x: Tensor) -> Tensor:
+        return self.project(self.act(self.expand(self.spatial(x))))
 
 
 class ConvolutionBlock(nn.Module):
@@ -43,7 +47,10 @@ class ConvolutionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        return x + self.conv2(self.act(self.conv1(x)))
+        return x + inside(self._branch, x)
+
+    def _branch(self, x: Tensor) -> Tensor:
+        return self.conv2(self.act(self.conv1(x)))
 
 
 class Mixing(nn.Module):
@@ -58,7 +65,10 @@ class Mixing(nn.Module):
 
     def mixed(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        return x + self.leave(self.spatial(self.act(self.enter(x))))
+        return x + inside(self._mixing, x)
+
+    def _mixing(self, x: Tensor) -> Tensor:
+        return self.leave(self.spatial(self.act(self.enter(x))))
 
 
 class GatedBlock(Mixing):
@@ -76,7 +86,10 @@ class GatedBlock(Mixing):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
         x = self.mixed(x)
-        return x + self.project(self.expand(x) * self.act(self.gate(x)))
+        return x + inside(self._branch, x)
+
+    def _branch(self, x: Tensor) -> Tensor:
+        return self.project(self.expand(x) * self.act(self.gate(x)))
 
 
 class SummedBlock(Mixing):
@@ -96,9 +109,12 @@ class SummedBlock(Mixing):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
         x = self.mixed(x)
+        return x + inside(self._branch, x)
+
+    def _branch(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
         fours = self.act(self.widen(x)).reshape(B, C, self.FOUR, H, W)
-        return x + self.narrow(fours.sum(2))
+        return self.narrow(fours.sum(2))
 
 
 class WindowBlock(nn.Module):
@@ -124,10 +140,13 @@ class WindowBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape; H and W multiples of 8."""
-        x = x + self.out(self._attend(x))
-        return x + self.project(self.act(self.expand(x)))
+        x = x + inside(self._attended, x)
+        return x + inside(self._branch, x)
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def _branch(self, x: Tensor) -> Tensor:
+        return self.project(self.act(self.expand(x)))
+
+    def _attended(self, x: Tensor) -> Tensor:
         q, k, v = (_windows(t) for t in (self.query(x), self.key(x), self.value(x)))
         scores = torch.matmul(q, k.transpose(-1, -2)) * HEAD**-0.5
         weights = torch.softmax(scores + self.position[:, self.offsets], dim=-1)
@@ -135,7 +154,7 @@ class WindowBlock(nn.Module):
         seen = torch.matmul(weights, v).reshape(
             B, H // WINDOW, W // WINDOW, -1, WINDOW, WINDOW, HEAD
         )
-        return seen.permute(0, 3, 6, 1, 4, 2, 5).reshape(B, C, H, W)
+        return self.out(seen.permute(0, 3, 6, 1, 4, 2, 5).reshape(B, C, H, W))
 
 
 def _windows(x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas_kd.codec.bfloat16 import bfloat16, is_quick
 from nas_kd.data.image_file import Image8
 from nas_kd.data.images import at_least, to_device
 from nas_kd.distillation.feed import Feed
@@ -203,6 +204,7 @@ class Run:
         # Faster on a CPU; on a GPU not measured.
         on_cpu = self.device.type == "cpu"
         self.layout = torch.channels_last if on_cpu else torch.contiguous_format
+        self.in_bfloat16 = on_cpu and is_quick()
         student.to(memory_format=self.layout)
         self.adapters = self._make_adapters(latent_widths)
         self.optimiser, self.aux_optimiser = self._optimisers()
@@ -341,7 +343,8 @@ class Run:
         return first
 
     def _loss(self, forward: Forward, batch: Batch) -> Terms:
-        out = forward(batch.x, batch.level.float())
+        with bfloat16(self.in_bfloat16):
+            out = forward(batch.x, batch.level.float())
         return distillation_loss(out, batch, self.weights, self.adapters)
 
     def _update(self) -> None:

@@ -16,6 +16,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from nas_kd import __version__
 from nas_kd.codec.arch import Arch
+from nas_kd.codec.bfloat16 import is_quick
 from nas_kd.codec.checkpoint import ARCH, WEIGHTS
 from nas_kd.codec.cost import Cost
 from nas_kd.evaluation.rate_distortion import Measured
@@ -45,6 +46,7 @@ def made_with(device: str) -> dict[str, str]:
         "python": platform.python_version(),
         **versions,
         "device": f"{device}, {platform.machine()}",
+        "blocks_trained_in": "bfloat16" if device == "cpu" and is_quick() else "float32",
         "energy_meter": f"no meter: {meter.reason}" if isinstance(meter, Reading) else meter.name,
     }
 

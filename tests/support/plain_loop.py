@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nas_kd.codec.bfloat16 import bfloat16, is_quick
 from nas_kd.distillation.graphs import Graphs
 from nas_kd.distillation.loss import distillation_loss
 from nas_kd.seeds import derived_seed
@@ -38,7 +39,9 @@ def plain_steps(student, pictures, recipe, weights, adapters, forwards, steps):
         aux.zero_grad()
         found = []
         for forward in forwards(step):
-            terms = distillation_loss(forward(x, level.float()), batch, weights, adapters)
+            with bfloat16(is_quick()):
+                out = forward(x, level.float())
+            terms = distillation_loss(out, batch, weights, adapters)
             terms["loss"].backward()
             found.append({name: float(term.detach()) for name, term in terms.items()})
         nn.utils.clip_grad_norm_(main, recipe.clip)
