@@ -22,7 +22,7 @@ from training import MIDDLE
 from nas_kd.codec.search_space import load_space
 from nas_kd.codec.student import Student
 from nas_kd.data.images import open_images
-from nas_kd.distillation.loss import CONTROL, Weights, distillation_loss
+from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
@@ -40,16 +40,16 @@ class Fading(Run):
 
     fade = 0.0
 
-    def _gradients(self, batch):
+    def _loss(self, forward, batch):
         left = 1.0
         if self.fade:
             left = max(0.0, 1 - self.step / (self.fade * self.recipe.steps))
-        w = self.weights
-        heard = replace(w, kd_x=w.kd_x * left, kd_y=w.kd_y * left, kd_z=w.kd_z * left)
-        out = self.student(batch.x, batch.level.float())
-        terms = distillation_loss(out, batch, heard, self.adapters)
-        terms["loss"].backward()
-        return {name: term.detach() for name, term in terms.items()}
+        whole = w = self.weights
+        self.weights = replace(w, kd_x=w.kd_x * left, kd_y=w.kd_y * left, kd_z=w.kd_z * left)
+        try:
+            return super()._loss(forward, batch)
+        finally:
+            self.weights = whole
 
 
 def weights_of(arm: str) -> tuple[Weights, float]:
@@ -105,14 +105,16 @@ def main() -> None:
     torch.set_num_threads(1)
     space, teacher = load_space("demo"), load_teacher(args.teacher)
     arch = space.extreme(largest=True) if args.arch == "largest" else space.arch(MIDDLE)
-    recipe_of = PoolRecipe(args.data, args.crops, x_hat=True)
+    arms = args.arms.split(";")
+    pictures_too = any(weights_of(arm)[0].kd_x for arm in arms)
+    recipe_of = PoolRecipe(args.data, args.crops, x_hat=pictures_too)
     pool = TargetPool(target_pool(args.cache / "targets", teacher, recipe_of))
     images = open_images("builtin", "eval")
     interval = interval_db(evaluate(teacher, images).curve())
     rows = []
     for seed in map(int, args.seeds.split(",")):
         controls = None
-        for arm in args.arms.split(";"):
+        for arm in arms:
             recipe = Recipe(args.steps, lr=args.lr, seed=seed, checkpoint_s=1e9)
             student, cpu_s = trained(arm, args.init, arch, pool, teacher, recipe)
             curve = evaluate(StudentCodec(student), images).curve()

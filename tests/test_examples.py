@@ -6,6 +6,7 @@ Each command runs once with each set of options.
 import io
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -142,10 +143,8 @@ def home(tmp_path):
     study = 'space = "demo"\nteacher = "mini"\nobjectives = ["bd_rate", "flops"]\n'
     (tmp_path / "my-study.toml").write_text(study)
     arch = re.sub(r"\[vary\].*?\n(?=\[arch\])", "", space, flags=re.S)
-    values = {"encoder_width": 8, "decoder_width": 8, "encoder_depth": 0, "decoder_depth": 0}
-    values |= {"M": 256, "hyper": 16, "entropy": '"mean-scale"', "decoder_stem": '"unshuffle4"'}
-    for name, value in values.items():
-        arch = arch.replace(f'"${name}"', str(value))
+    for name, choices in load_space("demo").vary.items():
+        arch = arch.replace(f'"${name}"', str(choices[0]))
     for name in ("my-arch.toml", "arch.toml"):
         (tmp_path / name).write_text(arch)
     return tmp_path
@@ -188,6 +187,17 @@ def test_the_commands_about_data_spaces_and_energy_run_in_their_order(home):
 def test_the_commands_of_the_tutorial_run_in_their_order(home):
     run(home, lines_of(("docs/tutorial.md",)))
     assert list((home / "students").glob("trial-*/decoder.onnx"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_commands_of_the_questions_run_in_their_order(home):
+    lines = lines_of(("docs/questions.md",))
+    run(home, [line for line in lines if line.startswith("nas-kd")])
+    assert (home / "points.csv").stat().st_size > 0
+    python = "\n".join(line for line in lines if not line.startswith("nas-kd"))
+    assert "bd_rate(mine, student" in python
+    run(home, [f"{sys.executable} -c {shlex.quote(python)}"])
 
 
 @pytest.mark.slow
