@@ -49,10 +49,10 @@ class Soap(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         state, grad = self._state(p), as_matrix(grad)
         state["step"] += 1
-        state["mean"].lerp_(grad, 1 - beta1)
         turned = turn(state, grad)
+        state["mean"].lerp_(turned, 1 - beta1)
         state["variance"].mul_(beta2).addcmul_(turned, turned, value=1 - beta2)
-        mean = turn(state, state["mean"]) / (1 - beta1 ** state["step"])
+        mean = state["mean"] / (1 - beta1 ** state["step"])
         deviation = (state["variance"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
         p.sub_(group["lr"] * turn_back(state, mean / deviation).reshape(p.shape))
         if "left" in state:
@@ -83,7 +83,7 @@ class Soap(torch.optim.Optimizer):
 
     @staticmethod
     def _renew(state: dict[str, Tensor]) -> None:
-        """Eigenvectors at first, one power iteration later; variances move along with their directions."""
+        """Eigenvectors at first, one power iteration later; means are turned, variances move with their directions."""
         steps = int(state["step"])
         if steps > 1 and steps % EVERY:
             return
@@ -92,12 +92,16 @@ class Soap(torch.optim.Optimizer):
                 continue
             covariance, basis = state[side], state[f"{side}_basis"]
             if steps == 1:
-                basis.copy_(torch.linalg.eigh(covariance)[1].flip(1))
-                continue
-            ahead = covariance @ basis
-            order = (basis * ahead).sum(0).argsort(descending=True)
-            state["variance"].copy_(state["variance"].index_select(axis, order))
-            basis.copy_(torch.linalg.qr(ahead[:, order])[0])
+                fresh = torch.linalg.eigh(covariance)[1].flip(1)
+            else:
+                ahead = covariance @ basis
+                order = (basis * ahead).sum(0).argsort(descending=True)
+                state["variance"].copy_(state["variance"].index_select(axis, order))
+                fresh = torch.linalg.qr(ahead[:, order])[0]
+            turned = fresh.T @ basis
+            mean = state["mean"]
+            mean.copy_(turned @ mean if side == "left" else mean @ turned.T)
+            basis.copy_(fresh)
 
 
 def as_matrix(kernel: Tensor) -> Tensor:

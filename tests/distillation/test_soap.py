@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_kd.distillation.soap import EVERY, LARGEST, Soap
+from nas_kd.distillation.soap import EVERY, LARGEST, Soap, turn_back
 
 STEPS = 400
 
@@ -70,6 +70,18 @@ def test_bases_stay_orthonormal_and_wide_sides_have_none():
     basis: Tensor = state["left_basis"]
     torch.testing.assert_close(basis.T @ basis, torch.eye(8), atol=1e-5, rtol=0)
     assert not torch.equal(basis, torch.eye(8))
+
+
+def test_its_mean_is_that_of_the_gradients_whatever_the_bases():
+    weight = nn.Parameter(torch.randn(8, 5, 1, 1))
+    soap, mean = Soap([weight]), torch.zeros(8, 5)
+    for step in range(2 * EVERY + 3):
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
+        mean.lerp_(weight.grad.flatten(1), 0.1)
+        soap.step()
+        soap.renew()
+    state = soap.state[weight]
+    torch.testing.assert_close(turn_back(state, state["mean"]), mean)
 
 
 def test_what_has_no_gradient_stays():
