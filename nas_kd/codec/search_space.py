@@ -81,11 +81,13 @@ class SearchSpace:
         for values in product(*self.vary.values()):
             yield dict(zip(self.vary, values, strict=True))
 
+    def ends(self) -> list[dict[str, Choice]]:
+        """The last choice of every name, and the first; choices stand smallest first."""
+        return [{name: choices[end] for name, choices in self.vary.items()} for end in (-1, 0)]
+
     def extreme(self, largest: bool) -> Arch:
-        """The arch at the last (or first) choice of every name; choices stand smallest first."""
-        return self.arch(
-            {name: choices[-1 if largest else 0] for name, choices in self.vary.items()}
-        )
+        """The arch at one of the ends."""
+        return self.arch(self.ends()[0 if largest else 1])
 
     def corners(self, largest: bool) -> list[Arch]:
         """The extremes in size: one arch per combination of kinds (words)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 from nas_kd.codec.arch import Arch, Choice
 from nas_kd.codec.macs import arch_cost
@@ -74,10 +75,10 @@ def _said(done: int, total: int, lost: list[Lost]) -> str:
 def draws(
     space: SearchSpace, n: int, seed: int, over: Callable[[Arch], float] = lambda arch: 0.0
 ) -> list[Arch]:
-    """Up to ``n`` different random archs over no limit; fewer where the space holds no more."""
+    """Up to ``n`` different archs over no limit: its ends, then random ones; fewer where there are no more."""
     found: dict[str, Arch] = {}
-    for i in range(n * DRAWS_PER_ARCH):
-        arch = space.draw(derived_seed(seed, "rank", i))
+    random = (space.draw(derived_seed(seed, "rank", i)) for i in range(n * DRAWS_PER_ARCH))
+    for arch in chain(map(space.arch, space.ends()), random):
         if over(arch) <= 0:
             found.setdefault(arch.key, arch)
         if len(found) == n:

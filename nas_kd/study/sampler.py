@@ -204,14 +204,9 @@ class ExactCost(optuna.samplers.BaseSampler):
         for name, choices in self.space.vary.items():
             yield from (params | {name: c} for c in choices if c != params[name])
 
-    def _ends(self) -> Iterable[Params]:
-        """The largest and the smallest of the space: what a front can span."""
-        for end in (-1, 0):
-            yield {name: choices[end] for name, choices in self.space.vary.items()}
-
     def _far(self, history: History) -> Params:
         """The ends of the space first, in size; then of some random archs the one farthest from all tried."""
-        ends = self._fresh(self._ends(), history.taken)
+        ends = self._fresh(self.space.ends(), history.taken)
         if ends:
             return next(iter(ends.values()))
         few = self.space.size <= FEW

@@ -82,6 +82,9 @@ def test_draws_are_different_archs_and_end_with_the_space():
     space = load_space("prim")
     keys = [arch.key for arch in draws(space, 100, 0)]
     assert len(set(keys)) == len(keys) <= space.size
+    first = draws(space, 3, 0)
+    assert first[:2] == [space.extreme(True), space.extreme(False)]
+    assert len(first) == 3
 
 
 def test_ranking_needs_slices():
