@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from harness import add_out, family, finish, hardware, options, rd_loss, said
@@ -26,6 +27,7 @@ from nas_kd.distillation.loss import CONTROL, Weights
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.evaluation.bd_rate import bd_rate
 from nas_kd.evaluation.rate_distortion import StudentCodec, evaluate
+from nas_kd.recipe import Optimiser
 from nas_kd.study.anchor import interval_db
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
 from nas_kd.teachers.teacher import load_teacher
@@ -95,6 +97,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="mini")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--optimiser", choices=get_args(Optimiser), default="adam")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--data", default="builtin")
     parser.add_argument("--crops", type=int, default=500)
@@ -115,7 +118,9 @@ def main() -> None:
     for seed in map(int, args.seeds.split(",")):
         controls = None
         for arm in arms:
-            recipe = Recipe(args.steps, lr=args.lr, seed=seed, checkpoint_s=1e9)
+            recipe = Recipe(
+                args.steps, lr=args.lr, seed=seed, checkpoint_s=1e9, optimiser=args.optimiser
+            )
             student, cpu_s = trained(arm, args.init, arch, pool, teacher, recipe)
             curve = evaluate(StudentCodec(student), images).curve()
             controls = curve if arm == "control" else controls
