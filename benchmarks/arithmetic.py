@@ -85,7 +85,7 @@ def main() -> None:
             of = [FORM, name, asdict(recipe), images.fingerprint, len(crops)]
             start = begun(FORMS[FORM], crops, seed)
             make = partial(trained, start, crops, recipe, images, run=partial(Arm, name))
-            result["trainings"].append({"arithmetic": name} | kept.or_made(of, make))
+            result["trainings"].append({"arithmetic": name} | kept.or_made(of, start, make)[0])
             print(json.dumps(result["trainings"][-1]), flush=True)
     finish(result, args.out)
 

@@ -7,7 +7,8 @@
 Every form has a decoder of about 5 kMAC a pixel, the hyper-decoder included, so that they stand side by side; encoders
 are as large as the decoder, or several times that. Milliseconds are of whole files, from pixels to bytes and back, at
 level 3 on one thread: the processor's, which on an idle core are those of the clock; medians of rounds in which every
-form has its turn. The student is untrained, which tells in the entropy coding alone, whose share stands beside.
+form has its turn. Students are those of the last training here, else untrained, which tells in the entropy coding
+alone, whose share stands beside: an untrained one has all latents in its strings.
 Trainings start from the linear codec and go without a teacher, each with a rate that falls to zero at its end; the R-D
 cost is the mean logarithm over levels in per cent (1 is 1 %; lower is better), by estimated rates. ``--kept`` is a file
 of finished trainings: a run that was broken off takes them from there.
@@ -17,6 +18,7 @@ The last line is JSON: a row for each form, with its trainings.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import time
@@ -33,7 +35,7 @@ from harness import add_out, finish, hardware, options, rd_loss, said
 
 from nas_kd.codec.arch import Arch, Entropy, Transform
 from nas_kd.codec.bitstream import decode, encode
-from nas_kd.codec.checkpoint import ready
+from nas_kd.codec.checkpoint import load_student, ready, save_student
 from nas_kd.codec.macs import FRAME_PX, arch_cost
 from nas_kd.codec.student import LMBDAS, Student
 from nas_kd.data.images import crop_pool, open_images
@@ -183,22 +185,28 @@ def row_of(name: str) -> dict[str, Any]:
 
 
 class Kept:
-    """Finished trainings by what they were, in a file that grows by a line each; without a file nothing is kept."""
+    """Finished trainings by what they were, in a file of a line each, their students beside; or nothing is kept."""
 
     def __init__(self, path: Path | None):
         self.path = path
         lines = path.read_text().splitlines() if path is not None and path.exists() else []
         self.rows = {json.dumps(row["of"]): row["training"] for row in map(json.loads, lines)}
 
-    def or_made(self, of: list[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The training ``of`` this: kept, or made and kept now."""
+    def or_made(
+        self, of: list[Any], student: Student, make: Callable[[], dict[str, Any]]
+    ) -> tuple[dict[str, Any], Student]:
+        """The training ``of`` this and what it made of ``student``: kept, or made and kept now."""
         key = json.dumps(of)
-        if key not in self.rows:
-            self.rows[key] = make()
-            if self.path is not None:
-                with self.path.open("a") as file:
-                    file.write(json.dumps({"of": of, "training": self.rows[key]}) + "\n")
-        return self.rows[key]
+        digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+        folder = None if self.path is None else self.path.with_suffix("") / digest
+        if key in self.rows:
+            return self.rows[key], student if folder is None else load_student(folder)
+        self.rows[key] = make()
+        if self.path is not None and folder is not None:
+            save_student(ready(student), folder)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"of": of, "training": self.rows[key]}) + "\n")
+        return self.rows[key], student
 
 
 def numbers(text: str) -> list[int]:
@@ -243,9 +251,7 @@ def main() -> None:
     names = args.forms.split(";")
     crops, images = pictures(args)
     rows = {name: row_of(name) for name in names}
-    students = {name: ready(begun(FORMS[name], crops)) for name in names if args.rounds}
-    for name, found in clocked(students, args.rounds).items():
-        rows[name] |= found
+    students = {name: begun(FORMS[name], crops) for name in names if args.rounds}
     kept = Kept(args.kept)
     for name in names:
         print(json.dumps(rows[name]), flush=True)
@@ -256,9 +262,15 @@ def main() -> None:
                 recipe = Recipe(steps, args.batch, seed=seed, optimiser=args.optimiser)
                 of = [name, str(FORMS[name]), asdict(recipe), images.fingerprint, len(crops)]
                 start = begun(FORMS[name], crops, seed)
-                one = kept.or_made(of, partial(trained, start, crops, recipe, images))
+                make = partial(trained, start, crops, recipe, images)
+                one, students[name] = kept.or_made(of, start, make)
                 rows[name]["trainings"].append(one)
                 print(name, json.dumps(one), flush=True)
+    if args.rounds:
+        for name, found in clocked(
+            {n: ready(student) for n, student in students.items()}, args.rounds
+        ).items():
+            rows[name] |= found
     about = {"benchmark": "blocks", "settings": said(args)} | hardware()
     finish(about | {"forms": list(rows.values())}, args.out)
 

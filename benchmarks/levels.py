@@ -34,7 +34,7 @@ from nas_kd.distillation.training import Run
 from nas_kd.evaluation.rate_distortion import StudentCodec
 from nas_kd.recipe import Recipe
 
-ARCH = FORMS["depthwise, dual"]
+ARCH = FORMS["dual, depthwise"]
 ARMS = "gains;alike;decoder;both;one level 0.0018;one level 0.013;one level 0.0483"
 QUICK = "gains;both;one level 0.013"
 
@@ -116,7 +116,7 @@ class Alike(Run):
     """Training in which no level outweighs another."""
 
     def _loss(self, forward, batch):
-        out = forward(batch.x, batch.level.float())
+        out = self._out(forward, batch)
         mse = (out["x_hat"] - batch.x).square().flatten(1).mean(1)
         bpp = rate_bpp(out["likelihoods"], batch.x.shape[-1] * batch.x.shape[-2])
         cost = bpp + batch.lmbda * 255**2 * mse
@@ -177,7 +177,7 @@ def main() -> None:
                 LevelByLevel,
                 Alike if arm == "alike" else Run,
             )
-            found.setdefault(arm, []).append(kept.or_made(of, make))
+            found.setdefault(arm, []).append(kept.or_made(of, student, make)[0])
             print(json.dumps(rows_of(found)[-1]), flush=True)
     about = {"benchmark": "levels", "settings": said(args), "arch": str(ARCH)} | hardware()
     finish(about | {"arms": rows_of(found)}, args.out)

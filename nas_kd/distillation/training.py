@@ -343,9 +343,11 @@ class Run:
         return first
 
     def _loss(self, forward: Forward, batch: Batch) -> Terms:
+        return distillation_loss(self._out(forward, batch), batch, self.weights, self.adapters)
+
+    def _out(self, forward: Forward, batch: Batch) -> dict[str, Any]:
         with bfloat16(self.in_bfloat16):
-            out = forward(batch.x, batch.level.float())
-        return distillation_loss(out, batch, self.weights, self.adapters)
+            return forward(batch.x, batch.level.float())
 
     def _update(self) -> None:
         nn.utils.clip_grad_norm_(self._trained(), self.recipe.clip)
