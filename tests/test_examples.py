@@ -41,7 +41,9 @@ ELSEWHERE = {
 SHIM = """#!{python}
 import sys, pathlib
 short = {{"--budget": "2", "--steps": "2", "--crops": "64", "--width": "16"}}
-keys = {{"warmup": "2", "crops": "64"}} | ({{}} if sys.argv[1] == "search" else {{"steps": "2"}})
+keys = {{"crops": "64"}} | ({{}} if sys.argv[1] == "search" else {{"steps": "2"}})
+if sys.argv[1] == "warmup" or "warmup=" in " ".join(sys.argv):
+    keys["warmup"] = "2"  # else built-in weights are what students start from
 args = sys.argv[1:]
 options = {{"search": ("--budget", "--steps"), "teacher": ("--steps",)}}.get(args[0], ())
 for name, value in short.items():
@@ -141,7 +143,8 @@ def home(tmp_path):
     space = (ROOT / "search_spaces" / "demo.toml").read_text()
     (tmp_path / "my-space.toml").write_text(space)
     study = 'space = "demo"\nteacher = "mini"\nobjectives = ["bd_rate", "flops"]\n'
-    (tmp_path / "my-study.toml").write_text(study)
+    for name in ("my-study.toml", "study.toml"):
+        (tmp_path / name).write_text(study)
     arch = re.sub(r"\[vary\].*?\n(?=\[arch\])", "", space, flags=re.S)
     for name, choices in load_space("demo").vary.items():
         arch = arch.replace(f'"${name}"', str(choices[0]))
