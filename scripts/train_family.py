@@ -94,7 +94,8 @@ def leaning(space, draw, few):
     """An arch of which a share, itself drawn, is as in the largest: uniform draws never come near it."""
     seed = draw.randrange(2**32)
     seed = seed if few is None else derived_seed(few, seed % FEW)
-    return space.draw(seed, largest=random.Random(seed).random())
+    share = random.Random(derived_seed(seed, "share")).random()
+    return space.draw(seed, largest=share)
 
 
 def recipe_of(given, steps):
