@@ -35,6 +35,7 @@ ELSEWHERE = {
     r"^optuna-dashboard": "serves until Ctrl-C",
     r"^nas-kd push": "needs a hub, a token and a network",
     r"^nas-kd fetch|cheng2020": "needs a network",
+    r"--install-completion": "needs a shell that it runs in",
     r"^make": "the developer's own",
     r"^npm|^cp node_modules|^python": "tests/test_web_page.py does that",
 }
