@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -216,8 +220,21 @@ def _coded_by(student: Student, images: ImageSet, processes: int) -> list[Points
     with tempfile.TemporaryDirectory() as folder:
         save_student(student, Path(folder))
         spawn = multiprocessing.get_context("spawn")
-        with spawn.Pool(processes, _become_coder, (folder,)) as coders:
-            return list(coders.imap(_code, images.images))
+        with ProcessPoolExecutor(processes, spawn, _become_coder, (folder,)) as coders:
+            with _no_script():  # processes start as work is given to them
+                points = coders.map(_code, images.images)
+            return list(points)
+
+
+@contextmanager
+def _no_script() -> Iterator[None]:
+    """Processes that start meanwhile do not run the caller's script, which may have no guard against that."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 _coder: list[Student] = []

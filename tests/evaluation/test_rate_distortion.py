@@ -2,6 +2,8 @@
 
 import importlib
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -108,6 +110,31 @@ def test_processes_code_as_one_does(monkeypatch):
 
 def _disagree(image):
     raise TrialFailed("mismatch", "level 1: decoder and encoder disagree")
+
+
+UNGUARDED = """
+from dataclasses import replace
+import torch
+from nas_kd.codec.arch import prim
+from nas_kd.codec.checkpoint import ready
+from nas_kd.codec.student import Student
+from nas_kd.data.images import open_images
+from nas_kd.evaluation.rate_distortion import evaluate_real
+print("begun")
+torch.manual_seed(0)
+images = open_images("builtin", "eval")
+few = replace(images, images=[i[:64, :64] for i in images.images][:2], names=images.names[:2], sizes=((64, 64),) * 2)
+student = ready(Student(prim(8, 8), (0.01,)))
+print(evaluate_real(student, few, processes=2).curve().bpp == evaluate_real(student, few, processes=1).curve().bpp)
+"""
+
+
+@pytest.mark.thorough
+def test_a_script_without_a_guard_is_run_once_and_not_by_its_processes(tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    words = [sys.executable, "-W", "ignore", str(tmp_path / "script.py")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["begun", "True"], done.stderr
 
 
 def test_failures_travel_between_processes():
