@@ -70,7 +70,12 @@ def hardware(device: str = "cpu") -> dict[str, Any]:
 
 def said(args: argparse.Namespace) -> dict[str, Any]:
     """The options of a run, as JSON can hold them; of paths the last part, for the rest is this machine's."""
-    return {k: v.name if isinstance(v, Path) else v for k, v in vars(args).items()}
+    shown = vars(args).items()
+    return {k: Path(v).name if isinstance(v, Path) or _is_place(v) else v for k, v in shown}
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) and os.sep in value and Path(value).exists()
 
 
 def keep(path: Path, result: Any) -> None:
