@@ -162,6 +162,7 @@ def test_settings_take_parts():
     assert Settings("s", "demo", objectives=names).objectives == names
 
 
+@pytest.mark.thorough
 def test_a_study_of_parts_has_its_models_and_its_panes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = Study(

@@ -214,6 +214,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path):
     assert names == ["a.png", "b.png", "deep/p.png", "linked/more/p.png"]
 
 
+@pytest.mark.thorough
 def test_figures_say_of_how_many_pictures_they_are(folder: Path, tmp_path: Path, timed_briefly):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(png(photo(80, 70)))

@@ -35,6 +35,7 @@ def test_where_the_system_has_no_peak_it_is_absent_with_its_reason(monkeypatch):
     )
 
 
+@pytest.mark.thorough
 def test_both_sides_of_the_largest_picture_are_measured():
     seen: list[str] = []
 

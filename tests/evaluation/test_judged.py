@@ -112,6 +112,7 @@ def test_published_curves_stand_beside_the_set_that_is_kodak_and_no_other(monkey
     assert second.versus["vtm"]["reason"] == "published on Kodak's pictures, and these are others"
 
 
+@pytest.mark.thorough
 def test_the_command_writes_prints_and_refuses(sets, tmp_path):
     table = tmp_path / "points.csv"
     words = ["eval", str(MINI), "--data", str(sets / "one")]

@@ -196,6 +196,7 @@ class Spinning:
         return None
 
 
+@pytest.mark.thorough
 def test_an_arch_is_measured_once_and_what_others_wait_for_with_it(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))

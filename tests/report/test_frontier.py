@@ -89,6 +89,7 @@ def test_the_docs_have_the_published_decoders():
         assert f"| {name} | {one.bd_rate:+.1f} | {one.kmac_px:g} | {one.source} |" in table
 
 
+@pytest.mark.thorough
 def test_both_forms_have_the_same_points_and_lines(elsewhere, tmp_path):
     study = made()
     shown = frontier_panes(frontiers(study, kodak=False))

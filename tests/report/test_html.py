@@ -267,6 +267,7 @@ def test_the_plot_has_bars_numbers_stairs_and_classical_codecs(tmp_path, monkeyp
     assert text.count('id="LineCollection_') == 2  # a bar for each of the front's two
 
 
+@pytest.mark.thorough
 def test_importances_are_absent_under_the_stated_number_and_of_what_is_exact(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = doubtful("few", 60.0, 25.0, 20.0)

@@ -73,6 +73,7 @@ def test_an_unknown_anchor_is_named():
         Settings("x", "demo", anchor="bmp")
 
 
+@pytest.mark.thorough
 def test_the_front_beside_classical_codecs(small, monkeypatch):
     found = front_against(small)
     assert set(found) == set(CODECS)

@@ -234,6 +234,7 @@ def test_a_grid_leaves_out_nothing_and_repeats_nothing():
     assert all(p["hyper"] == 32 and p["encoder_width_1"] == 32 for p in some)
 
 
+@pytest.mark.thorough
 def test_a_grid_is_tried_point_by_point_and_a_crash_is_tried_again(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = Settings("s", "prim", objectives=("flops",), grid={"N": [16, 32, 64]})

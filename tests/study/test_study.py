@@ -101,6 +101,7 @@ def test_a_study_is_opened_by_its_name_or_by_what_the_shell_completes(study, spe
     assert Settings(name="t", space="demo", from_study=spec).from_study == "s"
 
 
+@pytest.mark.thorough
 def test_the_budget_counts_finished_trials_and_no_arch_is_handed_out_twice(study):
     keys = []
     while (asked := study.ask(20)) is not None:

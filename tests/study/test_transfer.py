@@ -61,6 +61,7 @@ def test_the_prior_teaches_the_sampler_and_own_values_move_it(source):
     assert space.arch(sampler.propose(History())) not in own.quality  # from the first trial on
 
 
+@pytest.mark.thorough
 def test_another_quality_objective_still_gives_archs_and_another_space_values(source):
     study = Study(Settings("new", "demo", objectives=("rd_cost", "flops"), from_study="old"))
     take_over(study)

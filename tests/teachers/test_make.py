@@ -63,6 +63,7 @@ def test_a_curve_that_falls_is_said_in_the_card_and_stops_nothing():
     assert said.startswith("absent: anchor's R-D curve is")
 
 
+@pytest.mark.thorough
 def test_a_variable_rate_teacher_may_have_some_levels_alone(tmp_path: Path, pictures: str):
     pool = CropsOf(pictures, 64)
     train_teacher(ARCH, pool, RECIPE, pictures, tmp_path / "t", (LMBDAS[1], LMBDAS[3]))
