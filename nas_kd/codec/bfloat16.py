@@ -1,7 +1,7 @@
 """What is inside of residual blocks in bfloat16, in training, on processors with instructions for it.
 
-Such a step takes little more than half of the time. The trunk, which the blocks add to, and all else stay in float32: what is rounded
-is the correction alone. Students are judged, and write and read files, in float32.
+Such a step takes little more than half of the time. The trunk, which the blocks add to, and all else stay in
+float32: what is rounded is the correction alone. Students are judged, and write and read files, in float32.
 """
 
 from __future__ import annotations
