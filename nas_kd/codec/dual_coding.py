@@ -31,6 +31,7 @@ from nas_kd.codec.entropy_coding import (
 )
 from nas_kd.codec.exact_arithmetic import ExactTables
 from nas_kd.codec.hyperprior import HyperSynthesis
+from nas_kd.codec.pointwise import convolved, planes, pointwise
 
 MARGIN = -(-REACH // CELL)
 """Hyperlatents around a tile in which its passes see latents."""
@@ -133,25 +134,33 @@ def _predicted(
 
     As ``Pass.forward``, which predicts what other passes code, too.
     """
-    x = network.features(tile.features)
+    x = convolved(_map(tile.features), network.features)
     if network.decoded is not None and decoded is not None:
-        x.add_(network.decoded(decoded))
-    x = _refined(nn.functional.leaky_relu_(x), network.block)[(0, ..., *tile.inner)]
-    M, n = network.means.out_channels, x[0].numel() // passes
-    means, steps = torch.empty(M, n), torch.empty(M, n)
+        x.add_(convolved(_map(decoded), network.decoded))
+    x = _refined(nn.functional.leaky_relu_(x), network.block)[tile.inner]
+    (h, w, C), M = x.shape, network.means.out_channels
+    places = torch.empty(2 * h // passes, w // 2, C)
+    means, steps = (torch.empty(M, places[..., 0].numel()) for _ in range(2))
     for channels, squares in _classes(i, passes):
-        places = _gathered(x, squares)
+        _gather(x.permute(2, 0, 1), squares, places.permute(2, 0, 1))
         for found, head in ((means, network.means), (steps, network.steps)):
-            weight, bias = head.weight[channels, :, 0, 0], head.bias
+            bias = head.bias
             assert bias is not None
-            found[channels] = torch.addmm(bias[channels, None], weight, places)
+            own = pointwise(places, head.weight[channels, :, 0, 0], bias[channels])
+            found[channels] = own.flatten(0, 1).T
     return means, steps.clamp_(-WIDEST_STEP, WIDEST_STEP).exp_()
 
 
+def _map(x: Tensor) -> Tensor:
+    """[1, C, h, w] to [h, w, C]."""
+    return x[0].permute(1, 2, 0).contiguous()
+
+
 def _refined(x: Tensor, block: DepthwiseBlock) -> Tensor:
-    """What the block makes of x, which it changes."""
-    wide = nn.functional.leaky_relu_(block.expand(block.spatial(x)))
-    return x.add_(block.project(wide))
+    """What the block makes of a map, which it changes."""
+    spatial: Tensor = block.spatial(planes(x))
+    wide = nn.functional.leaky_relu_(convolved(_map(spatial), block.expand))
+    return x.add_(convolved(wide, block.project))
 
 
 # --- who codes what ---------------------------------------------------------------------------
@@ -181,28 +190,25 @@ def _squares(k: int, passes: int) -> list[_Square]:
     return [_Square(slice(k // 2, None, 2), slice(k % 2, None, 2), slice(None))]
 
 
-def _gathered(x: Tensor, squares: list[_Square]) -> Tensor:
-    """The places of a class of [C, h, w], [C, n]."""
-    C, h, w = x.shape
-    rows = h if len(squares) == 2 else h // 2
-    found = torch.empty(C, rows, w // 2, dtype=x.dtype)
+def _gather(x: Tensor, squares: list[_Square], into: Tensor) -> None:
+    """The places of a class of [.., h, w] into [.., rows, w / 2]."""
     for square in squares:
-        found[:, square.own_rows] = x[:, square.rows, square.columns]
-    return found.flatten(1)
+        into[..., square.own_rows, :] = x[..., square.rows, square.columns]
 
 
 def _own(x: Tensor, i: int, passes: int) -> Tensor:
     """What pass ``i`` codes of [M, h, w], [M, n]: channel by channel, row by row."""
-    found = torch.empty(len(x), x[0].numel() // passes, dtype=x.dtype)
+    M, h, w = x.shape
+    found = torch.empty(M, 2 * h // passes, w // 2, dtype=x.dtype)
     for channels, squares in _classes(i, passes):
-        found[channels] = _gathered(x[channels], squares)
-    return found
+        _gather(x[channels], squares, found[channels])
+    return found.flatten(1)
 
 
 def _put(values: Tensor, x: Tensor, i: int, passes: int) -> None:
     """Values [M, n] into their places in [M, h, w]."""
-    h, w = x.shape[1:]
+    M, h, w = x.shape
+    maps = values.reshape(M, 2 * h // passes, w // 2)
     for channels, squares in _classes(i, passes):
-        own = values[channels].reshape(-1, 2 * h // passes, w // 2)
         for square in squares:
-            x[channels, square.rows, square.columns] = own[:, square.own_rows]
+            x[channels, square.rows, square.columns] = maps[channels, square.own_rows]

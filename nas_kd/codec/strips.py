@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from nas_kd.codec.blocks import DepthwiseBlock, GatedBlock, Mixing, SummedBlock
 from nas_kd.codec.layers import Analysis, BackProjection, Modulated, Projection, Renderer, Synthesis
+from nas_kd.codec.pointwise import convolved, planes, pointwise
 from nas_kd.data.image_file import Image8
 
 NUMBERS = 2**19
 """Of a map in one strip, 2 MiB; halves and doubles of it take up to a tenth longer (benchmarks/LOG.md, 53)."""
-
-BATCH = 16
-"""A pointwise convolution of so many pictures goes to oneDNN, which takes a fifth less than a matrix product."""
 
 QUICK = DepthwiseBlock, GatedBlock, SummedBlock
 """Blocks that are computed strip by strip; others take the whole map."""
@@ -41,7 +39,7 @@ def analysed(network: Analysis, image: Image8) -> Tensor:
     for stage in stages:
         on_place = isinstance(stage.resample, nn.Identity)
         x = _after(x if on_place else _down(x, stage.resample), stage)
-    return _planes(_blocks(_down(x, network.head), network.latent))
+    return planes(_blocks(_down(x, network.head), network.latent))
 
 
 def synthesised(network: Synthesis, y_hat: Tensor) -> Image8:
@@ -80,24 +78,6 @@ def _filled(x: Tensor, strip: Strip) -> Tensor:
 # --- layers -----------------------------------------------------------------------------------
 
 
-def _planes(x: Tensor) -> Tensor:
-    """A map as PyTorch's layers want it, [1, C, h, w]."""
-    return x[None].permute(0, 3, 1, 2)  # the other way round its layout would not be known
-
-
-def _point(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Pointwise convolution of [h, w, C] by [C', C]."""
-    h, w, C = x.shape
-    batch = BATCH if h * w % BATCH == 0 else 1
-    places = x.reshape(batch, -1, 1, C).permute(0, 3, 1, 2)
-    found = nn.functional.conv2d(places, weight[:, :, None, None], bias)
-    return found.permute(0, 2, 3, 1).reshape(h, w, -1)
-
-
-def _convolved(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    return _point(x, layer.weight[:, :, 0, 0], layer.bias)
-
-
 def _activated(x: Tensor, act: nn.Module) -> Tensor:
     """In place."""
     if isinstance(act, nn.ReLU6):
@@ -117,7 +97,7 @@ def _down(x: Tensor, layer: nn.Module) -> Tensor:
     for top, bottom in _strips(out, max(layer.out_channels, C_in * side**2)):
         rows = x[side * top : side * bottom].reshape(-1, side, w, side, C_in)
         patches = rows.permute(0, 2, 1, 3, 4).reshape(-1, w, weight.shape[1]).float()
-        out[top:bottom] = _point(patches, weight * scale, layer.bias)
+        out[top:bottom] = pointwise(patches, weight * scale, layer.bias)
     return out
 
 
@@ -125,7 +105,7 @@ def _patches(x: Tensor, layer: nn.Module) -> Tensor:
     """Of each place its patch, [h, w, side, side, C]."""
     assert isinstance(layer, BackProjection)
     weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
-    found = _point(x, weight, layer.bias.repeat(layer.side**2))
+    found = pointwise(x, weight, layer.bias.repeat(layer.side**2))
     return found.reshape(*x.shape[:2], layer.side, layer.side, -1)
 
 
@@ -166,7 +146,7 @@ def _whole(x: Tensor, layer: nn.Module) -> Tensor:
     """What has no strips of its own."""
     if isinstance(layer, nn.Identity):
         return x
-    found: Tensor = layer(_planes(x))[0].permute(1, 2, 0)
+    found: Tensor = layer(planes(x))[0].permute(1, 2, 0)
     return found.contiguous()
 
 
@@ -185,12 +165,12 @@ def _block(x: Tensor, block: nn.Module) -> Tensor:
 
 
 def _squeezed(rows: Tensor, block: DepthwiseBlock | Modulated) -> Tensor:
-    return _convolved(_activated(_convolved(rows, block.expand), block.act), block.project)
+    return convolved(_activated(convolved(rows, block.expand), block.act), block.project)
 
 
 def _gated(rows: Tensor, block: GatedBlock) -> Tensor:
-    gate = _activated(_convolved(rows, block.gate), block.act)
-    return _convolved(gate.mul_(_convolved(rows, block.expand)), block.project)
+    gate = _activated(convolved(rows, block.gate), block.act)
+    return convolved(gate.mul_(convolved(rows, block.expand)), block.project)
 
 
 def _summed(rows: Tensor, block: SummedBlock) -> Tensor:
@@ -199,16 +179,16 @@ def _summed(rows: Tensor, block: SummedBlock) -> Tensor:
     weight = block.widen.weight[:, :, 0, 0].reshape(C, four, C).transpose(0, 1).reshape(-1, C)
     assert block.widen.bias is not None
     bias = block.widen.bias.reshape(C, four).T.flatten()
-    wide = _activated(_point(rows, weight, bias), block.act)
-    return _convolved(wide.reshape(h, w, four, C).sum(2), block.narrow)
+    wide = _activated(pointwise(rows, weight, bias), block.act)
+    return convolved(wide.reshape(h, w, four, C).sum(2), block.narrow)
 
 
 def _mixed(x: Tensor, top: int, bottom: int, block: Mixing) -> Tensor:
     def entered(rows: Tensor) -> Tensor:
-        return _activated(_convolved(rows, block.enter), block.act)
+        return _activated(convolved(rows, block.enter), block.act)
 
     rows = _spatial(x, top, bottom, block.spatial, entered)
-    return _convolved(rows, block.leave).add_(x[top:bottom])
+    return convolved(rows, block.leave).add_(x[top:bottom])
 
 
 def _spatial(
@@ -221,7 +201,7 @@ def _spatial(
     """Rows of a depthwise convolution; ``before`` is what its input goes through first."""
     reach = layer.kernel_size[0] // 2
     first, last = max(0, top - reach), min(len(x), bottom + reach)
-    found: Tensor = layer(_planes(before(x[first:last])))[0].permute(1, 2, 0)
+    found: Tensor = layer(planes(before(x[first:last])))[0].permute(1, 2, 0)
     return found[top - first : bottom - first]
 
 
@@ -231,7 +211,7 @@ def _rendered(features: Tensor, renderer: Renderer) -> Tensor:
     for block in renderer.blocks:
         assert isinstance(block, Modulated)
         scale, shift = (
-            _convolved(features, head)[:, None, :, None] for head in (block.scale, block.shift)
+            convolved(features, head)[:, None, :, None] for head in (block.scale, block.shift)
         )
         h, w, C = x.shape
         cells = x.reshape(h // 4, 4, w // 4, 4, C)

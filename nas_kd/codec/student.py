@@ -23,7 +23,7 @@ from nas_kd.codec.hyperprior import (
 )
 from nas_kd.codec.layers import Analysis, Synthesis
 from nas_kd.codec.shortcut import LinearAnalysis, LinearSynthesis
-from nas_kd.codec.trunk import start_trunk
+from nas_kd.codec.trunk import Common, start_trunk
 
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
 """CompressAI's Lagrange multipliers of qualities 1 to 6 (for the mean squared error)."""
@@ -312,7 +312,7 @@ class Student(CompressionModel):
         self.gain_y.log_inverse.copy_(-self.gain_y.log_gain)
 
     @torch.no_grad()
-    def start_from(self, crops: Tensor) -> None:
+    def start_from(self, crops: Tensor, common: Common | None = None) -> None:
         """Make an untrained trunk a linear transform codec of the pictures it will be trained on.
 
         Latents start with unit variance, which is what the entropy models predict untrained; with D = step^2 / 12
@@ -321,10 +321,11 @@ class Student(CompressionModel):
 
         Args:
             crops: [n, 3, H, W] in [0, 1], a few hundred at least.
+            common: with the students that share weights, which begin on the same crops one after another.
         """
         if not self.arch.trunk or self.gain_y is None:
             return
-        std = start_trunk(self.g_a, self.g_s, crops)
+        std = start_trunk(self.g_a, self.g_s, crops, common or Common()).std
         if self.arch.entropy == "scale":
             # The other models predict unit variance by themselves, at exp(0).
             nn.init.ones_(self.entropy_parameters.scales.bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -41,16 +42,38 @@ def principal_components(x: Tensor, side: int, n: int) -> Components:
     return Components(vectors.float(), std.float(), mean.float())
 
 
-def start_trunk(g_a: Analysis, g_s: Synthesis, crops: Tensor) -> Tensor:
-    """Let encoder and decoder begin as a linear codec of ``crops`` [n, 3, H, W]; the latents' deviations [M].
+class Latents(NamedTuple):
+    """What an encoder gives: latents [n, M, h, w] of unit variance, and the deviations [M] that they had."""
+
+    y: Tensor
+    std: Tensor
+
+
+@dataclass
+class Common:
+    """What trunks that share weights say with them: of the same pictures the features at each resolution, and latents.
+
+    Features by the pixels of a place's side. The first trunk decides; those that come after it, by whatever stem they
+    arrive there, give the same by least squares, and so go with each other's later stages and with all decoders.
+    """
+
+    encoder: dict[int, Tensor] = field(default_factory=dict)
+    decoder: dict[int, Tensor] = field(default_factory=dict)
+    latents: Latents | None = None
+
+
+def start_trunk(g_a: Analysis, g_s: Synthesis, crops: Tensor, common: Common) -> Latents:
+    """Let encoder and decoder begin as a linear codec of ``crops`` [n, 3, H, W]; the latents that they have.
 
     The encoder's latents are scaled to unit variance. The decoder is the transpose of a chain of its own widths;
     its first projection maps latents to what that chain makes of the picture, by least squares, which is the
     transpose too where both sides have the same widths.
     """
-    y, std = _start_encoder(g_a, crops)
-    _start_entrance(g_s, y, _start_decoder(g_s, crops))
-    return std
+    _start_encoder(g_a, crops, common)
+    assert common.latents is not None
+    wanted = _start_decoder(g_s, crops, common.decoder)
+    _give(_inwards(g_s)[-1], common.latents.y, wanted)
+    return common.latents
 
 
 def _inwards(network: Analysis | Synthesis) -> list[Any]:
@@ -64,47 +87,82 @@ def _inwards(network: Analysis | Synthesis) -> list[Any]:
     return [stem, *between, *resampling]
 
 
-def _start_encoder(g_a: Analysis, x: Tensor) -> tuple[Tensor, Tensor]:
+def _start_encoder(g_a: Analysis, x: Tensor, common: Common) -> None:
     projections: list[Projection] = _inwards(g_a)
     *outer, head = projections
+    side = 1
     for layer in outer:
-        found = principal_components(x, layer.side, layer.out_channels)
-        _put(layer, found.vectors, -found.vectors @ found.mean)
+        side *= layer.side
+        if side in common.encoder:
+            _follow(layer, x, common.encoder[side])
+        else:
+            found = principal_components(x, layer.side, layer.out_channels)
+            _put(layer, found.vectors, -found.vectors @ found.mean)
         x = layer(x)
+        common.encoder.setdefault(side, x)
+    if common.latents is not None:
+        _follow(head, x, common.latents.y)
+        return
     found = principal_components(x, head.side, head.out_channels)
     scaled = found.vectors / found.std[:, None]
     _put(head, scaled, -scaled @ found.mean)
     spare = found.std[-1].repeat(head.out_channels - len(found.std))
-    return head(x), torch.cat([found.std, spare])
+    common.latents = Latents(head(x), torch.cat([found.std, spare]))
 
 
-def _start_decoder(g_s: Synthesis, x: Tensor) -> Tensor:
+def _follow(layer: Projection, x: Tensor, wanted: Tensor) -> None:
+    """Let a projection give these features of x, by least squares."""
+    patches, mean = _patches(x, layer.side)
+    rows = _least_squares(patches - mean, wanted.transpose(0, 1).flatten(1).double(), LEAST**2).T
+    _put(layer, rows.float(), -(rows @ mean)[:, 0].float())
+
+
+def _patches(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Patches [C side^2, places] that do not overlap, and the mean of each channel at each of its places."""
+    mean = x.double().mean((0, 2, 3)).repeat_interleave(side**2)
+    return pixel_unshuffle(x, side).transpose(0, 1).flatten(1).double(), mean[:, None]
+
+
+def _least_squares(given: Tensor, wanted: Tensor, ridge: float) -> Tensor:
+    """[k, m] that maps what is given, [k, n] of mean 0, to what is wanted, [m, n]."""
+    covariance = given @ given.T / given.shape[1]
+    cross = given @ wanted.T / given.shape[1]
+    return torch.linalg.solve(covariance + ridge * torch.eye(len(given)).double(), cross)
+
+
+def _start_decoder(g_s: Synthesis, x: Tensor, known: dict[int, Tensor]) -> Tensor:
     """Set all projections but the one next to the latents; returns what that one is to give."""
     projections: list[BackProjection] = _inwards(g_s)
+    side = 1
     for layer in projections[:-1]:
-        C, side = layer.out_channels, layer.side
-        found = principal_components(x, side, layer.in_channels)
-        layer.weight.zero_()
-        layer.weight[: len(found.std)] = found.vectors.reshape(-1, C, side, side)
-        layer.bias.copy_(found.mean[:: side**2])
-        centred = pixel_unshuffle(x, side) - found.mean[:, None, None]
-        features = torch.einsum("nk,bkhw->bnhw", found.vectors, centred)
-        x = pad(features, (0, 0, 0, 0, 0, layer.in_channels - len(found.std)))
+        side *= layer.side
+        if side in known:
+            _give(layer, known[side], x)
+        else:
+            known[side] = _begin(layer, x)
+        x = known[side]
     return x
 
 
-def _start_entrance(g_s: Synthesis, y: Tensor, wanted: Tensor) -> None:
-    """The decoder's first projection: least squares from latents to the features ``wanted``."""
-    entrance: BackProjection = _inwards(g_s)[-1]
-    patches = pixel_unshuffle(wanted, entrance.side).transpose(0, 1).flatten(1).double()
-    latents = y.transpose(0, 1).flatten(1).double()
-    mean = wanted.double().mean((0, 2, 3)).repeat_interleave(entrance.side**2)[:, None]
-    covariance = latents @ latents.T / latents.shape[1]
-    ridge = LEAST * torch.eye(len(latents), dtype=torch.float64)
-    cross = latents @ (patches - mean).T / latents.shape[1]
-    weight = torch.linalg.solve(covariance + ridge, cross)
-    entrance.weight.copy_(weight.reshape(entrance.weight.shape))
-    entrance.bias.copy_(mean[:: entrance.side**2, 0])
+def _begin(layer: BackProjection, x: Tensor) -> Tensor:
+    """Set a projection back to the principal components of x; the features that it is to be given."""
+    C, side = layer.out_channels, layer.side
+    found = principal_components(x, side, layer.in_channels)
+    layer.weight.zero_()
+    layer.weight[: len(found.std)] = found.vectors.reshape(-1, C, side, side)
+    layer.bias.copy_(found.mean[:: side**2])
+    centred = pixel_unshuffle(x, side) - found.mean[:, None, None]
+    features = torch.einsum("nk,bkhw->bnhw", found.vectors, centred)
+    return pad(features, (0, 0, 0, 0, 0, layer.in_channels - len(found.std)))
+
+
+def _give(layer: BackProjection, features: Tensor, wanted: Tensor) -> None:
+    """Let a projection make of features what is wanted, by least squares."""
+    patches, mean = _patches(wanted, layer.side)
+    given = features.transpose(0, 1).flatten(1).double()
+    weight = _least_squares(given, patches - mean, LEAST)
+    layer.weight.copy_(weight.reshape(layer.weight.shape))
+    layer.bias.copy_(mean[:: layer.side**2, 0])
 
 
 def _put(layer: Projection, rows: Tensor, bias: Tensor) -> None:

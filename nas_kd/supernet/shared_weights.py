@@ -19,6 +19,7 @@ from torch.func import functional_call
 from nas_kd.codec.arch import Arch
 from nas_kd.codec.search_space import SearchSpace
 from nas_kd.codec.student import LMBDAS, Student, slice_params
+from nas_kd.codec.trunk import Common
 from nas_kd.errors import SpaceError
 
 TEMPLATES = 32
@@ -63,12 +64,13 @@ class Shared(nn.Module):
         self.largest, self.smallest = space.corners(True), space.corners(False)
         self.arch = max(self.largest, key=lambda arch: (arch.M, arch.hyper))
         seen: set[tuple[str, ...]] = set()
+        common = Common()
         for arch in self.largest:
             if not parts(arch) <= seen:
                 seen |= parts(arch)
                 student = Student(arch, self.lmbdas)
                 if crops is not None:
-                    student.start_from(crops)
+                    student.start_from(crops, common)
                 for name, p in student.named_parameters():
                     self._keep(shared_name(name, arch), p.detach())
         self._templates: OrderedDict[str, Student] = OrderedDict()

@@ -30,7 +30,7 @@ from nas_kd.seeds import derived_seed
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.teachers.targets import Lessons
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the parameters that students share, or their training, change."""
 STEPS = 1000
 """Steps where nothing is said and the teacher is no family of the space."""

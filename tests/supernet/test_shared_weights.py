@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -95,3 +97,44 @@ def sizes(arch):
 def test_parts_that_clash_are_refused(demo: Shared):
     with pytest.raises(SpaceError, match="cannot share"):
         demo._keep("g_a.leaky_relu-trunk.head.weight", torch.zeros(1))
+
+
+STEMS = """
+[vary]
+encoder_stem = ["trunk16", "trunk8", "trunk4"]
+decoder_stem = ["trunk8", "trunk4", "trunk4-render"]
+[arch]
+M = 48
+hyper = 8
+entropy = "mean-scale"
+[arch.encoder]
+stem = "$encoder_stem"
+widths = [0, 24, 32, 64]
+depths = [0, 0, 1, 1]
+block = "depthwise"
+kernel = 3
+[arch.decoder]
+stem = "$decoder_stem"
+widths = [0, 24, 32, 64]
+depths = [0, 1, 0, 1]
+block = "depthwise"
+kernel = 3
+"""
+
+
+def test_every_encoder_begins_with_every_decoder_as_a_codec(tmp_path: Path):
+    path = tmp_path / "stems.toml"
+    path.write_text(STEMS)
+    space = load_space(str(path))
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(40, 3, 16, 16, generator=generator)
+    x = torch.nn.functional.interpolate(coarse, (128, 128), mode="bicubic").clamp(0, 1)
+    shared = Shared(space, (0.05,), x).eval()
+    assert len(shared.largest) == 9
+    with torch.no_grad():
+        errors = [
+            float(((shared.student(a).eval()(x[:8], torch.ones(8))["x_hat"] - x[:8]) ** 2).mean())
+            for a in shared.largest
+        ]
+    assert max(errors) < 1.5 * min(errors)
+    assert max(errors) < 0.1 * float(x.var())
