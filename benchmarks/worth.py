@@ -2,6 +2,7 @@
 
     python benchmarks/worth.py --quick
     python benchmarks/worth.py --trials 100 --data photographs --pictures 8
+    python benchmarks/worth.py --trials 100 --data photographs --steps 500 --train photographs
 
 All are slices of the same shared weights (``mini``, the family of ``demo``), scored on the same pictures by estimated
 rates, without a step of their own. Objectives are BD-rate against ``mini`` and the decoder's MACs, which the sampler
@@ -10,11 +11,13 @@ sides alike), M and hyper-width. A front says, at so many MACs, the best BD-rate
 32 budgets between the larger of their least MACs and the smaller of their most, and the mean difference stands with its
 95 % interval over pictures drawn anew. Below 0 the search is ahead.
 
-What slices cannot say: how members of the fronts compare once each is trained as long.
+With ``--steps`` each member of the three fronts is trained for so long on its own, from its slice, and the fronts are
+compared again by what became of them.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import replace
 from itertools import product
@@ -27,16 +30,20 @@ from harness import add_out, family, finish, hardware, options, said
 from nas_kd.codec.arch import Arch
 from nas_kd.codec.macs import arch_cost
 from nas_kd.codec.search_space import load_space
-from nas_kd.data.images import ImageSet, open_images
+from nas_kd.data.images import ImageSet, crop_pool, open_images
+from nas_kd.distillation.training import CropPool, Run
 from nas_kd.evaluation.bd_rate import RDCurve, bd_rate
 from nas_kd.evaluation.rate_distortion import Measured, StudentCodec, evaluate
+from nas_kd.recipe import Recipe
 from nas_kd.seeds import derived_seed
 from nas_kd.study.anchor import interval_db
 from nas_kd.study.sampler import make_sampler
+from nas_kd.study.task import SLICE_LR
 from nas_kd.teachers.teacher import load_teacher
 
 OBJECTIVES = ("bd_rate", "flops:decoder")
 BUDGETS, DRAWS = 32, 300
+CROPS, SIDE = 1500, 256
 UNSCORED = 1e3
 """BD-rate in per cent of an arch that has none."""
 
@@ -60,6 +67,18 @@ class Scores:
         anchor = curve(self.teacher, drawn)
         found = bd_rate(anchor, curve(self.measured[arch], drawn), interval_db(anchor))
         return UNSCORED if found.value is None else found.value
+
+
+def trained(scores: Scores, archs: list[Arch], steps: int, crops: torch.Tensor) -> Scores:
+    """Scores of archs that have each been trained for so many steps of 2 crops, from their slices."""
+    found = copy.copy(scores)
+    found.measured = {}
+    for n, arch in enumerate(archs):
+        student = scores.family.student(arch)
+        Run(student, CropPool(crops), Recipe(steps, lr=SLICE_LR * Recipe(0).lr)).run()
+        found.measured[arch] = evaluate(StudentCodec(student.eval()), scores.pictures)
+        print(f"trained {n + 1} of {len(archs)}: {found.of(arch)[0]:+.1f} %", flush=True)
+    return found
 
 
 def some(images: ImageSet, count: int) -> ImageSet:
@@ -159,6 +178,17 @@ def compared(scores: Scores, ours: list[Arch], theirs: list[Arch]) -> dict:
     }
 
 
+def told(scores: Scores, fronts: dict[str, list[Arch]]) -> dict:
+    """The members of each front, and the search's front against the others."""
+    members = {
+        name: [[round(v, 3) for v in scores.of(arch)] + [str(arch)] for arch in archs]
+        for name, archs in fronts.items()
+    }
+    ours = fronts["search"]
+    against = {n: compared(scores, ours, fronts[n]) for n in ("width", "random")}
+    return {"fronts": members} | {f"search_against_{n}": found for n, found in against.items()}
+
+
 def main() -> None:
     parser = options(__doc__)
     add_out(parser, "worth")
@@ -166,9 +196,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", default="builtin")
     parser.add_argument("--pictures", type=int, default=8, help="at most so many of them")
+    parser.add_argument("--steps", type=int, default=0, help="train the fronts' members for")
+    parser.add_argument("--train", default="builtin", help="on these pictures")
     args = parser.parse_args()
     if args.quick:
-        args.trials, args.pictures = 4, 1
+        args.trials, args.pictures, args.steps = 4, 1, 2
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, started = load_space("demo"), time.monotonic()
@@ -179,12 +211,13 @@ def main() -> None:
     fronts = {name: front(scores, tried) for name, tried in archs.items()}
     result = {"benchmark": "worth", "settings": said(args)} | hardware()
     result["archs"] = {name: len(set(tried)) for name, tried in archs.items()}
-    result["fronts"] = {
-        name: [[round(v, 3) for v in scores.of(arch)] + [str(arch)] for arch in members]
-        for name, members in fronts.items()
-    }
-    for other in ("width", "random"):
-        result[f"search_against_{other}"] = compared(scores, fronts["search"], fronts[other])
+    result |= told(scores, fronts)
+    if args.steps:
+        members = list(dict.fromkeys(arch for front in fronts.values() for arch in front))
+        count = 8 if args.quick else CROPS
+        pool = crop_pool(open_images(args.train, "train", 0), count, SIDE, 0)
+        crops = torch.from_numpy(np.asarray(pool))
+        result["trained"] = told(trained(scores, members, args.steps, crops), fronts)
     result["seconds"] = round(time.monotonic() - started)
     finish(result, args.out)
 
