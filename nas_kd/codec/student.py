@@ -331,7 +331,7 @@ class Student(CompressionModel):
             nn.init.ones_(self.entropy_parameters.scales.bias)
         step = torch.sqrt(18 / (torch.tensor(self.lmbdas) * 255**2 * math.log(2)))
         self.gain_y.log_gain.copy_(torch.log(std[None] / step[:, None]))
-        self.gain_y.log_inverse.copy_(torch.log(step)[:, None].expand(-1, len(std)))
+        self.gain_y.log_inverse.copy_(-self.gain_y.log_gain)
 
 
 def slice_params(wide: dict[str, Tensor], narrow: nn.Module) -> dict[str, Tensor]:

@@ -72,9 +72,7 @@ def start_trunk(g_a: Analysis, g_s: Synthesis, crops: Tensor, common: Common) ->
     _start_encoder(g_a, crops, common)
     assert common.latents is not None
     wanted = _start_decoder(g_s, crops, common.decoder)
-    entrance: BackProjection = _inwards(g_s)[-1]
-    _give(entrance, common.latents.y, wanted)
-    entrance.weight.div_(common.latents.std[:, None, None, None])
+    _give(_inwards(g_s)[-1], common.latents.y, wanted)
     return common.latents
 
 
