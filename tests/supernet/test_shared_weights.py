@@ -99,6 +99,14 @@ def test_parts_that_clash_are_refused(demo: Shared):
         demo._keep("g_a.leaky_relu-trunk.head.weight", torch.zeros(1))
 
 
+SIDE = """
+[arch.{0}]
+stem = "${0}_stem"
+widths = [0, 24, 32, 64]
+depths = [0, 0, 1, 1]
+block = "depthwise"
+kernel = 3
+"""
 STEMS = """
 [vary]
 encoder_stem = ["trunk16", "trunk8", "trunk4"]
@@ -107,19 +115,7 @@ decoder_stem = ["trunk8", "trunk4", "trunk4-render"]
 M = 48
 hyper = 8
 entropy = "mean-scale"
-[arch.encoder]
-stem = "$encoder_stem"
-widths = [0, 24, 32, 64]
-depths = [0, 0, 1, 1]
-block = "depthwise"
-kernel = 3
-[arch.decoder]
-stem = "$decoder_stem"
-widths = [0, 24, 32, 64]
-depths = [0, 1, 0, 1]
-block = "depthwise"
-kernel = 3
-"""
+""" + "".join(SIDE.format(side) for side in ("encoder", "decoder"))
 
 
 def test_every_encoder_begins_with_every_decoder_as_a_codec(tmp_path: Path):
