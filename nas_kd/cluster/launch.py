@@ -18,7 +18,7 @@ from nas_kd.study.domination import drop_checkpoints, line_up_undominated
 from nas_kd.study.events import Listen
 from nas_kd.study.obstacles import require_levels
 from nas_kd.study.polish import polish_front, unpolished
-from nas_kd.study.prepare import prepare
+from nas_kd.study.prepare import prepare, warn_if_changed
 from nas_kd.study.prepared import Prepared
 from nas_kd.study.ranking import rank
 from nas_kd.study.settings import Settings
@@ -90,6 +90,8 @@ def search(
                 prepared = prepare(study, teacher, listen, "cpu" if _on_cpus(machine) else None)
                 with nullcontext(after) if after is not None else ExitStack() as up:
                     _run(study, budget, machine, prepared, listen, up)
+            else:
+                warn_if_changed(study, teacher)
     except UsageError:
         study.withdraw()  # what is refused leaves nothing
         raise

@@ -15,6 +15,13 @@ LEAST = 1e-6
 """Deviation, in units of the picture's range, under which a component counts as empty."""
 SPARE = 0.1
 """Deviation that a latent without a component of its own starts with, beside those of unit variance."""
+EVENED = 0.5
+"""Power of a component's deviation that its channel of a trunk is divided by.
+
+At 0 the first channel is a thousand times as loud as the last, and what a step of training lets a block add is as much
+for both: little of the one, and a multiple of the other. At 1 all are equally loud, those that hold next to nothing
+too.
+"""
 
 
 class Components(NamedTuple):
@@ -42,6 +49,18 @@ def principal_components(x: Tensor, side: int, n: int) -> Components:
     return Components(vectors.float(), std.float(), mean.float())
 
 
+class Features(NamedTuple):
+    """Of a trunk at one resolution [n, C, h, w], and what its channels [C] are to be multiplied by to be components."""
+
+    x: Tensor
+    unit: Tensor
+
+    @property
+    def components(self) -> Tensor:
+        """As orthonormal coordinates of the picture, [n, C, h, w]."""
+        return self.x * self.unit[:, None, None]
+
+
 class Latents(NamedTuple):
     """What an encoder gives: latents [n, M, h, w] of unit variance, and the deviations [M] that they had."""
 
@@ -57,8 +76,8 @@ class Common:
     arrive there, give the same by least squares, and so go with each other's later stages and with all decoders.
     """
 
-    encoder: dict[int, Tensor] = field(default_factory=dict)
-    decoder: dict[int, Tensor] = field(default_factory=dict)
+    encoder: dict[int, Features] = field(default_factory=dict)
+    decoder: dict[int, Features] = field(default_factory=dict)
     latents: Latents | None = None
 
 
@@ -90,24 +109,42 @@ def _inwards(network: Analysis | Synthesis) -> list[Any]:
 def _start_encoder(g_a: Analysis, x: Tensor, common: Common) -> None:
     projections: list[Projection] = _inwards(g_a)
     *outer, head = projections
-    side = 1
+    side, here = 1, _of_pixels(x)
     for layer in outer:
         side *= layer.side
         if side in common.encoder:
-            _follow(layer, x, common.encoder[side])
+            _follow(layer, here.x, common.encoder[side].x)
+            unit = common.encoder[side].unit
         else:
-            found = principal_components(x, layer.side, layer.out_channels)
-            _put(layer, found.vectors, -found.vectors @ found.mean)
-        x = layer(x)
-        common.encoder.setdefault(side, x)
+            found = principal_components(here.components, layer.side, layer.out_channels)
+            unit = _units(found, layer.out_channels)
+            _project(layer, found, here.unit, unit)
+        here = Features(layer(here.x), unit)
+        common.encoder.setdefault(side, here)
     if common.latents is not None:
-        _follow(head, x, common.latents.y)
+        _follow(head, here.x, common.latents.y)
         return
-    found = principal_components(x, head.side, head.out_channels)
-    scaled = found.vectors / found.std[:, None]
-    _put(head, scaled, -scaled @ found.mean)
+    found = principal_components(here.components, head.side, head.out_channels)
+    _project(head, found, here.unit, found.std)
     spare = found.std[-1].repeat(head.out_channels - len(found.std))
-    common.latents = Latents(head(x), torch.cat([found.std, spare]))
+    common.latents = Latents(head(here.x), torch.cat([found.std, spare]))
+
+
+def _of_pixels(x: Tensor) -> Features:
+    return Features(x, torch.ones(x.shape[1]))
+
+
+def _units(found: Components, C: int) -> Tensor:
+    """What components are divided by on a trunk of C channels; those beyond them as they come."""
+    units = torch.ones(C)
+    units[: len(found.std)] = found.std**EVENED
+    return units
+
+
+def _project(layer: Projection, found: Components, given: Tensor, wanted: Tensor) -> None:
+    """Let a projection find components in features of these units, and give them in those that are wanted."""
+    rows = found.vectors / wanted[: len(found.std), None]
+    _put(layer, rows * given.repeat_interleave(layer.side**2), -rows @ found.mean)
 
 
 def _follow(layer: Projection, x: Tensor, wanted: Tensor) -> None:
@@ -130,30 +167,32 @@ def _least_squares(given: Tensor, wanted: Tensor, ridge: float) -> Tensor:
     return torch.linalg.solve(covariance + ridge * torch.eye(len(given)).double(), cross)
 
 
-def _start_decoder(g_s: Synthesis, x: Tensor, known: dict[int, Tensor]) -> Tensor:
+def _start_decoder(g_s: Synthesis, x: Tensor, known: dict[int, Features]) -> Tensor:
     """Set all projections but the one next to the latents; returns what that one is to give."""
     projections: list[BackProjection] = _inwards(g_s)
-    side = 1
+    side, here = 1, _of_pixels(x)
     for layer in projections[:-1]:
         side *= layer.side
         if side in known:
-            _give(layer, known[side], x)
+            _give(layer, known[side].x, here.x)
         else:
-            known[side] = _begin(layer, x)
-        x = known[side]
-    return x
+            known[side] = _begin(layer, here)
+        here = known[side]
+    return here.x
 
 
-def _begin(layer: BackProjection, x: Tensor) -> Tensor:
-    """Set a projection back to the principal components of x; the features that it is to be given."""
-    C, side = layer.out_channels, layer.side
+def _begin(layer: BackProjection, wanted: Features) -> Features:
+    """Set a projection back to the principal components of what it is to give; the features that it is to be given."""
+    C, side, x = layer.out_channels, layer.side, wanted.components
     found = principal_components(x, side, layer.in_channels)
+    n, units = len(found.std), _units(found, layer.in_channels)
+    back = found.vectors.reshape(-1, C, side, side) / wanted.unit[:, None, None]
     layer.weight.zero_()
-    layer.weight[: len(found.std)] = found.vectors.reshape(-1, C, side, side)
-    layer.bias.copy_(found.mean[:: side**2])
+    layer.weight[:n] = back * units[:n, None, None, None]
+    layer.bias.copy_(found.mean[:: side**2] / wanted.unit)
     centred = pixel_unshuffle(x, side) - found.mean[:, None, None]
-    features = torch.einsum("nk,bkhw->bnhw", found.vectors, centred)
-    return pad(features, (0, 0, 0, 0, 0, layer.in_channels - len(found.std)))
+    features = torch.einsum("nk,bkhw->bnhw", found.vectors / units[:n, None], centred)
+    return Features(pad(features, (0, 0, 0, 0, 0, layer.in_channels - n)), units)
 
 
 def _give(layer: BackProjection, features: Tensor, wanted: Tensor) -> None:

@@ -28,7 +28,7 @@ from nas_kd.study.sources import warn_of_few
 from nas_kd.study.study import Study
 from nas_kd.study.trial_artifacts import made_with
 from nas_kd.supernet.from_teacher import inherit, is_family, require_slices
-from nas_kd.supernet.warmup import CARD, STEPS, warm_up
+from nas_kd.supernet.warmup import CARD, STEPS, rate_share, warm_up
 from nas_kd.teachers.lessons import lessons, lessons_folder
 from nas_kd.teachers.targets import TARGETS, PoolRecipe, images_of, target_pool
 from nas_kd.teachers.teacher import Teacher
@@ -98,18 +98,34 @@ def require_unchanged(study: Study, now: Mapping[str, str | None]) -> None:
 
     Raises StudyError where one is no longer what it was when the study was begun.
     """
-    anchor = study.anchor
-    begun = dict[str, str | None]() if anchor is None else {"teacher": anchor.teacher.fingerprint}
-    begun |= study.sources
+    if change := _first_change(study, now):
+        raise StudyError(f"{change}: put that back, or take another --name for a new study")
+    study.keep_sources(_begun_with(study) | {what: value for what, value in now.items() if value})
+
+
+def warn_if_changed(study: Study, teacher: Teacher) -> None:
+    """Say of a study to which nothing is added that it rests on another teacher than today's."""
+    if change := _first_change(study, {"teacher": teacher.fingerprint}):
+        logger.warning(
+            "%s; its trials stay as they are, take another --name for a new study", change
+        )
+
+
+def _first_change(study: Study, now: Mapping[str, str | None]) -> str | None:
+    begun = _begun_with(study)
     for what, value in now.items():
         if (was := begun.get(what)) is not None and value is not None and was != value:
-            raise StudyError(
+            return (
                 f"study {study.settings.name}: {what} {getattr(study.settings, what)} is not what it was when "
-                f"the study was begun (fingerprint {value[:8]}, it was {was[:8]}): put that back, or take another "
-                "--name for a new study"
+                f"the study was begun (fingerprint {value[:8]}, it was {was[:8]})"
             )
-        begun[what] = value or was
-    study.keep_sources(begun)
+    return None
+
+
+def _begun_with(study: Study) -> dict[str, str | None]:
+    anchor = study.anchor
+    begun = dict[str, str | None]() if anchor is None else {"teacher": anchor.teacher.fingerprint}
+    return begun | study.sources
 
 
 def drawn_anew(study: Study, device: str) -> bool:
@@ -190,7 +206,8 @@ def warm(
         return inherit(cache / INHERITED, teacher)
     steps = STEPS if settings.warmup is None else settings.warmup
     report = told_of("warm-up of shared weights", steps, listen)
-    opened, recipe = lessons(pool, best_device(), settings.data), settings.recipe(steps)
+    opened = lessons(pool, best_device(), settings.data)
+    recipe = settings.recipe(steps, rate_share(space))
     try:
         return warm_up(cache / WARMED, space, teacher.lmbdas, opened, recipe, settings.loss, report)
     except TrialFailed as failure:

@@ -30,15 +30,24 @@ from nas_kd.seeds import derived_seed
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.teachers.targets import Lessons
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the parameters that students share, or their training, change."""
 STEPS = 1000
 """Steps where nothing is said and the teacher is no family of the space."""
 SHARED, CARD = "shared.safetensors", "card.json"
+CALM = 192
+"""Channels of the widest stage up to which a linear codec bears the whole rate (entry 69 of benchmarks/LOG.md)."""
 BETWEEN = 2
 """Random archs per step, beside the largest and the smallest."""
 FEW, EXCHANGE = 48, 500
 """Random archs that a GPU's warm-up has graphs of (48 took 13.7 s and 2.9 GiB on an H200), and steps that they stay."""
+
+
+def rate_share(space: SearchSpace) -> float:
+    """What a warm-up takes of the learning rate: a step moves what a stage gives by as much as the stage is wide."""
+    archs = space.corners(True)
+    widest = max(width for a in archs for side in (a.encoder, a.decoder) for width in side.widths)
+    return min(1.0, CALM / widest)
 
 
 def sandwich(shared: Shared, seed: int, few: bool = False) -> Callable[[int], list[Forward]]:

@@ -319,6 +319,21 @@ def test_latents_of_an_untrained_trunk_have_unit_variance_and_the_order_of_energ
 
 
 @torch.no_grad()
+def test_channels_of_an_untrained_trunk_are_as_loud_as_roots_of_their_components(monkeypatch):
+    x = _pictures(60)
+    arch = Arch(WIDE, WIDE, M=24, hyper=8)
+    student = _student(arch)
+    found = next(iter(student.g_a.stem.values()))(x).std((0, 2, 3))
+    monkeypatch.setattr("nas_kd.codec.trunk.EVENED", 0.0)
+    plain = _student(arch)
+    components = next(iter(plain.g_a.stem.values()))(x).std((0, 2, 3))
+    assert components[0] > 5 * components[-1]
+    assert torch.allclose(found, components**0.5, rtol=0.1)
+    again = [each.synthesis(each.analysis(x)) for each in (student, plain)]
+    assert torch.allclose(*again, atol=1e-3)
+
+
+@torch.no_grad()
 def test_blocks_of_an_untrained_trunk_are_the_identity():
     bare = replace(TRUNK, depths=(0, 0, 0, 0))
     x = _pictures(4)

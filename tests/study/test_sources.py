@@ -9,7 +9,7 @@ from PIL import Image
 
 from nas_kd.errors import StudyError
 from nas_kd.study.polish import polish
-from nas_kd.study.prepare import drawn_anew, prepare
+from nas_kd.study.prepare import drawn_anew, prepare, warn_if_changed
 from nas_kd.study.study import Settings, Study
 from nas_kd.study.task import task_of
 from nas_kd.study.trial import run_trial
@@ -95,3 +95,16 @@ def test_a_teacher_of_other_weights_stops_a_study_also_one_without_sources(setti
             begin(settings, other)
         # As an earlier version left it: its anchor alone knows the teacher.
         Study(settings).optuna.set_user_attr("sources", {})
+
+
+def test_a_finished_study_says_that_its_teacher_has_changed(settings, caplog):
+    begin(settings)
+    caplog.clear()
+    teacher = load_teacher("mini")
+    warn_if_changed(Study(settings), teacher)
+    assert not caplog.messages
+    teacher.fingerprint = "0123456789"
+    warn_if_changed(Study(settings), teacher)
+    (said,) = caplog.messages
+    assert "teacher mini is not what it was" in said
+    assert "--name" in said

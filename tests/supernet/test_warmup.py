@@ -13,7 +13,16 @@ from nas_kd.data.images import crop_pool, open_images
 from nas_kd.distillation.loss import CONTROL, Batch, Weights, distillation_loss
 from nas_kd.distillation.training import Recipe, Run
 from nas_kd.supernet.shared_weights import Shared
-from nas_kd.supernet.warmup import CARD, EXCHANGE, FEW, SHARED, load_shared, sandwich, warm_up
+from nas_kd.supernet.warmup import (
+    CARD,
+    EXCHANGE,
+    FEW,
+    SHARED,
+    load_shared,
+    rate_share,
+    sandwich,
+    warm_up,
+)
 from nas_kd.teachers.curve_cache import measured_once
 from nas_kd.teachers.lessons import lessons, lessons_folder
 from nas_kd.teachers.targets import PoolRecipe, TargetPool, target_pool
@@ -173,6 +182,11 @@ def test_a_warm_up_is_the_same_whatever_the_number_of_threads(tmp_path, pool):
         files.append((folder / "shared.safetensors").read_bytes())
     torch.set_num_threads(1)
     assert files[0] == files[1]
+
+
+def test_a_space_with_wide_stages_is_warmed_up_at_a_lower_rate():
+    assert rate_share(load_space("demo")) == rate_share(load_space("asymmetric")) == 1
+    assert rate_share(load_space("phone")) == 192 / 512
 
 
 def test_archs_that_have_graphs_are_few_and_are_exchanged():
