@@ -18,9 +18,9 @@ SPARE = 0.1
 EVENED = 0.5
 """Power of a component's deviation that its channel of a trunk is divided by.
 
-At 0 the first channel is a thousand times as loud as the last, and what a step of training lets a block add is as much
-for both: little of the one, and a multiple of the other. At 1 all are equally loud, those that hold next to nothing
-too.
+At 0 the first of 512 channels at 1/16 is over a thousand times as loud as the last, and what a step of training lets a
+block add is as much for both: little of the one, and a multiple of the other. At 1 all are equally loud, those that
+hold next to nothing too.
 """
 
 

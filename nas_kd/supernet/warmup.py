@@ -36,7 +36,7 @@ STEPS = 1000
 """Steps where nothing is said and the teacher is no family of the space."""
 SHARED, CARD = "shared.safetensors", "card.json"
 CALM = 192
-"""Channels of the widest stage up to which a linear codec bears the whole rate (entry 69 of benchmarks/LOG.md)."""
+"""Channels of the widest stage up to which a trunk bears the whole rate (entry 69 of benchmarks/LOG.md)."""
 BETWEEN = 2
 """Random archs per step, beside the largest and the smallest."""
 FEW, EXCHANGE = 48, 500
@@ -45,9 +45,9 @@ FEW, EXCHANGE = 48, 500
 
 def rate_share(space: SearchSpace) -> float:
     """What a warm-up takes of the learning rate: a step moves what a stage gives by as much as the stage is wide."""
-    archs = space.corners(True)
-    widest = max(width for a in archs for side in (a.encoder, a.decoder) for width in side.widths)
-    return min(1.0, CALM / widest)
+    sides = [side for arch in space.corners(True) for side in (arch.encoder, arch.decoder)]
+    widest = max((width for side in sides if side.trunk for width in side.widths), default=0)
+    return CALM / max(CALM, widest)
 
 
 def sandwich(shared: Shared, seed: int, few: bool = False) -> Callable[[int], list[Forward]]:

@@ -184,9 +184,13 @@ def test_a_warm_up_is_the_same_whatever_the_number_of_threads(tmp_path, pool):
     assert files[0] == files[1]
 
 
-def test_a_space_with_wide_stages_is_warmed_up_at_a_lower_rate():
+def test_a_space_with_wide_stages_on_a_trunk_is_warmed_up_at_a_lower_rate(tmp_path):
     assert rate_share(load_space("demo")) == rate_share(load_space("asymmetric")) == 1
     assert rate_share(load_space("phone")) == 192 / 512
+    prim = Path(__file__).parents[2] / "search_spaces" / "prim.toml"
+    wide = tmp_path / "wide.toml"
+    wide.write_text(prim.read_text().replace("112, 128]", "112, 320]"))
+    assert rate_share(load_space(str(wide))) == 1
 
 
 def test_archs_that_have_graphs_are_few_and_are_exchanged():
