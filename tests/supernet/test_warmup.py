@@ -190,6 +190,7 @@ def test_a_space_with_wide_stages_on_a_trunk_is_warmed_up_at_a_lower_rate(tmp_pa
     prim = Path(__file__).parents[2] / "search_spaces" / "prim.toml"
     wide = tmp_path / "wide.toml"
     wide.write_text(prim.read_text().replace("112, 128]", "112, 320]"))
+    assert max(a.encoder.widths[0] for a in load_space(str(wide)).corners(True)) == 320
     assert rate_share(load_space(str(wide))) == 1
 
 
