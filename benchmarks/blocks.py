@@ -50,10 +50,14 @@ GATES = (False, False, False, True)
 
 
 def form(
-    decoder: Transform = PLAIN, encoder: Transform = PLAIN, entropy: Entropy = "mean-scale"
+    decoder: Transform = PLAIN,
+    encoder: Transform = PLAIN,
+    entropy: Entropy = "mean-scale",
+    M: int = 192,
+    hyper: int = 64,
 ) -> Arch:
     """A student of these sides."""
-    return Arch(encoder, decoder, M=192, hyper=64, entropy=entropy).canonical()
+    return Arch(encoder, decoder, M=M, hyper=hyper, entropy=entropy).canonical()
 
 
 FORMS = {
@@ -93,6 +97,10 @@ FORMS = {
     "dual, renderer": form(
         replace(PLAIN, stem="trunk4-render", widths=(0, 48, 0, 256), depths=(0, 1, 0, 2)),
         entropy="dual",
+    ),
+    "dual, hyper 32": form(replace(PLAIN, widths=(0, 48, 96, 320)), entropy="dual", hyper=32),
+    "dual, M 128, hyper 32": form(
+        replace(PLAIN, widths=(0, 48, 96, 336)), entropy="dual", M=128, hyper=32
     ),
     "encoder of patches": form(encoder=PATCHES),
     "encoder of patches, channel gates": form(encoder=replace(PATCHES, attention=GATES)),

@@ -1,8 +1,8 @@
 """What each term of the distillation loss brings: the same student on the same batches, with and without the teacher.
 
 An arm weighs kd_x, kd_y and kd_z ("x0.5 y0.05"); "fade" lets the weights fall to zero over that share of the steps.
-Its figures are the mean logarithm of the R-D cost over levels on the built-in evaluation photographs, and the BD-rate
-against the control (no teacher, same seed) over the interval that studies use; lower is better for both.
+Its figures are the mean logarithm of the R-D cost over levels on the evaluation pictures, and the BD-rate against the
+control (no teacher, same seed) over the interval that studies use; lower is better for both.
 
     python benchmarks/terms.py --quick
 """
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--optimiser", choices=get_args(Optimiser), default="adam")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--data", default="builtin")
+    parser.add_argument("--eval-data", default="builtin")
     parser.add_argument("--crops", type=int, default=500)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "nas-kd-terms"))
     args = parser.parse_args()
@@ -112,7 +113,7 @@ def main() -> None:
     pictures_too = any(weights_of(arm)[0].kd_x for arm in arms)
     recipe_of = PoolRecipe(args.data, args.crops, x_hat=pictures_too)
     pool = TargetPool(target_pool(args.cache / "targets", teacher, recipe_of))
-    images = open_images("builtin", "eval")
+    images = open_images(args.eval_data, "eval")
     interval = interval_db(evaluate(teacher, images).curve())
     rows = []
     for seed in map(int, args.seeds.split(",")):

@@ -57,8 +57,13 @@ class SymbolCoder:
             # CompressAI's buffer has a word per symbol; two words of state and half a word per symbol
             # overrun it. What is coded after the last wanted symbol is never read.
             symbols, indexes = symbols * 3, indexes * 3
-        tables = (self.cdfs, self.sizes, self.offsets)
-        return RansEncoder().encode_with_indexes(symbols, indexes, *tables)
+        return RansEncoder().encode_with_indexes(
+            symbols, indexes, *self._up_to(max(indexes), self.offsets)
+        )
+
+    def _up_to(self, last: int, offsets: list[int]) -> tuple[list[list[int]], list[int], list[int]]:
+        """Tables up to one of them: CompressAI's coder copies all that it is given, the widest the longest."""
+        return self.cdfs[: last + 1], self.sizes[: last + 1], offsets[: last + 1]
 
     def decode(self, string: bytes, indexes: Tensor) -> Tensor:
         """int32 symbols [n] of any string; a wrong one gives wrong symbols or BitstreamError."""
@@ -67,9 +72,8 @@ class SymbolCoder:
         padded = string + bytes(WORD * (len(indexes) + 2))
         # torch's tolist takes twice NumPy's time, and a list of numbers to an array five times a list of bytes.
         tables = indexes.numpy()
-        found = RansDecoder().decode_with_indexes(
-            padded, tables.tolist(), self.cdfs, self.sizes, self.zeros
-        )
+        used = self._up_to(int(tables.max()), self.zeros)
+        found = RansDecoder().decode_with_indexes(padded, tables.tolist(), *used)
         place = _array(found)
         symbols = from_numpy(np.add(place, self.starts.numpy().take(tables), dtype=np.int32))
         outside = np.flatnonzero(place == self.escapes.numpy().take(tables))

@@ -143,6 +143,20 @@ def bd_rate(anchor: RDCurve, test: RDCurve, interval_db: Interval | None = None)
     return BDRate(akima, None, pchip, _bd_psnr_db(anchor, test), uncovered_db, interval)
 
 
+def per_image_bd_rates(
+    anchor_per_image: Sequence[RDCurve],
+    test_per_image: Sequence[RDCurve],
+    intervals_db: Sequence[Interval | None],
+) -> list[float | None]:
+    """BD-rate of each image in percent; None where there is none, or its anchor is no sound curve."""
+    return [
+        bd_rate(anchor, test, interval).value if _curve_defect(anchor) is None else None
+        for anchor, test, interval in zip(
+            anchor_per_image, test_per_image, intervals_db, strict=True
+        )
+    ]
+
+
 def bootstrap_bd_rate(
     anchor_per_image: Sequence[RDCurve],
     test_per_image: Sequence[RDCurve],
@@ -168,11 +182,7 @@ def bootstrap_bd_rate(
             f"{counts[2]} intervals and {resamples} resamples: give one of each per image, and at "
             "least 1 resample"
         )
-    figures = [
-        bd_rate(anchor, test, interval).value
-        for anchor, test, interval in zip(anchor_per_image, test_per_image, intervals, strict=True)
-        if _curve_defect(anchor) is None
-    ]
+    figures = per_image_bd_rates(anchor_per_image, test_per_image, intervals)
     return _bootstrap(np.array([v for v in figures if v is not None]), seed, resamples)
 
 

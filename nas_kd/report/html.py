@@ -24,7 +24,7 @@ from nas_kd.report.trial_rows import STATES, columns, entry
 from nas_kd.study.record import record
 from nas_kd.study.settings import KNOWN_OBJECTIVES, OBJECTIVES, TEACHER
 from nas_kd.study.study import Study
-from nas_kd.study.uncertainty import notes
+from nas_kd.study.told_apart import notes
 
 TEMPLATES = ASSETS / "report"
 

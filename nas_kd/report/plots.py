@@ -19,7 +19,8 @@ from nas_kd.report.frontier import draw_frontier, frontiers, place_names
 from nas_kd.report.rd_plot import COLOURS, draw, lines_of
 from nas_kd.study.record import record
 from nas_kd.study.study import Study
-from nas_kd.study.uncertainty import UNITS, notes, uncertainty_of, value_of
+from nas_kd.study.told_apart import notes
+from nas_kd.study.uncertainty import UNITS, uncertainty_of, value_of
 
 WIDTH = 150
 """Characters of a line of notes under a plot."""

@@ -22,7 +22,8 @@ from nas_kd.study.domination import absences
 from nas_kd.study.polish import best_folder
 from nas_kd.study.record import cost_of, rd_of, record
 from nas_kd.study.study import Study
-from nas_kd.study.uncertainty import SCALE, alike, notes
+from nas_kd.study.told_apart import alike, notes
+from nas_kd.study.uncertainty import SCALE
 
 HEADS = {name: one.head for name, one in TABLE.items()}
 """Of a table's columns, which are narrow."""

@@ -1,16 +1,15 @@
-"""What a trial's figure is worth: its value in the unit that is printed, its bar, and whom it cannot be told from."""
+"""What a trial's figure is worth: its value in the unit that is printed, and its bar."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial
 
 from nas_kd.errors import StudyError
-from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate
+from nas_kd.evaluation.bd_rate import RDCurve, bootstrap_bd_rate, per_image_bd_rates
 from nas_kd.evaluation.rate_distortion import Measured
-from nas_kd.objectives import BD_RATES, MEASURED, SIMILAR, TABLE, of_kind
+from nas_kd.objectives import BD_RATES, SIMILAR, TABLE, of_kind
 from nas_kd.study.anchor import Anchor, interval_db
 from nas_kd.study.record import record
 
@@ -62,20 +61,31 @@ def quality_bar(anchor: Anchor | None, rd: Measured | None, name: str) -> float 
 
 def over_pictures(anchor: Anchor, rd: Measured, name: str) -> float | None:
     """Half the 95 % interval of a BD-rate over the pictures; None where the anchor has no curves of their own."""
+    if (pairs := _curves(anchor, rd, name)) is None:
+        return None
+    found = bootstrap_bd_rate(*pairs[:2], seed=0, intervals_db=pairs[2])
+    return None if found.low is None or found.high is None else (found.high - found.low) / 2
+
+
+def by_picture(anchor: Anchor | None, rd: Measured | None, name: str) -> list[float | None]:
+    """BD-rate of each picture in per cent, None where there is none; empty where nothing is known by picture."""
+    if anchor is None or rd is None or (pairs := _curves(anchor, rd, name)) is None:
+        return []
+    return per_image_bd_rates(*pairs)
+
+
+def _curves(
+    anchor: Anchor, rd: Measured, name: str
+) -> tuple[list[RDCurve], list[RDCurve], list[tuple[float, float]]] | None:
+    """Of each picture the teacher's curve, the trial's and the interval, where the teacher's own rises."""
     teacher = anchor.by(name).per_image
     curves = rd.similarity_per_image() if name == SIMILAR else rd.per_image()
     if not teacher or len(teacher) != len(curves):
         return None
-    pairs = [
+    known = [
         (t, c, i) for t, c in zip(teacher, curves, strict=True) if (i := _middle(t)) is not None
     ]
-    found = bootstrap_bd_rate(
-        [t for t, _, _ in pairs],
-        [c for _, c, _ in pairs],
-        seed=0,
-        intervals_db=[i for *_, i in pairs],
-    )
-    return None if found.low is None or found.high is None else (found.high - found.low) / 2
+    return [t for t, _, _ in known], [c for _, c, _ in known], [i for *_, i in known]
 
 
 def _middle(teacher: RDCurve) -> tuple[float, float] | None:
@@ -83,56 +93,3 @@ def _middle(teacher: RDCurve) -> tuple[float, float] | None:
         return interval_db(teacher)
     except StudyError:
         return None  # on this picture the teacher's own curve does not rise
-
-
-def alike(study: Study) -> dict[str, list[list[int]]]:
-    """By objective, the front's members whose intervals all overlap: numbers of trials, from two on."""
-    found: dict[str, list[list[int]]] = {}
-    for name in study.settings.objectives:
-        # A bar on a BD-rate is a 95 % interval already; a standard uncertainty counts twice.
-        times = 1.0 if name in BD_RATES else 2.0
-        spans = []
-        for trial in study.front():
-            value, bar = value_of(study, trial, name), uncertainty_of(study, trial, name)
-            if value is not None and bar is not None:
-                spans.append((trial.number, value - times * bar, value + times * bar))
-        if groups := overlapping(spans):
-            found[name] = groups
-    return found
-
-
-def overlapping(spans: Sequence[tuple[int, float, float]]) -> list[list[int]]:
-    """Groups of (number, low, high) that share a point all together, each number in one group at most."""
-    groups: list[list[int]] = []
-    least_high = float("-inf")
-    for number, low, high in sorted(spans, key=lambda span: span[1] + span[2]):
-        if groups and low <= least_high:
-            groups[-1].append(number)
-            least_high = min(least_high, high)
-        else:
-            groups.append([number])
-            least_high = high
-    return [group for group in groups if len(group) > 1]
-
-
-SAID = {
-    "bd_rate": "BD-rate on these pictures",
-    SIMILAR: "BD-rate by MS-SSIM on these pictures",
-} | {
-    name: f"measured {' of the '.join(name.split(':'))}"
-    for name in of_kind(tuple(TABLE), *MEASURED)
-}
-
-
-def notes(study: Study) -> list[str]:
-    """What ``alike`` found, a sentence each."""
-    return [
-        f"by {SAID[name]} trials {_listed(group)} count as one: their intervals overlap"
-        for name, groups in alike(study).items()
-        for group in groups
-    ]
-
-
-def _listed(numbers: list[int]) -> str:
-    *most, last = map(str, numbers)
-    return f"{', '.join(most)} and {last}"

@@ -12,6 +12,7 @@ from nas_kd.codec.entropy_coding import anchors, make_tables
 from nas_kd.codec.exact_arithmetic import (
     FRACTION,
     ExactHyper,
+    ExactTables,
     exact_context,
     exact_gain,
     exact_layer,
@@ -66,6 +67,28 @@ def test_scales_on_a_bound_and_beside_it_find_the_table_that_counting_finds(loga
     scales = torch.cat([away if logarithmic else away.clamp(min=0), bounds, *just, middles])
     counted = torch.bucketize(scales, bounds[:-1])
     assert torch.equal(scale_indexes(scales, logarithmic).long(), counted)
+
+
+def beside_bounds(n: int) -> torch.Tensor:
+    """Logarithms on the bounds of tables, the next numbers above and below, and others, [n]."""
+    bounds = torch.tensor(scale_logs(), dtype=torch.float64)
+    just = [torch.nextafter(bounds, torch.full_like(bounds, side)) for side in (-1e9, 1e9)]
+    some = torch.cat([bounds, *just])
+    return torch.cat([some, torch.randn(n - len(some), dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 1e-3, 1.0, 30.0, 1e4])
+@torch.no_grad()
+def test_tables_found_in_float32_are_those_of_exact_arithmetic(magnitude: float):
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(16, 240, 4, stride=4)
+    nn.init.zeros_(layer.bias)
+    z = snap(torch.randn(16, 5, 9).double() * magnitude)
+    log_gain = beside_bounds(240)
+    scales = exact_layer(layer)(z[None])[0].clamp(-8, 8)
+    expected = scale_indexes(scales + log_gain[:, None, None], logarithmic=True)
+    assert torch.equal(ExactTables(layer)(z, log_gain).int(), expected)
+    assert magnitude == 1e4 or len(expected.unique()) > 60  # at 1e4 the clamp leaves few
 
 
 def test_a_convolution_is_the_one_in_whole_numbers():
