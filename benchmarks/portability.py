@@ -7,8 +7,8 @@ our coder, and read in all settings too: that a file decodes to its writer's lat
 computed them. ``other_files`` says how many of these differ from those that PyTorch wrote (its float32 is another's),
 ``x_hat_off`` by how much ONNX Runtime's pictures of the decoded latents are off PyTorch's at most, in [0, 1].
 
-The settings: one and two threads, oneDNN on and off, and the instruction sets that PyTorch, oneDNN and MKL are told
-to use, which is as near to another machine as one machine gets. Each reader is a process of its own and makes
+The settings: one and two threads, oneDNN on and off, and the instruction sets that PyTorch, oneDNN, MKL and OpenBLAS
+are told to use, which is as near to another machine as one machine gets. Each reader is a process of its own and makes
 the coding tables itself. ``other_symbols``: files whose symbols are not the writer's, which is never to happen;
 ``differ``: files whose latents are not bit for bit the writer's, which for students that predict steps may happen;
 ``garbled``: those among them that differ by more than rounding.
@@ -33,17 +33,23 @@ from harness import MINI, add_out, finish, hardware, options
 
 CROP_PX = 256
 LEVELS = (1, 2.5, 4, 6)
+NEWER_CPU = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
 OLD_CPU = {
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
     "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    "OPENBLAS_CORETYPE": "Nehalem",  # NumPy's products
 }
 SETTINGS: dict[str, tuple[int, bool, dict[str, str]]] = {
     "same": (1, True, {}),
     "threads_2": (2, True, {}),
     "no_onednn": (1, False, {}),
     "no_onednn_threads_2": (2, False, {}),
-    "avx2": (1, True, {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    "avx2": (1, True, NEWER_CPU),
     "sse4": (1, True, OLD_CPU),
     "sse4_no_onednn": (1, False, OLD_CPU),
 }
