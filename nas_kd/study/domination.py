@@ -1,8 +1,8 @@
 """Whether an arch is known to be dominated before its energy is read: then it need not be.
 
-A rival that was read must have less of everything: no more of what is counted, a quality better beyond both bars,
-and an energy below what the model of the readings so far says of the arch, by two standard deviations. What was not
-read is read in the end after all where the readings since no longer show it to be dominated.
+A rival that was read must have less of everything: no more of what is counted, a quality better beyond chance, picture
+by picture, and an energy below what the model of the readings so far says of the arch, by two standard deviations. What
+was not read is read in the end after all where the readings since no longer show it to be dominated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from nas_kd.reasons import Reason
 from nas_kd.study.energy_guess import EnergyGuess, work
 from nas_kd.study.record import CHECKPOINT, record
 from nas_kd.study.sampler import counted
-from nas_kd.study.uncertainty import quality_bar
+from nas_kd.study.told_apart import difference
+from nas_kd.study.uncertainty import by_picture
 
 if TYPE_CHECKING:
     from nas_kd.study.study import Study
@@ -32,14 +33,21 @@ DEVIATIONS = 2.0
 
 @dataclass(frozen=True)
 class Bound:
-    """From this quality on an arch is known to be dominated, and by which trial."""
+    """What is worse than this quality is known to be dominated, and by which trial.
+
+    pictures: the rival's BD-rates by picture; None where a quality is what it is.
+    """
 
     quality: float
     trial: int
+    pictures: list[float | None] | None = None
 
-    def excludes(self, quality: float, bar: float | None) -> bool:
-        """Whether a quality is worse beyond its own bar as well; one without a bar may be anything."""
-        return bar is not None and quality - bar > self.quality
+    def excludes(self, quality: float, pictures: list[float | None] | None) -> bool:
+        """Whether a quality is worse beyond chance; of one that is not known by picture nothing is known."""
+        if quality <= self.quality or self.pictures is None:
+            return quality > self.quality
+        found = difference(self.pictures, pictures or [])
+        return found is not None and found[0] > found[1]
 
     @property
     def said(self) -> str:
@@ -60,22 +68,18 @@ def bound_of(study: Study, arch: Arch) -> Bound | None:
     if study.grid is not None or len(qualities) != 1 or not energies or measured != energies:
         return None
     least_mj = {name: _least_mj(study, arch, name) for name in energies}
-    found: Bound | None = None
     place = objectives.index(qualities[0])
     cheaper = list(_cheaper(study, arch, least_mj))
     for rival in sorted(cheaper, key=lambda trial: trial.values[place]):
-        value = rival.values[place]
-        if found is not None and value >= found.quality:
-            break
-        bar = bar_of(study, rival, qualities[0])
-        if bar is not None and (found is None or value + bar < found.quality):
-            found = Bound(value + bar, rival.number)
-    return found
+        pictures = pictures_of(study, rival, qualities[0])
+        if pictures is None or len(pictures) > 1:
+            return Bound(rival.values[place], rival.number, pictures)
+    return None
 
 
-def bar_of(study: Study, trial: FrozenTrial, quality: str) -> float | None:
-    """By how much other pictures might move a trial's quality, in the unit of its value."""
-    return quality_bar(study.anchor, record(trial).rd, quality)
+def pictures_of(study: Study, trial: FrozenTrial, quality: str) -> list[float | None] | None:
+    """A trial's BD-rates by picture; None where its quality is what it is."""
+    return by_picture(study.anchor, record(trial).rd, quality)
 
 
 def _least_mj(study: Study, arch: Arch, name: str) -> float | None:
@@ -134,7 +138,7 @@ def line_up_undominated(study: Study) -> int:
 def _still_dominated(study: Study, trial: FrozenTrial) -> bool:
     bound = bound_of(study, record(trial).arch)
     return bound is not None and all(
-        bound.excludes(value, bar_of(study, trial, name))
+        bound.excludes(value, pictures_of(study, trial, name))
         for name, value in record(trial).quality.items()
     )
 

@@ -57,25 +57,37 @@ def grouped(count: int, apart: Apart) -> list[list[int]]:
 def _apart_by(study: Study, trials: Sequence[FrozenTrial], name: str) -> Apart:
     """Trials of which nothing is known are apart from all others."""
     if name in BD_RATES:
-        pictures = [by_picture(study.anchor, record(trial).rd, name) for trial in trials]
-        return lambda i, j: differ(pictures[i], pictures[j])
+        pictures = [by_picture(study.anchor, record(trial).rd, name) or [] for trial in trials]
+        return lambda i, j: pictures_differ(pictures[i], pictures[j])
     readings = [(value_of(study, t, name), uncertainty_of(study, t, name)) for t in trials]
-    return lambda i, j: _readings_differ(readings[i], readings[j])
+    return lambda i, j: readings_differ(readings[i], readings[j])
 
 
-def differ(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
-    """Whether the mean of paired differences lies beyond its interval (``CONFIDENCE``); yes where there are no two."""
+def difference(
+    first: Sequence[float | None], second: Sequence[float | None]
+) -> tuple[float, float] | None:
+    """By how much the second lies above the first in the mean of pairs, and half the interval of that (``CONFIDENCE``).
+
+    None where fewer than two pairs are known.
+    """
     known = zip(first, second, strict=False)
     pairs = [b - a for a, b in known if a is not None and b is not None]
     if (n := len(pairs)) < 2:
-        return True
+        return None
     reach = stdtrit(n - 1, (1 + CONFIDENCE) / 2) * stdev(pairs) / sqrt(n)
-    return bool(abs(fmean(pairs)) > reach)
+    return fmean(pairs), float(reach)
 
 
-def _readings_differ(
+def pictures_differ(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
+    """Whether two figures, given by picture, differ; yes where nothing is known."""
+    found = difference(first, second)
+    return found is None or abs(found[0]) > found[1]
+
+
+def readings_differ(
     first: tuple[float | None, float | None], second: tuple[float | None, float | None]
 ) -> bool:
+    """Whether two readings, each with its uncertainty, differ; yes where nothing is known."""
     (a, a_sd), (b, b_sd) = first, second
     if a is None or b is None or a_sd is None or b_sd is None:
         return True

@@ -30,7 +30,7 @@ from nas_kd.study.cost_gate import OF_KIND, Measure, gate
 from nas_kd.study.domination import Bound
 from nas_kd.study.limits import Limits, excess, reason_of
 from nas_kd.study.record import CHECKPOINT, Outcome
-from nas_kd.study.uncertainty import quality_bar
+from nas_kd.study.uncertainty import by_picture
 from nas_kd.supernet.from_teacher import Inherited
 from nas_kd.supernet.shared_weights import Shared
 from nas_kd.teachers.targets import Lessons
@@ -223,7 +223,7 @@ def _unread(
     """What is kept of a student that is known to be dominated: its quality, and why it has no energy."""
     (name,) = of_kind(task.objectives, "quality")
     value = values[name]
-    if value is None or not bound.excludes(value, quality_bar(task.anchor, measured, name)):
+    if value is None or not bound.excludes(value, by_picture(task.anchor, measured, name)):
         return {}
     absent = Reading.unavailable(f"not read: {bound.said}").to_json()
     return {"quality": {name: value}} | {one: absent for one in of_kind(task.objectives, *MEASURED)}

@@ -52,13 +52,6 @@ def _over_pictures(study: Study, trial: FrozenTrial, name: str) -> float | None:
     return over_pictures(anchor, rd, name)
 
 
-def quality_bar(anchor: Anchor | None, rd: Measured | None, name: str) -> float | None:
-    """The bar of a quality objective; an R-D cost is what it is on the study's pictures."""
-    if name not in BD_RATES:
-        return 0.0
-    return None if anchor is None or rd is None else over_pictures(anchor, rd, name)
-
-
 def over_pictures(anchor: Anchor, rd: Measured, name: str) -> float | None:
     """Half the 95 % interval of a BD-rate over the pictures; None where the anchor has no curves of their own."""
     if (pairs := _curves(anchor, rd, name)) is None:
@@ -67,8 +60,13 @@ def over_pictures(anchor: Anchor, rd: Measured, name: str) -> float | None:
     return None if found.low is None or found.high is None else (found.high - found.low) / 2
 
 
-def by_picture(anchor: Anchor | None, rd: Measured | None, name: str) -> list[float | None]:
-    """BD-rate of each picture in per cent, None where there is none; empty where nothing is known by picture."""
+def by_picture(anchor: Anchor | None, rd: Measured | None, name: str) -> list[float | None] | None:
+    """BD-rate of each picture in per cent, None where there is none; empty where nothing is known by picture.
+
+    None for other objectives: an R-D cost is what it is on the study's pictures.
+    """
+    if name not in BD_RATES:
+        return None
     if anchor is None or rd is None or (pairs := _curves(anchor, rd, name)) is None:
         return []
     return per_image_bd_rates(*pairs)

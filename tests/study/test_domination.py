@@ -93,7 +93,7 @@ def test_what_is_not_read_would_not_have_been_on_the_front(study):
         arch = DEMO.draw(seed)
         own = [cost_bpp(arch, seed), float(arch_cost(arch).total.macs), energy_mj(arch)]
         bound = bound_of(study, arch)
-        if bound is not None and bound.excludes(own[0], 0.0):
+        if bound is not None and bound.excludes(own[0], None):
             excluded += 1
             assert len(known) not in pareto_front([*known, own])
             rival = study.trials[bound.trial].values
@@ -112,7 +112,7 @@ def test_an_arch_of_less_energy_than_all_rivals_is_read_however_bad_it_is(study)
     [
         ("rd_cost", "flops", "latency"),
         ("rd_cost", "energy", "latency"),
-        ("bd_rate", "flops", "energy"),  # these trials have no bars
+        ("bd_rate", "flops", "energy"),  # these trials have no BD-rates by picture
     ],
 )
 def test_where_it_cannot_be_known_everything_is_read(study, dear, objectives):
@@ -130,11 +130,19 @@ def test_in_a_grid_and_before_there_are_eight_readings_everything_is_read(study,
     assert bound_of(study, dear) is None
 
 
-def test_a_quality_within_its_bar_or_without_one_is_not_excluded():
-    bound = Bound(10.0, 3)
-    assert bound.excludes(13.0, 2.0)
-    assert not bound.excludes(11.0, 2.0)
-    assert not bound.excludes(13.0, None)
+def test_a_quality_is_excluded_where_it_is_worse_beyond_chance_picture_by_picture():
+    bound = Bound(10.0, 3, [-20.0, 5.0, 15.0, 40.0])
+    assert bound.excludes(11.0, [-19.0, 6.1, 15.9, 41.0])
+    assert not bound.excludes(9.0, [-19.0, 6.1, 15.9, 41.0])
+    assert not bound.excludes(11.0, [-21.0, 3.9, 14.1, 39.0])
+    assert not bound.excludes(11.0, [-25.0, 8.0, 15.0, 46.0])
+    assert not bound.excludes(50.0, [])
+    assert not bound.excludes(50.0, None)
+
+
+def test_an_rd_cost_is_excluded_where_it_is_worse():
+    assert Bound(10.0, 3).excludes(10.1, None)
+    assert not Bound(10.0, 3).excludes(10.0, None)
 
 
 def tell_unread(study, cost: float):
@@ -225,8 +233,9 @@ def test_a_trial_above_its_bound_is_scored_and_not_measured(tmp_path, bound):
 
 def test_the_bound_travels_with_the_order():
     prepared = Prepared(Settings("s", "demo"), (0.01,), *["/"] * 2, ANCHOR, "/s")
-    order = Order(3, DEMO.draw(0), prepared, Bound(1.5, 2))
-    assert Order.from_json(json.loads(json.dumps(order.to_json()))).bound == Bound(1.5, 2)
+    for bound in (Bound(1.5, 2), Bound(1.5, 2, [1.0, None, 2.0])):
+        order = Order(3, DEMO.draw(0), prepared, bound)
+        assert Order.from_json(json.loads(json.dumps(order.to_json()))).bound == bound
     assert Order.from_json(replace(order, bound=None).to_json()).bound is None
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
-from nas_kd.study.told_apart import _readings_differ, differ, grouped
+from nas_kd.study.told_apart import difference, grouped, pictures_differ, readings_differ
 
 
 def test_a_group_is_of_all_with_all_and_of_neighbours():
@@ -13,25 +14,34 @@ def test_a_group_is_of_all_with_all_and_of_neighbours():
 
 def test_what_moves_all_pictures_alike_tells_two_apart_however_far_pictures_lie_from_each_other():
     far = [-40.0, 0.0, 35.0, 80.0]
-    assert differ(far, [x + d for x, d in zip(far, (1.0, 1.2, 0.9, 1.1), strict=True)])
-    assert not differ(far, [x + d for x, d in zip(far, (1.0, -1.2, 0.9, -1.1), strict=True)])
+    assert pictures_differ(far, [x + d for x, d in zip(far, (1.0, 1.2, 0.9, 1.1), strict=True)])
+    assert not pictures_differ(
+        far, [x + d for x, d in zip(far, (1.0, -1.2, 0.9, -1.1), strict=True)]
+    )
 
 
-def test_pictures_without_a_figure_are_left_out_and_one_picture_tells_nothing_alike():
-    assert not differ([1.0, None, 3.0, 4.0], [2.0, 9.0, None, 2.0])
-    assert differ([1.0, None], [2.0, 3.0])
-    assert differ([], [])
+def test_pictures_without_a_figure_are_left_out_and_one_picture_tells_nothing():
+    assert not pictures_differ([1.0, None, 3.0, 4.0], [2.0, 9.0, None, 2.0])
+    assert difference([1.0, None], [2.0, 3.0]) is None
+    assert difference([], []) is None
+
+
+def test_a_difference_is_that_of_the_second_and_has_the_interval_of_a_paired_t_test():
+    first, second = [1.0, 2.0, 3.0, 7.0], [2.0, 2.5, 4.5, 9.0]
+    mean, reach = difference(first, second)
+    low, high = ttest_rel(second, first).confidence_interval(0.95)
+    assert (mean - reach, mean + reach) == pytest.approx((low, high))
 
 
 @pytest.mark.parametrize("pictures", [2, 4, 24])
 def test_equal_members_are_told_apart_one_time_in_twenty(pictures: int):
     rng = np.random.default_rng(0)
     drawn = [rng.normal(20, 5, (2, pictures)).tolist() for _ in range(2000)]
-    share = np.mean([differ(a, b) for a, b in drawn])
+    share = np.mean([pictures_differ(a, b) for a, b in drawn])
     assert 0.035 < share < 0.065
 
 
-def test_readings_differ_by_twice_the_uncertainty_of_their_difference():
-    assert _readings_differ((10.0, 0.3), (11.1, 0.4))
-    assert not _readings_differ((10.0, 0.3), (10.9, 0.4))
-    assert _readings_differ((10.0, None), (10.0, 0.4))
+def testreadings_differ_by_twice_the_uncertainty_of_their_difference():
+    assert readings_differ((10.0, 0.3), (11.1, 0.4))
+    assert not readings_differ((10.0, 0.3), (10.9, 0.4))
+    assert readings_differ((10.0, None), (10.0, 0.4))
