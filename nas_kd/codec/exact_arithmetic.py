@@ -79,6 +79,9 @@ class ExactTables:
     PART = 2**15
     """Tables that are found at a time; their numbers stay in a processor's cache."""
 
+    MANY = 1 / 8
+    """Of a part's tables: if so many are in doubt, as of damaged files, exact arithmetic finds all of them."""
+
     ROUNDING = 2.0**-24
     """Of float32, at most, relative to a number."""
 
@@ -101,7 +104,7 @@ class ExactTables:
         z, gain = z.reshape(C, -1), log_gain.repeat_interleave(self.side**2)
         z_near, gain_near = _single(z), _single(self._place(gain))[:, None]
         doubt, tables = _single(self._doubt(z, gain)), np.empty((len(gain), h * w), np.uint8)
-        rows, close = max(1, self.PART // (h * w)), []
+        rows, close = max(1, self.PART // (h * w)), [np.empty(0, np.int64)]
         for first in range(0, len(gain), rows):
             part = slice(first, first + rows)
             place = self.near[0][part] @ z_near
@@ -109,12 +112,17 @@ class ExactTables:
             place = _between(-8 / self.step, place, 8 / self.step)
             place += gain_near[part]
             tables[part] = _between(0, np.ceil(place), SCALES - 1)
-            off = np.abs(place - np.rint(place))
-            close.append(np.flatnonzero(off < doubt) + first * h * w)
+            doubtful = np.flatnonzero(np.abs(place - np.rint(place)) < doubt)
+            if len(doubtful) > self.MANY * place.size:
+                logs = torch.addmm(self.bias[part, None], self.weight[part], z)
+                tables[part] = self._found(logs, gain[part, None])
+            else:
+                close.append(doubtful + first * h * w)
         found = torch.from_numpy(tables)
         for at in torch.from_numpy(np.concatenate(close)).split(self.PART):
             row, column = at // (h * w), at % (h * w)
-            found.view(-1)[at] = self._exact(row, z[:, column], gain[row])
+            logs = (self.weight[row] * z.T[column]).sum(1).add_(self.bias[row])
+            found.view(-1)[at] = self._found(logs, gain[row])
         found = found.reshape(-1, self.side, self.side, h, w)
         return found.permute(0, 3, 1, 4, 2).reshape(-1, h * self.side, w * self.side)
 
@@ -133,10 +141,9 @@ class ExactTables:
         sums = (len(z) + 4) * self.ROUNDING * magnitudes
         return 1.01 * (sums + 3 * self.ROUNDING * bounded + 1 / (2 * FRACTION * self.step))
 
-    def _exact(self, row: Tensor, z: Tensor, gain: Tensor) -> Tensor:
-        """Tables uint8 [n] of rows [n] of the weights with z [C, n]."""
-        scales = (self.weight[row] * z.T).sum(1).add_(self.bias[row]).clamp_(-8, 8)
-        return scale_indexes(snap(scales).add_(gain), logarithmic=True).to(torch.uint8)
+    def _found(self, logs: Tensor, gain: Tensor) -> Tensor:
+        """Tables of exact sums, which it changes."""
+        return scale_indexes(snap(logs.clamp_(-8, 8)).add_(gain), logarithmic=True).to(torch.uint8)
 
 
 def _single(x: Tensor) -> NDArray[np.float32]:

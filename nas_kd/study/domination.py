@@ -72,7 +72,7 @@ def bound_of(study: Study, arch: Arch) -> Bound | None:
     cheaper = list(_cheaper(study, arch, least_mj))
     for rival in sorted(cheaper, key=lambda trial: trial.values[place]):
         pictures = pictures_of(study, rival, qualities[0])
-        if pictures is None or len(pictures) > 1:
+        if pictures is None or len(pictures) - pictures.count(None) > 1:
             return Bound(rival.values[place], rival.number, pictures)
     return None
 
