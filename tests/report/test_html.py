@@ -215,7 +215,7 @@ def test_a_bd_rates_bar_is_half_the_interval_over_the_pictures(tmp_path, monkeyp
 
 
 def doubtful(name, *values, bars=0.0):
-    """A study whose trials have these BD-rates, each by four pictures that lie so far off it, no two alike."""
+    """A study whose trials have these BD-rates, each by four pictures so far off it, neighbours by others."""
     study = Study(Settings(name, "demo", objectives=("bd_rate", "flops")))
     rates = [0.1, 0.2, 0.4, 0.8, 1.6]
     teacher = curve_of(rates)
