@@ -44,7 +44,8 @@ def analysed(network: Analysis, image: Image8) -> Tensor:
 
 def synthesised(network: Synthesis, y_hat: Tensor) -> Image8:
     """The picture, uint8 [16 h, 16 w, 3], of y_hat [1, M, h, w]; the network must be a trunk's, on the CPU."""
-    x = _blocks(y_hat[0].permute(1, 2, 0).contiguous(), network.latent)
+    own = y_hat[0].permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
+    x = _blocks(own, network.latent)
     stages: list[Any] = [*network.stages.values()]
     for stage in stages:
         x = _after(_up(x, stage.resample), stage)
@@ -67,12 +68,20 @@ def _strips(x: Tensor, C: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + rows, h)
 
 
-def _filled(x: Tensor, strip: Strip) -> Tensor:
-    """A map like x, filled strip by strip."""
-    out = torch.empty_like(x)
+def _replace(x: Tensor, strip: Strip) -> None:
+    """A map by strips that are computed of it. Each is written when the next has seen the rows it reaches into.
+
+    (A map of its own would be memory that the system hands out page by page: slower than the sums it holds.)
+    """
+    written = 0
+    late: Tensor | None = None
     for top, bottom in _strips(x, x.shape[2]):
-        out[top:bottom] = strip(top, bottom)
-    return out
+        rows = strip(top, bottom)
+        if late is not None:
+            x[written:top] = late
+        written, late = top, rows
+    if late is not None:
+        x[written:] = late
 
 
 # --- layers -----------------------------------------------------------------------------------
@@ -137,8 +146,12 @@ def _after(x: Tensor, stage: Any) -> Tensor:
 
 
 def _blocks(x: Tensor, blocks: nn.Module) -> Tensor:
+    """What comes behind blocks; x itself holds it, or what came behind one of them."""
     for block in blocks.children():
-        x = _block(x, block) if isinstance(block, QUICK) else _whole(x, block)
+        if isinstance(block, QUICK):
+            _pass(x, block)
+        else:
+            x = _whole(x, block)
     return x
 
 
@@ -150,7 +163,9 @@ def _whole(x: Tensor, layer: nn.Module) -> Tensor:
     return found.contiguous()
 
 
-def _block(x: Tensor, block: nn.Module) -> Tensor:
+def _pass(x: Tensor, block: nn.Module) -> None:
+    """A map through a block, in place."""
+
     def strip(top: int, bottom: int) -> Tensor:
         if isinstance(block, DepthwiseBlock):
             rows = _spatial(x, top, bottom, block.spatial)
@@ -161,7 +176,7 @@ def _block(x: Tensor, block: nn.Module) -> Tensor:
             _gated(rows, block) if isinstance(block, GatedBlock) else _summed(rows, block)
         )
 
-    return _filled(x, strip)
+    _replace(x, strip)
 
 
 def _squeezed(rows: Tensor, block: DepthwiseBlock | Modulated) -> Tensor:

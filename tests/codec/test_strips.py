@@ -49,8 +49,10 @@ def test_strips_are_the_layers(side: Transform):
         assert off < 1e-5 * layers.abs().max()
     decoder = _random(Synthesis(side, M))
     y_hat = torch.randn(1, M, 32, 24, generator=torch.Generator().manual_seed(2))
+    given = y_hat.clone()
     expected = to_image(decoder(y_hat))
     assert expected.std() > 10
     off = synthesised(decoder, y_hat).astype(int) - expected
     assert np.abs(off).max() <= 1
     assert np.abs(off).mean() < 1e-3
+    assert y_hat.equal(given)
