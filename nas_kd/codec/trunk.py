@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from nas_kd.codec.layers import Analysis, BackProjection, Projection, Renderer, 
 
 LEAST = 1e-6
 """Deviation, in units of the picture's range, under which a component counts as empty."""
+GROUP = 32
+"""Crops whose products are taken at once: in double precision they hold twice what the crops do."""
 SPARE = 0.1
 """Deviation that a latent without a component of its own starts with, beside those of unit variance."""
 EVENED = 0.5
@@ -37,16 +40,33 @@ class Components(NamedTuple):
 
 def principal_components(x: Tensor, side: int, n: int) -> Components:
     """Of the patches of x [B, C, H, W] that do not overlap; at most C side^2, by falling energy."""
-    patches = pixel_unshuffle(x, side).transpose(0, 1).flatten(1).double()
-    mean = x.double().mean((0, 2, 3)).repeat_interleave(side**2)
-    centred = patches - mean[:, None]
-    energy, vectors = torch.linalg.eigh(centred @ centred.T / centred.shape[1])
+    mean = _patch_mean(x, side)
+    covariance = torch.zeros(len(mean), len(mean)).double()
+    for part in x.split(GROUP):
+        centred = _patches(part, side) - mean
+        covariance += centred @ centred.T
+    energy, vectors = torch.linalg.eigh(covariance / (x[:, 0].numel() / side**2))
     # A component's sign is the library's whim: let the largest entry be positive.
     vectors = vectors.flip(1)[:, :n].T
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
     vectors = vectors * torch.sign(largest)
     std = energy.flip(0)[:n].clamp(min=LEAST**2).sqrt()
-    return Components(vectors.float(), std.float(), mean.float())
+    return Components(vectors.float(), std.float(), mean[:, 0].float())
+
+
+def _columns(x: Tensor) -> Tensor:
+    """Places of x [n, C, h, w] beside each other, [C, n h w], in double precision."""
+    return x.transpose(0, 1).flatten(1).double()
+
+
+def _patches(x: Tensor, side: int) -> Tensor:
+    """Patches of x that do not overlap, [C side^2, places]."""
+    return _columns(pixel_unshuffle(x, side))
+
+
+def _patch_mean(x: Tensor, side: int) -> Tensor:
+    """Of each channel at each of its places in a patch, [C side^2, 1]."""
+    return x.mean((0, 2, 3), dtype=torch.float64).repeat_interleave(side**2)[:, None]
 
 
 class Features(NamedTuple):
@@ -79,6 +99,8 @@ class Common:
     encoder: dict[int, Features] = field(default_factory=dict)
     decoder: dict[int, Features] = field(default_factory=dict)
     latents: Latents | None = None
+    begun: dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    """Projections of a side that has begun, weights and biases, by their shapes: one with other blocks has the same."""
 
 
 def start_trunk(g_a: Analysis, g_s: Synthesis, crops: Tensor, common: Common) -> Latents:
@@ -88,11 +110,32 @@ def start_trunk(g_a: Analysis, g_s: Synthesis, crops: Tensor, common: Common) ->
     its first projection maps latents to what that chain makes of the picture, by least squares, which is the
     transpose too where both sides have the same widths.
     """
-    _start_encoder(g_a, crops, common)
+    if not _as_before(g_a, common):
+        _start_encoder(g_a, crops, common)
+        common.begun[_shapes(g_a)] = _projections(g_a)
     assert common.latents is not None
-    wanted = _start_decoder(g_s, crops, common.decoder)
-    _give(_inwards(g_s)[-1], common.latents.y, wanted)
+    if not _as_before(g_s, common):
+        wanted = _start_decoder(g_s, crops, common.decoder)
+        _give(_inwards(g_s)[-1], common.latents.y, wanted)
+        common.begun[_shapes(g_s)] = _projections(g_s)
     return common.latents
+
+
+def _as_before(network: Analysis | Synthesis, common: Common) -> bool:
+    """Whether one of the same projections has begun; they are copied from it."""
+    before = common.begun.get(_shapes(network), [])
+    for layer, (weight, bias) in zip(_inwards(network), before, strict=False):
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    return bool(before)
+
+
+def _shapes(network: Analysis | Synthesis) -> tuple[Any, ...]:
+    return type(network), *(tuple(layer.weight.shape) for layer in _inwards(network))
+
+
+def _projections(network: Analysis | Synthesis) -> list[tuple[Tensor, Tensor]]:
+    return [(layer.weight.clone(), layer.bias.clone()) for layer in _inwards(network)]
 
 
 def _inwards(network: Analysis | Synthesis) -> list[Any]:
@@ -149,22 +192,22 @@ def _project(layer: Projection, found: Components, given: Tensor, wanted: Tensor
 
 def _follow(layer: Projection, x: Tensor, wanted: Tensor) -> None:
     """Let a projection give these features of x, by least squares."""
-    patches, mean = _patches(x, layer.side)
-    rows = _least_squares(patches - mean, wanted.transpose(0, 1).flatten(1).double(), LEAST**2).T
+    mean = _patch_mean(x, layer.side)
+    groups = zip(x.split(GROUP), wanted.split(GROUP), strict=True)
+    pairs = ((_patches(part, layer.side) - mean, _columns(goal)) for part, goal in groups)
+    rows = _least_squares(pairs, LEAST**2).T
     _put(layer, rows.float(), -(rows @ mean)[:, 0].float())
 
 
-def _patches(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Patches [C side^2, places] that do not overlap, and the mean of each channel at each of its places."""
-    mean = x.double().mean((0, 2, 3)).repeat_interleave(side**2)
-    return pixel_unshuffle(x, side).transpose(0, 1).flatten(1).double(), mean[:, None]
-
-
-def _least_squares(given: Tensor, wanted: Tensor, ridge: float) -> Tensor:
-    """[k, m] that maps what is given, [k, n] of mean 0, to what is wanted, [m, n]."""
-    covariance = given @ given.T / given.shape[1]
-    cross = given @ wanted.T / given.shape[1]
-    return torch.linalg.solve(covariance + ridge * torch.eye(len(given)).double(), cross)
+def _least_squares(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float) -> Tensor:
+    """[k, m] that maps what is given, [k, n] of mean 0, to what is wanted, [m, n]; group by group of the n."""
+    covariance, cross, n = torch.zeros(()), torch.zeros(()), 0
+    for given, wanted in pairs:
+        covariance = covariance + given @ given.T
+        cross = cross + given @ wanted.T
+        n += given.shape[1]
+    ridges = ridge * torch.eye(len(covariance)).double()
+    return torch.linalg.solve(covariance / n + ridges, cross / n)
 
 
 def _start_decoder(g_s: Synthesis, x: Tensor, known: dict[int, Features]) -> Tensor:
@@ -197,9 +240,10 @@ def _begin(layer: BackProjection, wanted: Features) -> Features:
 
 def _give(layer: BackProjection, features: Tensor, wanted: Tensor) -> None:
     """Let a projection make of features what is wanted, by least squares."""
-    patches, mean = _patches(wanted, layer.side)
-    given = features.transpose(0, 1).flatten(1).double()
-    weight = _least_squares(given, patches - mean, LEAST)
+    mean = _patch_mean(wanted, layer.side)
+    groups = zip(features.split(GROUP), wanted.split(GROUP), strict=True)
+    pairs = ((_columns(part), _patches(goal, layer.side) - mean) for part, goal in groups)
+    weight = _least_squares(pairs, LEAST)
     layer.weight.copy_(weight.reshape(layer.weight.shape))
     layer.bias.copy_(mean[:: layer.side**2, 0])
 

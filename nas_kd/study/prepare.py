@@ -205,14 +205,16 @@ def warm(
     if settings.init == "teacher" or (settings.warmup is None and is_family(teacher, space)):
         return inherit(cache / INHERITED, teacher)
     steps = STEPS if settings.warmup is None else settings.warmup
-    report = told_of("warm-up of shared weights", steps, listen)
+    what = "warm-up of shared weights"
+    listen("preparing", f"{what}: {steps} steps from a linear codec on, unless they are there")
+    report = told_of(what, steps, listen)
     opened = lessons(pool, best_device(), settings.data)
     recipe = settings.recipe(steps, rate_share(space))
     try:
         return warm_up(cache / WARMED, space, teacher.lmbdas, opened, recipe, settings.loss, report)
     except TrialFailed as failure:
         raise NasKdError(
-            f"warm-up of shared weights: {failure}; take a lower lr than {settings.lr:g}, or --set init=scratch"
+            f"{what}: {failure}; take a lower lr than {settings.lr:g}, or --set init=scratch"
         ) from failure
 
 
