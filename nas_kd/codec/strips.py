@@ -69,10 +69,7 @@ def _strips(x: Tensor, C: int) -> Iterator[tuple[int, int]]:
 
 
 def _replace(x: Tensor, strip: Strip) -> None:
-    """A map by strips that are computed of it. Each is written when the next has seen the rows it reaches into.
-
-    (A map of its own would be memory that the system hands out page by page: slower than the sums it holds.)
-    """
+    """A map by strips that are computed of it. Each is written when the next has seen the rows it reaches into."""
     written = 0
     late: Tensor | None = None
     for top, bottom in _strips(x, x.shape[2]):
