@@ -66,6 +66,7 @@ FORMS = {
     ),
     "depthwise": form(),
     "depthwise, quad": form(entropy="quad"),
+    "quad, hyper 32": form(replace(PLAIN, widths=(0, 48, 96, 280)), entropy="quad", hyper=32),
     "gated": form(replace(PLAIN, depths=(0, 1, 0, 1), block="gated")),
     "summed": form(replace(PLAIN, depths=(0, 1, 0, 1), block="summed")),
     "depthwise, all at 1/16": form(replace(PLAIN, depths=(0, 0, 0, 3))),
