@@ -22,7 +22,7 @@ from nas_kd.measurement.latency import Work, measure_latency
 from nas_kd.measurement.reading import Reading
 
 SIDES = ("encode", "decode")
-PEAK_RUNS = 3
+PEAK_RUNS = 5
 ROUND_S, MOST_RUNS = 0.5, 20
 """A round's runs take about so long, and are no more: one of a student, which takes seconds, many of JPEG."""
 

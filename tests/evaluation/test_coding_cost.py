@@ -36,7 +36,7 @@ def test_what_goes_meanwhile_hides_no_peak():
         np.ones(40_000_000, np.uint8)
 
     found = peak_mb(works)
-    assert found.details["runs_mb"][0] == pytest.approx(6, abs=4)
+    assert found.details["runs_mb"][0] < 20
     assert found.value == pytest.approx(40, abs=4)
     assert found.uncertainty > 5
 
